@@ -1,0 +1,26 @@
+#include "kv/kv_events.h"
+
+namespace octavo::kv {
+
+void KvEventLog::Add(KvEventKind kind, BlockId block, const PrefixKey& key) {
+  if (!enabled_) return;
+  if (events_.size() >= kCapacity) {
+    ++dropped_;
+    return;
+  }
+  KvEvent event{kind,
+                key.group,
+                block,
+                {key.hash.lo, key.hash.hi},
+                {key.parent.lo, key.parent.hi},
+                {}};
+  if (kind == KvEventKind::kStored) event.tokens.assign(key.tokens.begin(), key.tokens.end());
+  events_.push_back(std::move(event));
+}
+
+void KvEventLog::Take(std::vector<KvEvent>* events) {
+  events->clear();
+  events->swap(events_);
+}
+
+}  // namespace octavo::kv

@@ -1,0 +1,36 @@
+// KvEventLog: a bounded record of what entered and left the prefix cache, drained by the front end.
+//
+// Full, it drops the newest events and counts them; the scheduler never waits for a reader.
+// Off by default; switched on, recording a stored block allocates its token list.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kv/prefix_map.h"
+#include "octavo/engine.h"
+
+namespace octavo::kv {
+
+class KvEventLog {
+ public:
+  static constexpr size_t kCapacity = 1 << 16;
+
+  explicit KvEventLog(bool enabled) : enabled_(enabled) {}
+
+  void Stored(BlockId block, const PrefixKey& key) { Add(KvEventKind::kStored, block, key); }
+  void Removed(BlockId block, const PrefixKey& key) { Add(KvEventKind::kRemoved, block, key); }
+  void Cleared() { Add(KvEventKind::kCleared, kNullBlock, {}); }
+
+  void Take(std::vector<KvEvent>* events);
+  uint64_t dropped() const { return dropped_; }
+
+ private:
+  void Add(KvEventKind kind, BlockId block, const PrefixKey& key);
+
+  bool enabled_;
+  std::vector<KvEvent> events_;
+  uint64_t dropped_ = 0;
+};
+
+}  // namespace octavo::kv
