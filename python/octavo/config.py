@@ -1,0 +1,274 @@
+"""What a user may choose, as six frozen dataclasses. `octavo.plan.resolve` turns them into one Plan.
+
+None means "choose for me" everywhere; the Plan records what was chosen and why. Field names are vLLM's where
+vLLM has the option. Every field is checked when its dataclass is made, before any file is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from octavo.env import LOG_LEVELS
+from octavo.errors import did_you_mean, invalid
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DTYPE_ALIASES = {
+    "float": "float32",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "half": "float16",
+    "fp16": "float16",
+}
+LOAD_FORMATS = ("auto", "safetensors", "dummy")
+POLICIES = ("fcfs", "priority")
+VICTIMS = ("cost", "last")
+DEVICES = ("auto", "cpu")
+TOKENIZER_MODES = ("auto", "slow")
+MAX_BLOCK_SIZE = 256
+
+_INT32_MAX = 2**31 - 1
+_LENGTH_UNITS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
+_SIZE_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_length(value: int | str | None, field: str = "max_model_len") -> int | None:
+    """Return a number of tokens from 8192, "8192", "8k" (8,000), "8K" (8,192) or "auto" and None (None).
+
+    The case of the unit means what it means to vLLM. Raises ValueError for anything else.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return None
+    number: float
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*", value)
+        if match is None:
+            raise invalid(field, value, 'use a number of tokens such as 8192, "8k" (8,000) or "8K" (8,192)')
+        number = float(match[1]) * _LENGTH_UNITS[match[2]]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        raise invalid(field, value, 'use a number of tokens such as 8192, "8k" (8,000) or "8K" (8,192)')
+    return _in_range(field, int(number), 1, _INT32_MAX)
+
+
+def parse_size(value: int | str | None, field: str = "memory") -> int | None:
+    """Return bytes from an integer, "80GiB" (1024), "80GB" (1000) or "80G" (1024); None stays None.
+
+    Raises ValueError for anything else.
+    """
+    if value is None:
+        return None
+    number: float
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", value.lower())
+        if match is None or (match[3] == "ib" and not match[2]):
+            raise invalid(field, value, 'use bytes or a size such as "80GiB" or "512MB"')
+        base = 1000 if match[3] == "b" else 1024
+        number = float(match[1]) * base ** _SIZE_POWERS[match[2]]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    else:
+        raise invalid(field, value, 'use bytes or a size such as "80GiB" or "512MB"')
+    return _in_range(field, int(number), 1, 2**63 - 1)
+
+
+def parse_dtype(value: Any, field: str = "dtype") -> str:
+    """Return one of DTYPES; bf16, fp16, half, fp32 and float are understood. Raises ValueError otherwise."""
+    name = value.removeprefix("torch.") if isinstance(value, str) else value
+    name = _DTYPE_ALIASES.get(name, name)
+    return _one_of(field, name, DTYPES)
+
+
+def _in_range(field: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(field, value, f"use an integer from {low} to {high}")
+    if not low <= value <= high:
+        raise invalid(field, value, f"use an integer from {low} to {high}")
+    return value
+
+
+def _one_of(field: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise invalid(field, value, f"use one of {', '.join(choices)}{hint}")
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _flag(field: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise invalid(field, value, "use True or False")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model, at what precision and length."""
+
+    model: str | os.PathLike[str]  # a folder with config.json and *.safetensors, or "tiny"
+    tokenizer: str | os.PathLike[str] | None = None  # a folder; None: the model's
+    tokenizer_mode: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | str | None = None  # prompt + output tokens of a request; "8K" is 8,192
+    seed: int = 0  # seeds the requests that bring no seed of their own, and dummy weights
+
+    def __post_init__(self) -> None:
+        for field in ("model", "tokenizer"):
+            value = getattr(self, field)
+            optional = field == "tokenizer" and value is None
+            if not optional and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):
+                raise invalid(field, value, 'use the path of a model folder, or "tiny"')
+        _one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
+        object.__setattr__(self, "dtype", parse_dtype(self.dtype))
+        object.__setattr__(self, "max_model_len", parse_length(self.max_model_len))
+        _in_range("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadConfig:
+    """Where the weights come from."""
+
+    load_format: str = "auto"  # auto = safetensors; dummy = random weights, no file is read but config.json
+
+    def __post_init__(self) -> None:
+        _one_of("load_format", self.load_format, LOAD_FORMATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """The KV pool. At most one of the three sizes may be given."""
+
+    block_size: int = 16  # tokens of a block
+    enable_prefix_caching: bool = True
+    gpu_memory_utilization: float | None = None  # share of the memory available that Octavo may use
+    kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
+    num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
+
+    def __post_init__(self) -> None:
+        size = _in_range("block_size", self.block_size, 1, MAX_BLOCK_SIZE)
+        if size & (size - 1):
+            raise invalid("block_size", size, f"use a power of two up to {MAX_BLOCK_SIZE}, for example 16")
+        _flag("enable_prefix_caching", self.enable_prefix_caching)
+        share = self.gpu_memory_utilization
+        if share is not None and not (_is_number(share) and 0 < share <= 1):
+            raise invalid("gpu_memory_utilization", share, "use a share of memory above 0 and at most 1")
+        size_in_bytes = parse_size(self.kv_cache_memory_bytes, "kv_cache_memory_bytes")
+        object.__setattr__(self, "kv_cache_memory_bytes", size_in_bytes)
+        if self.num_gpu_blocks_override is not None:
+            _in_range("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, _INT32_MAX)
+            if size_in_bytes is not None:
+                remedy = "give either it or kv_cache_memory_bytes, both size the same pool"
+                raise invalid("num_gpu_blocks_override", self.num_gpu_blocks_override, remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Limits and policies of a step."""
+
+    max_num_seqs: int | None = None  # rows of a step
+    max_num_batched_tokens: int | None = None  # tokens of a step
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0  # tokens of one prompt in one step; 0: no limit
+    scheduling_policy: str = "fcfs"
+    priority_aging_ms: int = 10_000  # waiting this long outweighs one level of priority; 0: never
+    victim: str = "cost"  # whom to preempt: the least recompute per freed block, or the last in order
+    watermark: float = 0.0  # share of the pool kept free when a waiting request is admitted
+    full_prompt_gate: bool = True  # admit a request only when the pool can hold its whole prompt
+    max_overtakes: int = 8  # how many later requests may pass a head of the queue that does not fit
+
+    def __post_init__(self) -> None:
+        for field in ("max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, field) is not None:
+                _in_range(field, getattr(self, field), 1, 2**20)
+        _flag("enable_chunked_prefill", self.enable_chunked_prefill)
+        _flag("full_prompt_gate", self.full_prompt_gate)
+        _in_range("long_prefill_token_threshold", self.long_prefill_token_threshold, 0, _INT32_MAX)
+        _one_of("scheduling_policy", self.scheduling_policy, POLICIES)
+        _one_of("victim", self.victim, VICTIMS)
+        _in_range("priority_aging_ms", self.priority_aging_ms, 0, 2**53)
+        _in_range("max_overtakes", self.max_overtakes, 0, _INT32_MAX)
+        if not (_is_number(self.watermark) and 0 <= self.watermark < 1):
+            raise invalid("watermark", self.watermark, "use a share of the pool from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Where a step runs."""
+
+    device: str = "auto"
+    num_threads: int | None = None  # threads of a step on the CPU; None: OCTAVO_NUM_THREADS, else every core
+
+    def __post_init__(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        if self.num_threads is not None:
+            _in_range("num_threads", self.num_threads, 1, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is said while running."""
+
+    disable_log_stats: bool = True
+    level: str | None = None  # None: OCTAVO_LOG_LEVEL, else warning
+
+    def __post_init__(self) -> None:
+        _flag("disable_log_stats", self.disable_log_stats)
+        if self.level is not None:
+            _one_of("level", self.level, LOG_LEVELS)
+
+
+class Configs(NamedTuple):
+    """The six configurations in the order `octavo.plan.resolve` takes them."""
+
+    model: ModelConfig
+    load: LoadConfig
+    cache: CacheConfig
+    scheduler: SchedulerConfig
+    device: DeviceConfig
+    log: LogConfig
+
+
+def option_names() -> tuple[str, ...]:
+    """Return the name of every option, in the order of the dataclasses."""
+    return tuple(field.name for part in _PARTS for field in dataclasses.fields(part))
+
+
+def from_options(options: dict[str, Any]) -> Configs:
+    """Sort flat keyword options into the six dataclasses.
+
+    Raises TypeError for an unknown name (with the nearest known one) and ValueError for a bad value.
+    """
+    known = option_names()
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise TypeError(f"unknown option {name!r}{hint}; the options are {', '.join(known)}")
+    parts = []
+    for part in _PARTS:
+        names = {field.name for field in dataclasses.fields(part)}
+        parts.append(part(**{name: value for name, value in options.items() if name in names}))
+    return Configs(*parts)
+
+
+def model_folder(model: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model: a path, or "tiny", the model inside the package.
+
+    Raises ValueError if there is no such folder.
+    """
+    if model == "tiny":
+        return Path(__file__).parent / "assets" / "tiny"
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        remedy = 'use the path of a folder with config.json and *.safetensors (download it first), or "tiny"'
+        raise invalid("model", os.fspath(model), remedy)
+    return folder
+
+
+_PARTS: tuple[Any, ...] = (ModelConfig, LoadConfig, CacheConfig, SchedulerConfig, DeviceConfig, LogConfig)

@@ -1,0 +1,44 @@
+"""Errors of Octavo's Python side. Each is a standard exception too, so callers need not import them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OctavoError(Exception):
+    """Base of every error that Octavo raises on purpose."""
+
+
+class ConfigError(OctavoError, ValueError):
+    """An option has a value that cannot work."""
+
+
+class ModelError(OctavoError, ValueError):
+    """A model folder is incomplete, malformed or of an architecture that is not supported."""
+
+
+class WeightsError(ModelError):
+    """A checkpoint file is malformed or its tensors do not match the model."""
+
+
+class CapacityError(OctavoError, ValueError):
+    """The memory given cannot hold what was asked for; the message states the number to change."""
+
+
+def invalid(field: str, value: object, remedy: str) -> ConfigError:
+    """Return the error for one option: what it is called, what it was, what to do instead."""
+    return ConfigError(f"{field}={value!r} is not valid: {remedy}")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that looks most like `name`, or None if none is close."""
+    by_folded = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)`, or nothing when no choice is close."""
+    found = nearest(name, choices)
+    return f" (did you mean {found!r}?)" if found else ""
