@@ -49,8 +49,7 @@ Hash128 ChainHasher::Next(const Hash128& parent, std::span<const int32_t> tokens
     input.header.extra = FromXxh(XXH3_128bits_withSeed(extra.data(), extra.size(), seed_));
   }
   std::memcpy(input.tokens, tokens.data(), tokens.size_bytes());
-  return FromXxh(
-      XXH3_128bits_withSeed(&input, sizeof(Header) + tokens.size_bytes(), seed_));
+  return FromXxh(XXH3_128bits_withSeed(&input, sizeof(Header) + tokens.size_bytes(), seed_));
 }
 
 uint64_t RandomSeed() {

@@ -1,8 +1,9 @@
 // Hash128 and the chain hash of the prefix map.
 //
-// A block's hash covers its parent's hash, the extra keys (multimodal content, adapters) and its token ids in
-// a fixed little-endian layout, so equal hashes mean equal prefixes. In process it is XXH3-128 with a
-// secret seed; the prefix map compares stored tokens besides, so a collision costs a miss, never wrong KV.
+// A block's hash covers its parent's hash, the extra keys (multimodal content, adapters) and its
+// token ids in a fixed little-endian layout, so equal hashes mean equal prefixes. In process it is
+// XXH3-128 with a secret seed; the prefix map compares stored tokens besides, so a collision costs
+// a miss, never wrong KV.
 #pragma once
 
 #include <cstddef>

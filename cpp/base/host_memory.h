@@ -1,5 +1,6 @@
-// HostMemory: where the core's large arrays live. A device runtime implements it with pinned memory, so
-// that columns and block tables can be copied without staging; the default is plain zeroed memory.
+// HostMemory: where the core's large arrays live. A device runtime implements it with pinned
+// memory, so that columns and block tables can be copied without staging; the default is plain
+// zeroed memory.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@ namespace octavo {
 class HostMemory {
  public:
   virtual ~HostMemory() = default;
-  // Zeroed and aligned to a cache line, or null when there is none. Pages nobody touches cost nothing.
+  // Zeroed and aligned to a cache line, or null when there is none. Pages nobody touches cost
+  // nothing.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* data, size_t bytes) = 0;
 };
@@ -25,7 +27,8 @@ class HostArray {
  public:
   HostArray() = default;
   HostArray(HostMemory& memory, size_t count)
-      : memory_(&memory), data_(static_cast<T*>(memory.Allocate(count * sizeof(T)))),
+      : memory_(&memory),
+        data_(static_cast<T*>(memory.Allocate(count * sizeof(T)))),
         count_(data_ ? count : 0) {}
   ~HostArray() { reset(); }
   HostArray(HostArray&& other) noexcept { *this = std::move(other); }

@@ -1,9 +1,9 @@
 // BlockPool: who refers to which block of KV memory, and in what order free blocks are given away.
 //
-// Every block but the null block is either used (refs > 0) or on exactly one free list. Free lists are LRU,
-// one for each eviction class; taking drains unhashed blocks first, then prefixes nobody has hit again
-// (probationary), then prefixes that were hit (proven). Proven blocks may fill at most kProvenShare of the
-// free cached blocks, so that a popular past cannot starve the present.
+// Every block but the null block is either used (refs > 0) or on exactly one free list. Free lists
+// are LRU, one for each eviction class; taking drains unhashed blocks first, then prefixes nobody
+// has hit again (probationary), then prefixes that were hit (proven). Proven blocks may fill at
+// most kProvenShare of the free cached blocks, so that a popular past cannot starve the present.
 // Every operation is O(1) and allocates nothing. One thread.
 #pragma once
 

@@ -5,7 +5,8 @@
 namespace octavo::kv {
 namespace {
 
-// Two stages, far enough ahead to hide two misses to memory behind the compares of the blocks before.
+// Two stages, far enough ahead to hide two misses to memory behind the compares of the blocks
+// before.
 constexpr int32_t kEntryDistance = 8;
 constexpr int32_t kKeyDistance = 4;
 

@@ -1,5 +1,5 @@
-// FullAttentionGroup: every token sees every earlier one, so a request keeps all of its blocks and a
-// prefix matches from the left up to the first block that is missing.
+// FullAttentionGroup: every token sees every earlier one, so a request keeps all of its blocks and
+// a prefix matches from the left up to the first block that is missing.
 #pragma once
 
 #include "kv/cache_group.h"

@@ -8,11 +8,7 @@ void KvEventLog::Add(KvEventKind kind, BlockId block, const PrefixKey& key) {
     ++dropped_;
     return;
   }
-  KvEvent event{kind,
-                key.group,
-                block,
-                {key.hash.lo, key.hash.hi},
-                {key.parent.lo, key.parent.hi},
+  KvEvent event{kind, key.group, block, {key.hash.lo, key.hash.hi}, {key.parent.lo, key.parent.hi},
                 {}};
   if (kind == KvEventKind::kStored) event.tokens.assign(key.tokens.begin(), key.tokens.end());
   events_.push_back(std::move(event));

@@ -97,19 +97,27 @@ void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) 
     const auto result = map_.Insert(b, key);
     if (result == PrefixMap::InsertResult::kCollision) continue;
     pool_.SetClass(b, EvictionClass::kProbationary);
+    if (publish_log_) publish_log_->push_back(b);
     if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
   }
 }
 
 void KvManager::Unpublish(RowSlot slot, int32_t first) {
   int32_t& done = published_[Index(slot)];
-  for (; done > first; --done) {
-    const BlockId b{row(slot)[done - 1]};
-    if (!map_.Contains(b)) continue;
-    const PrefixKey key = map_.KeyOf(b);
-    if (map_.Remove(b)) events_.Removed(b, key);
-    pool_.SetClass(b, EvictionClass::kUnhashed);
-  }
+  for (; done > first; --done) Forget(BlockId{row(slot)[done - 1]});
+}
+
+void KvManager::Forget(BlockId b) {
+  if (!map_.Contains(b)) return;
+  const PrefixKey key = map_.KeyOf(b);
+  if (map_.Remove(b)) events_.Removed(b, key);
+  pool_.SetClass(b, EvictionClass::kUnhashed);
+}
+
+int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
+  int32_t count = 0;
+  for (int32_t b : blocks(slot)) count += pool_.refs(BlockId{b}) == 1;
+  return count;
 }
 
 void KvManager::Release(RowSlot slot) {

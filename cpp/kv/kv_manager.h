@@ -1,13 +1,16 @@
-// KvManager: the block tables of all running requests, and the only place where blocks change hands.
+// KvManager: the block tables of all running requests, and the only place where blocks change
+// hands.
 //
-// It owns the pool, the prefix map and one table a group ([slot, max_blocks], the very array an executor
-// reads). Admit and Grow count the need of every group first and then commit: they succeed whole
-// or change nothing. Release gives blocks back last to first, so a prefix outlives its suffix.
-// Entries past a slot's length are the null block. Nothing allocates after construction. One thread.
+// It owns the pool, the prefix map and one table a group ([slot, max_blocks], the very array an
+// executor reads). Admit and Grow count the need of every group first and then commit: they succeed
+// whole or change nothing. Release gives blocks back last to first, so a prefix outlives its
+// suffix. Entries past a slot's length are the null block. Nothing allocates after construction.
+// One thread.
 //
 // Invariants (CheckInvariants, after every operation in tests):
-//   used + free = num_blocks - 1; refs(b) = tables that name b; the map and the hashed blocks are a bijection;
-//   a free block is on the list of its class; filed blocks are full and never written again.
+//   used + free = num_blocks - 1; refs(b) = tables that name b; the map and the hashed blocks are a
+//   bijection; a free block is on the list of its class; filed blocks are full and never written
+//   again.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +40,8 @@ class KvManager {
  public:
   explicit KvManager(const KvConfig& config, HostMemory& memory = SystemMemory());
 
-  // The longest cached prefix of at most `max_tokens` tokens on which all groups agree; its blocks, kept in
-  // a scratch of the manager, are valid until the next call. Takes no reference.
+  // The longest cached prefix of at most `max_tokens` tokens on which all groups agree; its blocks,
+  // kept in a scratch of the manager, are valid until the next call. Takes no reference.
   struct Hit {
     int32_t tokens = 0;
     std::span<const BlockId> blocks;
@@ -52,8 +55,8 @@ class KvManager {
   int32_t NeedFor(RowSlot slot, int32_t tokens) const;
   int32_t free_blocks() const { return pool_.free_count(); }
 
-  // Gives an empty slot the hit's blocks and new ones up to `tokens`. False, and no change, when fewer than
-  // that need plus `keep_free` blocks are free.
+  // Gives an empty slot the hit's blocks and new ones up to `tokens`. False, and no change, when
+  // fewer than that need plus `keep_free` blocks are free.
   bool Admit(RowSlot slot, const Hit& hit, int32_t tokens, int32_t keep_free);
   // Makes room for `tokens` tokens. False, and no change, when the pool cannot.
   bool Grow(RowSlot slot, int32_t tokens);
@@ -61,11 +64,21 @@ class KvManager {
   void Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens);
   // Takes blocks from `first` on out of the map: their content was never written.
   void Unpublish(RowSlot slot, int32_t first);
+  // Takes one block out of the map, whoever holds it.
+  void Forget(BlockId block);
   void Release(RowSlot slot);
 
   // Forgets all cached content. False, and no change, while any slot holds a block.
   bool Reset();
 
+  // Publish appends what it files to `log`; null: nowhere.
+  void set_publish_log(std::vector<BlockId>* log) { publish_log_ = log; }
+
+  std::span<const int32_t> blocks(RowSlot slot) const {
+    return {row(slot), static_cast<size_t>(length(slot))};
+  }
+  // How many blocks would become free if this slot let go of all of its own.
+  int32_t ExclusiveBlocks(RowSlot slot) const;
   int32_t length(RowSlot slot) const { return lengths_[Index(slot)]; }
   int32_t published(RowSlot slot) const { return published_[Index(slot)]; }
   std::span<const BlockTableView> tables() const { return views_; }
@@ -96,6 +109,7 @@ class KvManager {
   std::vector<int32_t> lengths_;    // blocks in a slot's row
   std::vector<int32_t> published_;  // of these, leading blocks that were offered to the map
   std::vector<BlockId> scratch_;
+  std::vector<BlockId>* publish_log_ = nullptr;
   uint64_t evictions_ = 0;
 };
 

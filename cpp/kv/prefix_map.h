@@ -1,10 +1,10 @@
 // PrefixMap: from the content of a prefix to the blocks that hold its KV.
 //
-// Open addressing with linear probing and backward-shift deletion, never more than half full, sized once for
-// the whole pool. An entry is 8 bytes (tag and block); the full key (chain hash, parent's hash, group, token
-// ids) lies beside the block, and every hit compares all of it. Several blocks may hold the same
-// content: they form a ring, and only the first insert and the last removal change what is cached.
-// No call allocates. One thread.
+// Open addressing with linear probing and backward-shift deletion, never more than half full, sized
+// once for the whole pool. An entry is 8 bytes (tag and block); the full key (chain hash, parent's
+// hash, group, token ids) lies beside the block, and every hit compares all of it. Several blocks
+// may hold the same content: they form a ring, and only the first insert and the last removal
+// change what is cached. No call allocates. One thread.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ class PrefixMap {
 
   // A block with this content, or kNoBlock.
   BlockId Find(const PrefixKey& key) const;
-  // Bring the cache lines that Find will need on their way: first the entry, some calls later (it is read)
-  // the key beside the block.
+  // Bring the cache lines that Find will need on their way: first the entry, some calls later (it
+  // is read) the key beside the block.
   void PrefetchEntry(const Hash128& hash, int32_t group) const;
   void PrefetchKey(const Hash128& hash, int32_t group) const;
 

@@ -1,8 +1,8 @@
 // Engine: the control plane of Octavo without a model. Requests in, step plans out, tokens back in.
 //
-// One thread owns an engine; no call locks. BeginStep and FinishStep allocate nothing once every vector has
-// reached its size (a test counts allocations). Up to kMaxStepsInFlight steps may be open; they finish in
-// the order they began.
+// One thread owns an engine; no call locks. BeginStep and FinishStep allocate nothing once every
+// vector has reached its size (a test counts allocations). Up to kMaxStepsInFlight steps may be
+// open; they finish in the order they began.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;  // prompt tokens computed, recomputation after preemption included
   uint64_t generation_tokens = 0;
   uint64_t prefix_queries = 0;  // tokens looked up at admission
-  uint64_t prefix_hits = 0;  // tokens of them found
+  uint64_t prefix_hits = 0;     // tokens of them found
   uint64_t preemptions = 0;
   uint64_t evictions = 0;  // cached blocks given to other content
   uint64_t finished_stop = 0;
@@ -38,17 +38,17 @@ struct EngineStats {
   uint64_t dropped_events = 0;
   int64_t running = 0;
   int64_t waiting = 0;
-  int64_t total_blocks = 0;  // without the null block
-  int64_t free_blocks = 0;  // cached ones included
-  int64_t cached_blocks = 0;  // blocks that carry a prefix hash
+  int64_t total_blocks = 0;        // without the null block
+  int64_t free_blocks = 0;         // cached ones included
+  int64_t cached_blocks = 0;       // blocks that carry a prefix hash
   int64_t kv_slots_allocated = 0;  // slots of the blocks in running requests' tables
-  int64_t kv_slots_filled = 0;  // of these, slots that hold a token
+  int64_t kv_slots_filled = 0;     // of these, slots that hold a token
 };
 
 enum class KvEventKind : uint8_t { kStored, kRemoved, kCleared };
 
-// What happened to the prefix cache, for routers. kStored and kRemoved name content: the first and the
-// last copy of it.
+// What happened to the prefix cache, for routers. kStored and kRemoved name content: the first and
+// the last copy of it.
 struct KvEvent {
   KvEventKind kind;
   int32_t group;
@@ -61,8 +61,7 @@ struct KvEvent {
 class Engine {
  public:
   // `clock` may be null (the system's steady clock) and must outlive the engine.
-  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config,
-                                                Clock* clock = nullptr);
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config, Clock* clock = nullptr);
   virtual ~Engine() = default;
 
   // Queues a request. Refuses, with the numbers, what can never run; a refusal changes nothing.
@@ -73,8 +72,9 @@ class Engine {
   // Plans the next step. Null: nothing can be scheduled now (no work, or all of it is in flight).
   virtual const StepPlan* BeginStep() = 0;
 
-  // Takes the tokens of the oldest open step, one for each sample, -1 for a failed row. The outputs are
-  // valid until the next call of FinishStep or FailStep. Refuses a wrong step or count without a change.
+  // Takes the tokens of the oldest open step, one for each sample, -1 for a failed row. The outputs
+  // are valid until the next call of FinishStep or FailStep. Refuses a wrong step or count without
+  // a change.
   virtual Result<std::span<const StepOutput>> FinishStep(uint64_t step_id,
                                                          std::span<const int32_t> tokens) = 0;
 
@@ -83,6 +83,8 @@ class Engine {
 
   // BeginStep, `executor`, FinishStep (or FailStep). Empty: nothing to do.
   virtual Result<std::span<const StepOutput>> Step(Executor& executor) = 0;
+  // Why the executor last failed a step; ok when it never has.
+  virtual Status LastError() const = 0;
 
   // Ends a request at any moment; no further output names it. kNotFound when it has ended already.
   virtual Status Abort(RequestId request) = 0;

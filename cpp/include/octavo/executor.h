@@ -13,8 +13,8 @@ namespace octavo {
 class Executor {
  public:
   virtual ~Executor() = default;
-  // Writes one token for each sample. A token of -1 fails that sample's request only; an error fails every
-  // request of the step.
+  // Writes one token for each sample. A token of -1 fails that sample's request only; an error
+  // fails every request of the step.
   virtual Status Execute(const StepPlan& plan, std::span<int32_t> tokens) = 0;
 };
 

@@ -10,11 +10,13 @@ enum class BlockId : int32_t {};
 inline constexpr BlockId kNullBlock{0};
 inline constexpr BlockId kNoBlock{-1};
 
-// A request inside the engine: an index in the low half, a generation in the high half, so that an id that
-// outlives its request is recognised instead of naming the index's next owner. Zero is never given out.
+// A request inside the engine: an index in the low half, a generation in the high half, so that an
+// id that outlives its request is recognised instead of naming the index's next owner. Zero is
+// never given out.
 enum class RequestId : uint64_t {};
 
-// The persistent place of a running request: its row in the block tables and in per-slot device state.
+// The persistent place of a running request: its row in the block tables and in per-slot device
+// state.
 enum class RowSlot : int32_t {};
 inline constexpr RowSlot kNoSlot{-1};
 

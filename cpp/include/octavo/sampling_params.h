@@ -22,7 +22,7 @@ struct SamplingParams {
   int32_t max_tokens = 16;
   int32_t min_tokens = 0;
   float temperature = 1.0f;  // 0: greedy
-  int32_t top_k = 0;  // 0 or -1: off
+  int32_t top_k = 0;         // 0 or -1: off
   float top_p = 1.0f;
   float min_p = 0.0f;
   float presence_penalty = 0.0f;
@@ -34,7 +34,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<std::vector<int32_t>> bad_words;  // token sequences that must not appear
-  std::vector<int32_t> allowed_token_ids;  // empty: all
+  std::vector<int32_t> allowed_token_ids;       // empty: all
   int32_t num_logprobs = -1;  // -1: none; 0: the sampled token's; k: the top k beside it
   int32_t num_prompt_logprobs = -1;
 };

@@ -1,7 +1,8 @@
 // Status and Result<T>: how every fallible call of Octavo reports failure.
 //
-// A Status is for what load or users cause (bad arguments, exhausted memory); our own bugs abort through
-// OCTAVO_CHECK. No exception crosses the library. The ok Status holds no message and never allocates.
+// A Status is for what load or users cause (bad arguments, exhausted memory); our own bugs abort
+// through OCTAVO_CHECK. No exception crosses the library. The ok Status holds no message and never
+// allocates.
 #pragma once
 
 #include <optional>
@@ -53,8 +54,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}            // NOLINT: a value is a Result
-  Result(Status status) : status_(std::move(status)) {}    // NOLINT: so is an error
+  Result(T value) : value_(std::move(value)) {}          // NOLINT: a value is a Result
+  Result(Status status) : status_(std::move(status)) {}  // NOLINT: so is an error
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }

@@ -11,7 +11,8 @@
 
 namespace octavo {
 
-// Blocks of one cache group, one line for each row slot. Entries past a row's length are the null block.
+// Blocks of one cache group, one line for each row slot. Entries past a row's length are the null
+// block.
 struct BlockTableView {
   const int32_t* data = nullptr;  // [num_slots, row_stride]
   int64_t row_stride = 0;
@@ -28,7 +29,7 @@ struct StepPlan {
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t max_logprobs = -1;  // over the samples; -1: nobody asks
-  bool all_greedy = true;  // the sampling columns after sample_row are then not written
+  bool all_greedy = true;     // the sampling columns after sample_row are then not written
 
   // [N]. token_id -1: the token this row sampled in the step before, known to the device only.
   const int32_t* token_id = nullptr;
@@ -47,7 +48,7 @@ struct StepPlan {
   const int32_t* top_k = nullptr;
   const uint64_t* seed = nullptr;
   const int64_t* sample_index = nullptr;  // how many tokens the request has sampled before
-  const uint64_t* history = nullptr;  // host address of the request's int32 tokens
+  const uint64_t* history = nullptr;      // host address of the request's int32 tokens
   const int32_t* history_len = nullptr;
   const int32_t* prompt_len = nullptr;
   // [P]
@@ -63,10 +64,10 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength, kAbort, kError };
 struct StepOutput {
   uint64_t request;
   int32_t token;
-  int32_t sample;  // index into the step's samples, -1: none
-  int32_t stop_token;  // the stop or EOS id that ended the request, -1: none
+  int32_t sample;         // index into the step's samples, -1: none
+  int32_t stop_token;     // the one of stop_token_ids that ended the request, -1: none
   int32_t cached_tokens;  // prompt tokens found in the prefix cache when first admitted
-  uint8_t finish;  // FinishReason
+  uint8_t finish;         // FinishReason
   uint8_t padding[7];
 };
 static_assert(sizeof(StepOutput) == 32, "mirrored as a structured array in Python");

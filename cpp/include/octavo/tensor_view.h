@@ -1,5 +1,6 @@
-// TensorView: a borrowed, strided, typed view of memory that somebody else owns (a torch tensor, the KV
-// pool, a column). Copying one copies the description, never the data. Any thread may read one.
+// TensorView: a borrowed, strided, typed view of memory that somebody else owns (a torch tensor,
+// the KV pool, a column). Copying one copies the description, never the data. Any thread may read
+// one.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,22 @@
+#include "batch/arena.h"
+
+#include "base/check.h"
+
+namespace octavo::batch {
+
+Arena::Arena(const EngineConfig& config, HostMemory& memory) {
+  for (size_t i = 0; i < kNumColumns; ++i) {
+    const ColumnSpec& spec = kColumns[i];
+    OCTAVO_CHECK(static_cast<size_t>(spec.column) == i, "kColumns is out of order");
+    offsets_[i] = bytes_;
+    capacities_[i] = Capacity(spec.extent, config);
+    bytes_ += capacities_[i] * DTypeSize(spec.dtype);
+    bytes_ = (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  for (auto& region : regions_) {
+    region = HostArray<std::byte>(memory, bytes_);
+    OCTAVO_CHECK(region.data(), "no memory for the step batch");
+  }
+}
+
+}  // namespace octavo::batch

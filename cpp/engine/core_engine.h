@@ -1,0 +1,53 @@
+// CoreEngine: octavo::Engine over the real scheduler, with the inner parts open to tests and
+// bindings.
+#pragma once
+
+#include <vector>
+
+#include "batch/step_batch.h"
+#include "kv/kv_manager.h"
+#include "octavo/engine.h"
+#include "sched/scheduler.h"
+
+namespace octavo::engine {
+
+class CoreEngine final : public Engine {
+ public:
+  // REQUIRES: Validate(config).ok().
+  CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory);
+
+  Result<RequestId> AddRequest(std::span<const int32_t> prompt, const SamplingParams& params,
+                               int32_t priority, std::string_view cache_salt) override;
+  const StepPlan* BeginStep() override { return scheduler_.Begin(); }
+  Result<std::span<const StepOutput>> FinishStep(uint64_t step_id,
+                                                 std::span<const int32_t> tokens) override {
+    return scheduler_.Finish(step_id, tokens);
+  }
+  Result<std::span<const StepOutput>> FailStep(uint64_t step_id) override {
+    return scheduler_.Fail(step_id);
+  }
+  Result<std::span<const StepOutput>> Step(Executor& executor) override;
+  Status LastError() const override { return last_error_; }
+  Status Abort(RequestId request) override { return scheduler_.End(request, FinishReason::kAbort); }
+  Status Stop(RequestId request) override { return scheduler_.End(request, FinishReason::kStop); }
+  bool HasUnfinished() const override { return scheduler_.HasUnfinished(); }
+  EngineStats Stats() const override { return scheduler_.Stats(); }
+  bool ResetPrefixCache() override { return kv_.Reset(); }
+  void TakeEvents(std::vector<KvEvent>* events) override { kv_.events().Take(events); }
+  const EngineConfig& config() const override { return config_; }
+  std::span<const BlockTableView> block_tables() const override { return kv_.tables(); }
+
+  const batch::Arena& arena() const { return batch_.arena(); }
+  const kv::KvManager& kv() const { return kv_; }
+  void CheckInvariants() const { scheduler_.CheckInvariants(); }
+
+ private:
+  EngineConfig config_;
+  kv::KvManager kv_;
+  batch::StepBatch batch_;
+  sched::Scheduler scheduler_;
+  std::vector<int32_t> tokens_;
+  Status last_error_;
+};
+
+}  // namespace octavo::engine

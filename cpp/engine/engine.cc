@@ -1,0 +1,60 @@
+// The engine: owns the KV manager, the step batch and the scheduler, and turns the crank.
+#include "octavo/engine.h"
+
+#include <utility>
+
+#include "base/clock.h"
+#include "engine/core_engine.h"
+
+namespace octavo {
+namespace engine {
+namespace {
+
+kv::KvConfig KvConfigOf(const EngineConfig& c) {
+  kv::KvConfig kv;
+  kv.num_blocks = c.num_blocks;
+  kv.block_size = c.block_size;
+  kv.num_slots = c.max_num_seqs;
+  kv.max_tokens_per_slot = c.max_model_len;
+  kv.enable_prefix_caching = c.enable_prefix_caching;
+  kv.enable_events = c.enable_kv_events;
+  return kv;
+}
+
+}  // namespace
+
+CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory)
+    : config_(config),
+      kv_(KvConfigOf(config), memory),
+      batch_(config, memory),
+      scheduler_(config, kv_, batch_, clock),
+      tokens_(config.max_num_seqs) {}
+
+Result<RequestId> CoreEngine::AddRequest(std::span<const int32_t> prompt,
+                                         const SamplingParams& params, int32_t priority,
+                                         std::string_view cache_salt) {
+  return scheduler_.Add(prompt, params, priority, cache_salt);
+}
+
+Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
+  const StepPlan* plan = BeginStep();
+  if (!plan) return std::span<const StepOutput>();
+  const std::span<int32_t> tokens(tokens_.data(), plan->num_samples);
+  if (Status s = executor.Execute(*plan, tokens); !s.ok()) {
+    auto outputs = FailStep(plan->step_id);
+    if (!outputs.ok()) return outputs.status();
+    last_error_ = std::move(s);
+    return outputs;
+  }
+  return FinishStep(plan->step_id, tokens);
+}
+
+}  // namespace engine
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, Clock* clock) {
+  if (Status s = Validate(config); !s.ok()) return s;
+  return std::unique_ptr<Engine>(
+      std::make_unique<engine::CoreEngine>(config, clock ? *clock : SteadyClock(), SystemMemory()));
+}
+
+}  // namespace octavo

@@ -1,0 +1,141 @@
+// From submission to the first row: what is refused, what is admitted, and who may overtake whom.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/strcat.h"
+#include "sched/scheduler.h"
+
+namespace octavo::sched {
+namespace {
+
+// How many waiting requests one pass looks at behind a head that does not fit.
+constexpr size_t kMaxPassedOver = 64;
+
+// Linear aging needs no bookkeeping: "one level of priority equals so much waiting" is a constant
+// key.
+OrderKey OrderOf(const EngineConfig& config, int32_t priority, int64_t now_us, uint64_t arrival) {
+  if (config.policy == SchedulingPolicy::kFcfs) return {0, arrival};
+  if (config.priority_aging_ms == 0) return {priority, arrival};
+  return {now_us + int64_t{priority} * config.priority_aging_ms * 1000, arrival};
+}
+
+}  // namespace
+
+Status Scheduler::CheckAdd(std::span<const int32_t> prompt, const SamplingParams& params) const {
+  if (prompt.empty()) return Status::InvalidArgument("prompt is empty: give at least one token");
+  const int64_t length = static_cast<int64_t>(prompt.size());
+  if (length >= config_.max_model_len) {
+    return Status::InvalidArgument(
+        StrCat("prompt has ", length, " tokens, but max_model_len=", config_.max_model_len,
+               " leaves room for at most ", config_.max_model_len - 1,
+               " and one output token: shorten the prompt or raise max_model_len"));
+  }
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] < 0 || prompt[i] >= config_.vocab_size) {
+      return Status::InvalidArgument(StrCat("prompt token ", i, " is ", prompt[i],
+                                            ": token ids of this model lie in [0, ",
+                                            config_.vocab_size, ")"));
+    }
+  }
+  if (Status s = Validate(params, config_.vocab_size); !s.ok()) return s;
+  if (num_waiting_ >= config_.max_queued_requests) {
+    return Status::ResourceExhausted(
+        StrCat("the queue holds max_queued_requests=", config_.max_queued_requests,
+               " requests already: try again later"));
+  }
+  return Status::Ok();
+}
+
+Result<RequestId> Scheduler::Add(std::span<const int32_t> prompt, const SamplingParams& params,
+                                 int32_t priority, std::string_view salt) {
+  if (Status s = CheckAdd(prompt, params); !s.ok()) return s;
+  Request& r = requests_.Create();
+  Initialize(r, prompt, params, salt, config_, hasher_);
+  r.order = OrderOf(config_, priority, clock_.NowMicros(), arrivals_++);
+  // Room for every running request to come back, so that preemption never allocates.
+  waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs));
+  passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));
+  waiting_.Push({r.order, r.id});
+  ++num_waiting_;
+  return r.id;
+}
+
+void Scheduler::AdmitWaiting() {
+  passed_over_.clear();
+  while (pass_.budget > 0 && !free_slots_.empty() && !waiting_.empty()) {
+    const WaitingQueue::Entry entry = waiting_.Pop();
+    Request* r = requests_.Find(entry.id);
+    if (!r || !r->live()) continue;
+    const Admission outcome = TryAdmit(*r);
+    if (outcome == Admission::kAdmitted) {
+      for (const auto& passed : passed_over_) ++requests_.Find(passed.id)->overtaken;
+      continue;
+    }
+    passed_over_.push_back(entry);
+    if (outcome == Admission::kStepIsFull || passed_over_.size() >= kMaxPassedOver) break;
+    if (outcome == Admission::kDoesNotFit && r->overtaken >= config_.max_overtakes) break;
+  }
+  for (const auto& entry : passed_over_) waiting_.Push(entry);
+}
+
+kv::KvManager::Hit Scheduler::Lookup(Request& r) {
+  // At least one token must run, or there would be nothing to sample from.
+  int32_t cap = r.num_tokens - 1;
+  if (r.wants_scores && r.scored < r.prompt_len - 1) cap = std::min(cap, r.scored);
+  return kv_.Match(r.chain(), cap);
+}
+
+Scheduler::Admission Scheduler::TryAdmit(Request& r) {
+  // Output of a step from before its preemption is still to come and belongs before what it
+  // computes next.
+  if (r.in_flight > 0) return Admission::kNotNow;
+  const kv::KvManager::Hit hit = Lookup(r);
+  const int32_t external =
+      connector_ ? connector_->MatchedTokens(
+                       r.id, {r.tokens, static_cast<size_t>(r.num_tokens - 1)}, hit.tokens)
+                 : 0;
+  const int32_t start = hit.tokens + external;
+  const int32_t wanted = r.num_tokens - start;
+  int32_t count = std::min(wanted, pass_.budget);
+  if (pass_.many && config_.long_prefill_token_threshold > 0) {
+    count = std::min(count, config_.long_prefill_token_threshold);
+  }
+  if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
+  if (encoder_) count = encoder_->Clip(r.id, start, count);
+  if (count == 0) return Admission::kNotNow;
+
+  const int32_t held = static_cast<int32_t>(hit.blocks.size());
+  const int32_t gate = kv_.BlocksFor(config_.full_prompt_gate ? r.num_tokens : start + count);
+  const int32_t now = kv_.BlocksFor(start + count);
+  int32_t keep_free = pass_.reserved_blocks + (gate - now);
+  if (!running_.empty()) keep_free += static_cast<int32_t>(config_.watermark * config_.num_blocks);
+  const RowSlot slot{free_slots_.back()};
+  if (!kv_.Admit(slot, hit, start + count, keep_free)) return Admission::kDoesNotFit;
+  OCTAVO_CHECK(kv_.length(slot) >= held, "an admitted request lost its hit");
+
+  free_slots_.pop_back();
+  r.slot = Index(slot);
+  if (connector_) {
+    connector_->OnAdmitted(r.id, kv_.blocks(slot), external);
+  }
+  StartRunning(r, start);
+  AddRow(r, count);
+  pass_.reserved_blocks += kv_.NeedFor(slot, r.num_tokens);
+  return Admission::kAdmitted;
+}
+
+void Scheduler::StartRunning(Request& r, int32_t hit_tokens) {
+  r.computed = hit_tokens;
+  r.status = RequestStatus::kRunning;
+  --num_waiting_;
+  stats_.prefix_queries += r.num_tokens;
+  stats_.prefix_hits += hit_tokens;
+  if (r.cached_tokens < 0) r.cached_tokens = std::min(hit_tokens, r.prompt_len);
+  // A request that comes back from preemption belongs before those that were admitted after it.
+  const auto at =
+      std::upper_bound(running_.begin(), running_.end(), &r,
+                       [](const Request* a, const Request* b) { return a->order < b->order; });
+  running_.insert(at, &r);
+}
+
+}  // namespace octavo::sched

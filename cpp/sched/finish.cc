@@ -1,0 +1,179 @@
+// After a step: tokens in, stop rules, blocks back.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/strcat.h"
+#include "sched/scheduler.h"
+
+namespace octavo::sched {
+
+Status Scheduler::CheckOpen(uint64_t step_id) const {
+  if (num_open() == 0) {
+    return Status::FailedPrecondition(StrCat("step ", step_id, " is not open: no step is"));
+  }
+  if (step_id != first_open_) {
+    return Status::FailedPrecondition(
+        StrCat("step ", step_id, " is not the oldest open step: finish ", first_open_, " first"));
+  }
+  return Status::Ok();
+}
+
+Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
+                                                      std::span<const int32_t> tokens) {
+  if (Status s = CheckOpen(step_id); !s.ok()) return s;
+  StepRecord& step = record(step_id);
+  if (tokens.size() != static_cast<size_t>(step.samples)) {
+    return Status::InvalidArgument(StrCat("step ", step_id, " has ", step.samples, " samples, but ",
+                                          tokens.size(), " tokens were given"));
+  }
+  outputs_.clear();
+  for (const RowRecord& row : step.rows) {
+    FinishRow(row, row.sample >= 0 ? tokens[row.sample] : -1);
+  }
+  CloseStep(step);
+  return std::span<const StepOutput>(outputs_);
+}
+
+void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
+  Request& r = *row.request;
+  r.in_flight -= row.count;
+  if (!r.live()) {
+    if (r.in_flight == 0) requests_.Recycle(r);
+    return;
+  }
+  if (row.sample < 0) return;
+  const bool stale = row.epoch != r.epoch;
+  if (!stale) --r.placeholders;
+  if (token < 0 || token >= config_.vocab_size) [[unlikely]] {
+    FailRow(row);
+  } else {
+    AcceptToken(r, token, row.sample);
+  }
+}
+
+void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
+  r.tokens[r.num_tokens++] = token;
+  ++stats_.generation_tokens;
+  int32_t stop_token = -1;
+  const FinishReason reason = r.ReasonToFinish(token, &stop_token);
+  Emit(r, token, sample, reason, stop_token);
+  if (reason != FinishReason::kNone) [[unlikely]]
+    Close(r, reason);
+}
+
+void Scheduler::FailRow(const RowRecord& row) {
+  Request& r = *row.request;
+  // The KV of this step is not to be trusted, what was processed before is.
+  if (row.epoch == r.epoch) {
+    const int32_t processed = r.computed - r.in_flight - row.count;
+    kv_.Unpublish(r.row_slot(), processed / config_.block_size);
+  } else {
+    for (BlockId b : record(first_open_).published) kv_.Forget(b);
+  }
+  Emit(r, -1, row.sample, FinishReason::kError, -1);
+  Close(r, FinishReason::kError);
+}
+
+void Scheduler::Emit(const Request& r, int32_t token, int32_t sample, FinishReason reason,
+                     int32_t stop_token) {
+  outputs_.push_back(
+      {Value(r.id), token, sample, stop_token, r.cached_tokens, static_cast<uint8_t>(reason), {}});
+}
+
+Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
+  if (Status s = CheckOpen(step_id); !s.ok()) return s;
+  outputs_.clear();
+  // A later open step built on what this one did not write, so it fails with it.
+  while (num_open() > 0) {
+    StepRecord& step = record(first_open_);
+    for (BlockId b : step.published) kv_.Forget(b);
+    for (const RowRecord& row : step.rows) {
+      Request& r = *row.request;
+      r.in_flight -= row.count;
+      if (r.live()) {
+        Emit(r, -1, row.sample, FinishReason::kError, -1);
+        Close(r, FinishReason::kError);
+      } else if (r.in_flight == 0) {
+        requests_.Recycle(r);
+      }
+    }
+    CloseStep(step);
+    ++stats_.failed_steps;
+  }
+  return std::span<const StepOutput>(outputs_);
+}
+
+void Scheduler::Close(Request& r, FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      ++stats_.finished_stop;
+      break;
+    case FinishReason::kLength:
+      ++stats_.finished_length;
+      break;
+    case FinishReason::kAbort:
+      ++stats_.finished_abort;
+      break;
+    case FinishReason::kError:
+      ++stats_.finished_error;
+      break;
+    case FinishReason::kNone:
+      OCTAVO_CHECK(false, "a request ends for a reason");
+  }
+  const bool was_running = r.status == RequestStatus::kRunning;
+  r.status = RequestStatus::kFinished;
+  if (was_running) {
+    if (connector_) connector_->OnFinished(r.id, kv_.blocks(r.row_slot()));
+    ReleaseBlocks(r);
+    compact_running_ = true;  // whoever takes it off the running list recycles it
+  } else {
+    --num_waiting_;  // its queue entry finds a finished request and is skipped
+    if (r.in_flight == 0) requests_.Recycle(r);
+  }
+}
+
+void Scheduler::ReleaseBlocks(Request& r) {
+  kv_.Release(r.row_slot());
+  if (num_open() > 0) {
+    quarantine_.push_back({r.slot, next_step_ - 1});
+  } else {
+    free_slots_.push_back(r.slot);
+  }
+  r.slot = -1;
+}
+
+void Scheduler::CloseStep(StepRecord& step) {
+  ++first_open_;
+  if (compact_running_) {
+    compact_running_ = false;
+    std::erase_if(running_, [&](Request* r) {
+      if (r->live()) return false;
+      if (r->in_flight == 0) requests_.Recycle(*r);
+      return true;
+    });
+  }
+  if (!quarantine_.empty()) {
+    std::erase_if(quarantine_, [&](const Quarantine& q) {
+      if (q.after_step > step.id) return false;
+      free_slots_.push_back(q.slot);
+      return true;
+    });
+  }
+}
+
+Status Scheduler::End(RequestId id, FinishReason reason) {
+  Request* r = requests_.Find(id);
+  if (!r || !r->live()) {
+    return Status::NotFound(StrCat("request ", Value(id), " is unknown or has ended"));
+  }
+  const bool was_running = r->status == RequestStatus::kRunning;
+  Close(*r, reason);
+  if (was_running) {
+    compact_running_ = false;
+    std::erase(running_, r);
+    if (r->in_flight == 0) requests_.Recycle(*r);
+  }
+  return Status::Ok();
+}
+
+}  // namespace octavo::sched

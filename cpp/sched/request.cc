@@ -1,0 +1,164 @@
+#include "sched/request.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+
+namespace octavo::sched {
+namespace {
+
+constexpr float kBan = -std::numeric_limits<float>::infinity();
+
+bool IsPlainGreedy(const SamplingParams& p) {
+  return p.temperature == 0.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f &&
+         p.repetition_penalty == 1.0f && p.logit_bias.empty() && p.bad_words.empty() &&
+         p.allowed_token_ids.empty() && p.min_tokens == 0;
+}
+
+bool UsesPenalties(const SamplingParams& p) {
+  return p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f || p.repetition_penalty != 1.0f;
+}
+
+bool HasToken(const std::vector<int32_t>& list, int32_t token) {
+  return std::find(list.begin(), list.end(), token) != list.end();
+}
+
+}  // namespace
+
+void RequestEdits::Assign(const SamplingParams& params) { params_ = &params; }
+
+void RequestEdits::Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len) {
+  tokens_ = tokens;
+  num_tokens_ = num_tokens;
+  prompt_len_ = prompt_len;
+}
+
+void RequestEdits::Write(batch::EditWriter& out) const {
+  for (const auto& [token, value] : params_->logit_bias) out.Add(token, value);
+  if (num_tokens_ - prompt_len_ < params_->min_tokens) {
+    for (int32_t token : params_->stop_token_ids) out.Add(token, kBan);
+    if (!params_->ignore_eos) {
+      for (int32_t token : params_->eos_token_ids) out.Add(token, kBan);
+    }
+  }
+  // A bad word is banned at its last token, when the output ends in all the tokens before that.
+  for (const auto& word : params_->bad_words) {
+    const int32_t lead = static_cast<int32_t>(word.size()) - 1;
+    if (num_tokens_ - prompt_len_ < lead) continue;
+    if (std::equal(word.begin(), word.end() - 1, tokens_ + num_tokens_ - lead)) {
+      out.Add(word.back(), kBan);
+    }
+  }
+}
+
+batch::SampleSpec Request::SampleNext() {
+  batch::SampleSpec spec;
+  spec.params = &params;
+  spec.history = tokens;
+  spec.history_len = num_tokens;
+  spec.prompt_len = prompt_len;
+  spec.sample_index = num_tokens + placeholders - prompt_len;
+  spec.mask = mask.empty() ? nullptr : mask.data();
+  if (edits.any()) {
+    edits.Observe(tokens, num_tokens, prompt_len);
+    spec.edits = &edits;
+  }
+  spec.plain_greedy = plain_greedy;
+  return spec;
+}
+
+FinishReason Request::ReasonToFinish(int32_t token, int32_t* stop_token) const {
+  if (token == eos) return FinishReason::kStop;
+  if (more_stops) [[unlikely]] {
+    if (!params.ignore_eos && HasToken(params.eos_token_ids, token)) return FinishReason::kStop;
+    if (HasToken(params.stop_token_ids, token)) {
+      *stop_token = token;
+      return FinishReason::kStop;
+    }
+  }
+  return num_tokens >= stop_len ? FinishReason::kLength : FinishReason::kNone;
+}
+
+void Request::ExtendChain(const ChainHasher& hasher, int32_t block_size) {
+  while (static_cast<int32_t>(hashes.size() + 1) * block_size <= num_tokens) {
+    const Hash128& parent = hashes.empty() ? root : hashes.back();
+    hashes.push_back(hasher.Next(
+        parent, {tokens + hashes.size() * block_size, static_cast<size_t>(block_size)}));
+  }
+}
+
+Request& RequestTable::Create() {
+  uint32_t index;
+  if (free_.empty()) {
+    index = static_cast<uint32_t>(requests_.size());
+    requests_.push_back(std::make_unique<Request>());
+    generations_.push_back(0);
+    free_.reserve(requests_.capacity());
+  } else {
+    index = free_.back();
+    free_.pop_back();
+  }
+  Request& request = *requests_[index];
+  request.id = RequestId{(uint64_t{++generations_[index]} << 32) | index};
+  ++live_;
+  return request;
+}
+
+void RequestTable::Recycle(Request& request) {
+  const uint32_t index = static_cast<uint32_t>(Value(request.id));
+  request.id = RequestId{};
+  request.storage.reset();
+  request.tokens = nullptr;
+  free_.push_back(index);
+  --live_;
+}
+
+Request* RequestTable::Find(RequestId id) const {
+  const uint32_t index = static_cast<uint32_t>(Value(id));
+  if (index >= requests_.size()) return nullptr;
+  Request* request = requests_[index].get();
+  return request->id == id && Value(id) != 0 ? request : nullptr;
+}
+
+void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParams& params,
+                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher) {
+  r.prompt_len = r.num_tokens = static_cast<int32_t>(prompt.size());
+  // In 64 bits: max_tokens may be as large as an int32 holds.
+  r.stop_len = static_cast<int32_t>(
+      std::min<int64_t>(int64_t{r.prompt_len} + params.max_tokens, config.max_model_len));
+  r.storage = std::make_unique_for_overwrite<int32_t[]>(r.stop_len);
+  r.tokens = r.storage.get();
+  std::copy(prompt.begin(), prompt.end(), r.tokens);
+
+  r.placeholders = r.computed = r.in_flight = 0;
+  r.slot = -1;
+  r.epoch = 0;
+  r.status = RequestStatus::kWaiting;
+  r.cached_tokens = -1;
+  r.scored = r.overtaken = 0;
+
+  r.params = params;
+  r.edits.Assign(r.params);
+  r.plain_greedy = IsPlainGreedy(params);
+  r.needs_history = UsesPenalties(params) || r.edits.needs_history();
+  r.wants_scores = params.num_prompt_logprobs >= 0;
+  const bool one_eos = !params.ignore_eos && params.eos_token_ids.size() == 1;
+  r.eos = one_eos ? params.eos_token_ids[0] : -1;
+  r.more_stops =
+      !params.stop_token_ids.empty() || (!params.ignore_eos && params.eos_token_ids.size() > 1);
+
+  r.mask.clear();
+  if (!params.allowed_token_ids.empty()) {
+    r.mask.assign((config.vocab_size + 31) / 32, 0);
+    for (int32_t token : params.allowed_token_ids) r.mask[token / 32] |= 1u << (token % 32);
+  }
+  r.hashes.clear();
+  r.root = hasher.Root(salt);
+  if (config.enable_prefix_caching) {
+    r.hashes.reserve(r.stop_len / config.block_size);
+    r.ExtendChain(hasher, config.block_size);
+  }
+}
+
+}  // namespace octavo::sched

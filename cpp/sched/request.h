@@ -1,0 +1,120 @@
+// Request: everything the scheduler knows of one request, and RequestTable, which owns them all.
+//
+// A request has no phases. It has `num_tokens` verified tokens, `placeholders` tokens that a step
+// in flight will sample, and `computed` tokens whose KV exists once the steps in flight have run; a
+// step moves computed towards num_tokens + placeholders. `in_flight` of the computed tokens belong
+// to open steps, so computed - in_flight are processed for certain.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/hash.h"
+#include "batch/step_batch.h"
+#include "kv/cache_group.h"
+#include "octavo/config.h"
+#include "octavo/ids.h"
+#include "octavo/sampling_params.h"
+#include "octavo/step.h"
+
+namespace octavo::sched {
+
+enum class RequestStatus : uint8_t {
+  kWaiting,
+  kWaitingForRemoteKv,  // a connector is loading its prefix
+  kRunning,
+  kPreempted,  // waiting again; the KV is gone
+  kFinished,   // kept until its last open step has finished
+};
+
+// Scheduling order: lower comes first.
+struct OrderKey {
+  int64_t major = 0;
+  uint64_t arrival = 0;
+  auto operator<=>(const OrderKey&) const = default;
+};
+
+// The static part of a request's logit edits: bias, bans under min_tokens, bad words.
+class RequestEdits final : public batch::LogitEdits {
+ public:
+  void Assign(const SamplingParams& params);
+  bool any() const { return !params_->logit_bias.empty() || needs_history(); }
+  // Whether the edits depend on the tokens so far, so that none of them may be in flight.
+  bool needs_history() const { return params_->min_tokens > 0 || !params_->bad_words.empty(); }
+  void Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len);
+  void Write(batch::EditWriter& out) const override;
+
+ private:
+  const SamplingParams* params_ = nullptr;
+  const int32_t* tokens_ = nullptr;
+  int32_t num_tokens_ = 0;
+  int32_t prompt_len_ = 0;
+};
+
+struct alignas(64) Request {
+  // What a decode step touches: one cache line.
+  int32_t* tokens = nullptr;
+  RequestId id{};
+  int32_t num_tokens = 0;
+  int32_t placeholders = 0;
+  int32_t computed = 0;
+  int32_t in_flight = 0;
+  int32_t stop_len = 0;  // tokens at which the request ends by length
+  int32_t eos = -1;      // the only EOS id, when there is exactly one
+  int32_t slot = -1;
+  uint32_t epoch = 0;  // preemptions so far: rows of an older epoch are stale
+  RequestStatus status = RequestStatus::kWaiting;
+  bool plain_greedy = false;   // the highest logit is all it needs
+  bool more_stops = false;     // `stops` must be searched
+  bool needs_history = false;  // cannot run ahead of its own tokens
+  bool wants_scores = false;
+
+  // The rest.
+  int32_t prompt_len = 0;
+  int32_t cached_tokens = -1;  // -1: not admitted yet
+  int32_t scored = 0;          // prompt positions whose logprob was asked for already
+  int32_t overtaken = 0;
+  OrderKey order;
+  SamplingParams params;
+  RequestEdits edits;
+  std::vector<uint32_t> mask;
+  std::unique_ptr<int32_t[]> storage;
+  std::vector<Hash128> hashes;  // of the full blocks of known tokens
+  Hash128 root;
+
+  RowSlot row_slot() const { return RowSlot{slot}; }
+  bool live() const { return status != RequestStatus::kFinished; }
+  int32_t min_len() const { return prompt_len + params.min_tokens; }
+  kv::PrefixChain chain() const {
+    return {{tokens, static_cast<size_t>(num_tokens)}, hashes, root};
+  }
+  // What the next sample of this request needs; brings the edits up to its latest token.
+  batch::SampleSpec SampleNext();
+  // Whether `token`, the latest one, ends the request; sets the stop id for stop_token_ids.
+  FinishReason ReasonToFinish(int32_t token, int32_t* stop_token) const;
+  // Hashes the blocks that became full.
+  void ExtendChain(const ChainHasher& hasher, int32_t block_size);
+};
+
+// Owns requests by id. Recycled indices get a new generation, so an old id finds nothing.
+class RequestTable {
+ public:
+  Request& Create();
+  void Recycle(Request& request);
+  Request* Find(RequestId id) const;
+  int32_t live() const { return live_; }
+
+ private:
+  std::vector<std::unique_ptr<Request>> requests_;
+  std::vector<uint32_t> generations_;
+  std::vector<uint32_t> free_;
+  int32_t live_ = 0;
+};
+
+// Fills a fresh request. REQUIRES: prompt and params were validated.
+void Initialize(Request& request, std::span<const int32_t> prompt, const SamplingParams& params,
+                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher);
+
+}  // namespace octavo::sched

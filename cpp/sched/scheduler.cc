@@ -1,0 +1,220 @@
+// Planning a step: the running requests, preemption, and the rows of the batch. Admission is in
+// admission.cc, what happens after the step in finish.cc.
+#include "sched/scheduler.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace octavo::sched {
+namespace {
+
+// How many of the latest running requests are compared as victims. Bounds a preemption's cost; the
+// best victim is rarely far from the end.
+constexpr size_t kVictimWindow = 32;
+
+}  // namespace
+
+Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch,
+                     Clock& clock, transfer::KvConnector* connector,
+                     encoder::EncoderBudget* encoder)
+    : config_(config),
+      kv_(kv),
+      batch_(batch),
+      clock_(clock),
+      connector_(connector),
+      encoder_(encoder),
+      hasher_(config.hash_seed != 0 ? config.hash_seed : RandomSeed()) {
+  const size_t rows = config.max_num_seqs;
+  running_.reserve(rows);
+  free_slots_.reserve(rows);
+  quarantine_.reserve(rows);
+  outputs_.reserve(2 * rows);
+  for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  for (StepRecord& step : records_) {
+    step.rows.reserve(rows);
+    // A row files the blocks its tokens fill and at most one that was full before.
+    step.published.reserve(config.max_num_batched_tokens / config.block_size + 2 * rows);
+  }
+}
+
+const StepPlan* Scheduler::Begin() {
+  if (num_open() == kMaxStepsInFlight) return nullptr;
+  StepRecord& step = record(next_step_);
+  step.id = next_step_;
+  step.rows.clear();
+  step.published.clear();
+  batch_.Open(step.id, kv_.tables());
+  kv_.set_publish_log(&step.published);
+
+  pass_ = Pass{};
+  pass_.budget = config_.max_num_batched_tokens;
+  pass_.many = num_running() + num_waiting_ > 1;
+  ScheduleRunning();
+  // New work while older work is being thrown out would only be thrown out in turn.
+  if (!pass_.preempted) AdmitWaiting();
+  if (step.rows.empty()) return nullptr;
+  ++next_step_;
+  ++stats_.steps;
+  const StepPlan* plan = batch_.Close();
+  step.samples = plan->num_samples;
+  return plan;
+}
+
+void Scheduler::ScheduleRunning() {
+  // Preemption takes from the end of the list, so the index stays valid while the list shrinks.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Request& r = *running_[i];
+    const int32_t count = TokensFor(r);
+    const bool scheduled = count > 0 && MakeRoom(r, i, r.computed + count);
+    if (scheduled) AddRow(r, count);
+    if (r.status == RequestStatus::kRunning && r.computed < r.num_tokens) {
+      pass_.reserved_blocks += kv_.NeedFor(r.row_slot(), r.num_tokens);
+    }
+  }
+}
+
+int32_t Scheduler::TokensFor(const Request& r) const {
+  const int32_t wanted = r.num_tokens + r.placeholders - r.computed;
+  if (wanted <= 0 || pass_.budget == 0) return 0;
+  if (r.placeholders > 0) {
+    // Sure to end with what is in flight, or in need of a token that is not known yet.
+    if (r.num_tokens + r.placeholders >= r.stop_len || r.needs_history) return 0;
+  }
+  int32_t count = std::min(wanted, pass_.budget);
+  if (pass_.many && config_.long_prefill_token_threshold > 0) {
+    count = std::min(count, config_.long_prefill_token_threshold);
+  }
+  if (!config_.enable_chunked_prefill && count < wanted) return 0;
+  if (encoder_) count = encoder_->Clip(r.id, r.computed, count);
+  return count;
+}
+
+bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
+  // A decode step stays inside its last block 15 times out of 16.
+  if (tokens - r.computed == 1 && (r.computed & (config_.block_size - 1)) != 0) return true;
+  while (!kv_.Grow(r.row_slot(), tokens)) {
+    const int32_t victim = PickVictim(index);
+    if (victim >= 0) {
+      Preempt(static_cast<size_t>(victim));
+      continue;
+    }
+    // Nobody comes after it. The oldest request keeps what it has: whatever holds the other blocks
+    // (a step in flight, a transfer) will let go of them.
+    if (index > 0) Preempt(index);
+    return false;
+  }
+  return true;
+}
+
+int32_t Scheduler::PickVictim(size_t requester) const {
+  if (requester + 1 >= running_.size()) return -1;
+  if (config_.victim == VictimPolicy::kLast) return static_cast<int32_t>(running_.size()) - 1;
+  const size_t first =
+      std::max(requester + 1, running_.size() - std::min(running_.size(), kVictimWindow));
+  int32_t best = -1;
+  int64_t best_cost = 0;
+  int64_t best_freed = 1;
+  for (size_t i = running_.size(); i-- > first;) {
+    const Request& r = *running_[i];
+    // Full blocks that are filed stay findable after release, so only the rest is computed again.
+    const int64_t kept = int64_t{kv_.published(r.row_slot())} * config_.block_size;
+    const int64_t cost = std::max<int64_t>(0, r.computed - kept);
+    const int64_t freed = kv_.ExclusiveBlocks(r.row_slot());
+    if (freed == 0) continue;
+    // cost / freed < best_cost / best_freed, without the division.
+    if (best < 0 || cost * best_freed < best_cost * freed) {
+      best = static_cast<int32_t>(i);
+      best_cost = cost;
+      best_freed = freed;
+    }
+  }
+  return best >= 0 ? best : static_cast<int32_t>(running_.size()) - 1;
+}
+
+void Scheduler::Preempt(size_t index) {
+  Request& r = *running_[index];
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  ReleaseBlocks(r);
+  r.computed = 0;
+  r.placeholders = 0;
+  ++r.epoch;  // what is in flight is stale from now on: delivered, but it moves no counter
+  r.status = RequestStatus::kPreempted;
+  waiting_.Push({r.order, r.id});
+  ++num_waiting_;
+  ++stats_.preemptions;
+  pass_.preempted = true;
+}
+
+void Scheduler::AddRow(Request& r, int32_t count) {
+  batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens, r.computed, count);
+  stats_.scheduled_tokens += count;
+  if (r.computed < r.prompt_len) {
+    stats_.prompt_tokens += std::min(r.prompt_len - r.computed, count);
+    if (r.wants_scores) AddScores(r, count);
+  }
+  int32_t sample = -1;
+  if (r.computed + count == r.num_tokens + r.placeholders) {
+    sample = batch_.AddSample(r.SampleNext());
+    ++r.placeholders;
+  }
+  r.computed += count;
+  r.in_flight += count;
+  pass_.budget -= count;
+  record(next_step_).rows.push_back({&r, count, sample, r.epoch});
+  // Within a step every layer writes its KV before it reads any, so what this row fills can be hit
+  // by a row that is added after it. With a token in flight the block becomes known full one step
+  // later.
+  if (kv_.caching() && (count > 1 || (r.computed & (config_.block_size - 1)) <= 1)) {
+    r.ExtendChain(hasher_, config_.block_size);
+    kv_.Publish(r.row_slot(), r.chain(), std::min(r.computed, r.num_tokens));
+  }
+}
+
+void Scheduler::AddScores(Request& r, int32_t count) {
+  // Token p predicts token p + 1; the last prompt token predicts the first output.
+  const int32_t end = std::min(r.computed + count, r.prompt_len - 1);
+  for (int32_t p = std::max(r.computed, r.scored); p < end; ++p) {
+    batch_.AddScore(p - r.computed, r.tokens[p + 1], r.params.num_prompt_logprobs);
+  }
+  r.scored = std::max(r.scored, end);
+}
+
+EngineStats Scheduler::Stats() const {
+  EngineStats s = stats_;
+  s.running = num_running();
+  s.waiting = num_waiting_;
+  s.evictions = kv_.evictions();
+  s.dropped_events = kv_.events().dropped();
+  s.total_blocks = kv_.pool().num_blocks() - 1;
+  s.free_blocks = kv_.free_blocks();
+  s.cached_blocks = kv_.map().size();
+  for (const Request* r : running_) {
+    s.kv_slots_allocated += int64_t{kv_.length(r->row_slot())} * config_.block_size;
+    s.kv_slots_filled += r->computed;
+  }
+  return s;
+}
+
+void Scheduler::CheckInvariants() const {
+  kv_.CheckInvariants();
+  const Request* previous = nullptr;
+  for (const Request* r : running_) {
+    OCTAVO_CHECK(r->status == RequestStatus::kRunning, "a running request is not running");
+    OCTAVO_CHECK(!previous || previous->order < r->order, "the running list is out of order");
+    OCTAVO_CHECK(r->computed <= kv_.length(r->row_slot()) * config_.block_size,
+                 "more tokens computed than the blocks hold");
+    OCTAVO_CHECK(r->computed <= r->num_tokens + r->placeholders, "computed past the last token");
+    OCTAVO_CHECK(r->in_flight >= 0 && r->in_flight <= r->computed, "in flight out of range");
+    OCTAVO_CHECK(r->placeholders >= 0 && r->placeholders <= num_open(),
+                 "placeholders out of range");
+    OCTAVO_CHECK(r->num_tokens < r->stop_len, "a request runs past its length");
+    previous = r;
+  }
+  OCTAVO_CHECK(num_running() + num_waiting_ <= requests_.live(), "requests were lost");
+  OCTAVO_CHECK(running_.size() + free_slots_.size() + quarantine_.size() ==
+                   static_cast<size_t>(config_.max_num_seqs),
+               "row slots leaked");
+}
+
+}  // namespace octavo::sched

@@ -1,0 +1,133 @@
+// Scheduler: decides what each step computes, and takes what the step sampled.
+//
+// Begin plans a step: running requests first, in scheduling order, then waiting ones, under one
+// token budget. A request that finds no block preempts a later one (never an earlier one, so the
+// oldest always advances and nothing livelocks); a preempted request recomputes, minus what the
+// prefix cache kept. Finish applies a step's tokens and stop rules. Up to kMaxStepsInFlight steps
+// may be open.
+//
+// Blocks may be reused by the step right after the one that released them, because steps execute in
+// order on one stream; row slots wait until every open step is finished, because a host-side
+// executor reads the tables while it runs. Deterministic in its calls and the clock. Begin and
+// Finish allocate nothing once warm. One thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/hash.h"
+#include "batch/step_batch.h"
+#include "encoder/encoder_budget.h"
+#include "kv/kv_manager.h"
+#include "octavo/engine.h"
+#include "sched/request.h"
+#include "sched/waiting_queue.h"
+#include "transfer/kv_connector.h"
+
+namespace octavo::sched {
+
+class Scheduler {
+ public:
+  // `connector` and `encoder` may be null. Everything referred to must outlive the scheduler.
+  // REQUIRES: Validate(config).ok().
+  Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch, Clock& clock,
+            transfer::KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
+
+  Result<RequestId> Add(std::span<const int32_t> prompt, const SamplingParams& params,
+                        int32_t priority, std::string_view salt);
+  const StepPlan* Begin();
+  Result<std::span<const StepOutput>> Finish(uint64_t step_id, std::span<const int32_t> tokens);
+  Result<std::span<const StepOutput>> Fail(uint64_t step_id);
+  // Ends a request without an output; `reason` only counts.
+  Status End(RequestId id, FinishReason reason);
+
+  bool HasUnfinished() const { return num_waiting_ > 0 || num_running() > 0; }
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t num_waiting() const { return num_waiting_; }
+  EngineStats Stats() const;
+  // Aborts with a message when the counters of any request contradict the tables.
+  void CheckInvariants() const;
+
+ private:
+  struct RowRecord {
+    Request* request;
+    int32_t count;
+    int32_t sample;  // -1: none
+    uint32_t epoch;
+  };
+  struct StepRecord {
+    uint64_t id = 0;
+    int32_t samples = 0;
+    std::vector<RowRecord> rows;
+    std::vector<BlockId> published;
+  };
+  struct Quarantine {
+    int32_t slot;
+    uint64_t after_step;
+  };
+  // What is left to give in the pass that plans a step.
+  struct Pass {
+    int32_t budget = 0;
+    int32_t reserved_blocks = 0;  // promised to running prompts that are not wholly in yet
+    bool many = false;            // more than one request competes
+    bool preempted = false;
+  };
+  enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull };
+
+  // admission.cc
+  Status CheckAdd(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  void AdmitWaiting();
+  Admission TryAdmit(Request& request);
+  kv::KvManager::Hit Lookup(Request& request);
+  void StartRunning(Request& request, int32_t hit_tokens);
+  // scheduler.cc
+  void ScheduleRunning();
+  int32_t TokensFor(const Request& request) const;
+  bool MakeRoom(Request& request, size_t index, int32_t tokens);
+  void AddRow(Request& request, int32_t count);
+  void AddScores(Request& request, int32_t count);
+  int32_t PickVictim(size_t requester) const;
+  void Preempt(size_t index);
+  // finish.cc
+  Status CheckOpen(uint64_t step_id) const;
+  void FinishRow(const RowRecord& row, int32_t token);
+  void AcceptToken(Request& request, int32_t token, int32_t sample);
+  void FailRow(const RowRecord& row);
+  void Close(Request& request, FinishReason reason);
+  void ReleaseBlocks(Request& request);
+  void Emit(const Request& request, int32_t token, int32_t sample, FinishReason reason,
+            int32_t stop_token);
+  void CloseStep(StepRecord& step);
+
+  StepRecord& record(uint64_t step_id) { return records_[step_id % kMaxStepsInFlight]; }
+  int32_t num_open() const { return static_cast<int32_t>(next_step_ - first_open_); }
+
+  const EngineConfig config_;
+  kv::KvManager& kv_;
+  batch::StepBatch& batch_;
+  Clock& clock_;
+  transfer::KvConnector* connector_;
+  encoder::EncoderBudget* encoder_;
+  ChainHasher hasher_;
+
+  RequestTable requests_;
+  WaitingQueue waiting_;
+  std::vector<WaitingQueue::Entry> passed_over_;
+  std::vector<Request*> running_;  // in scheduling order
+  std::vector<int32_t> free_slots_;
+  std::vector<Quarantine> quarantine_;
+  int32_t num_waiting_ = 0;
+  uint64_t arrivals_ = 0;
+  bool compact_running_ = false;
+
+  StepRecord records_[kMaxStepsInFlight];
+  uint64_t first_open_ = 1;
+  uint64_t next_step_ = 1;
+  Pass pass_;
+  std::vector<StepOutput> outputs_;
+  EngineStats stats_;
+};
+
+}  // namespace octavo::sched

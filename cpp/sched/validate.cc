@@ -1,0 +1,168 @@
+// Every number that a caller controls is checked here, once, before anything uses it.
+
+#include <cmath>
+#include <limits>
+
+#include "base/strcat.h"
+#include "octavo/config.h"
+#include "octavo/sampling_params.h"
+
+namespace octavo {
+namespace {
+
+Status OutOfRange(const char* field, double value, const char* remedy) {
+  return Status::InvalidArgument(StrCat(field, "=", value, " is out of range: ", remedy));
+}
+
+Status CheckIds(const char* field, const std::vector<int32_t>& ids, size_t limit,
+                int32_t vocab_size) {
+  if (ids.size() > limit) {
+    return Status::InvalidArgument(
+        StrCat(field, " has ", ids.size(), " entries: give at most ", limit));
+  }
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab_size) {
+      return Status::InvalidArgument(StrCat(
+          field, " contains ", id, ": token ids of this model lie in [0, ", vocab_size, ")"));
+    }
+  }
+  return Status::Ok();
+}
+
+Status CheckNumbers(const SamplingParams& p) {
+  const struct {
+    const char* field;
+    double value, low, high;
+    const char* remedy;
+  } ranges[] = {
+      {"max_tokens", double(p.max_tokens), 1, std::numeric_limits<int32_t>::max(),
+       "give at least 1"},
+      {"min_tokens", double(p.min_tokens), 0, double(p.max_tokens),
+       "give a value from 0 to max_tokens"},
+      {"temperature", p.temperature, 0, 100, "give a value in [0, 100]; 0 is greedy"},
+      {"top_k", double(p.top_k), -1, std::numeric_limits<int32_t>::max(),
+       "give -1 or 0 (all tokens) or a positive count"},
+      {"min_p", p.min_p, 0, 1, "give a value in [0, 1]"},
+      {"presence_penalty", p.presence_penalty, -2, 2, "give a value in [-2, 2]"},
+      {"frequency_penalty", p.frequency_penalty, -2, 2, "give a value in [-2, 2]"},
+      {"num_logprobs", double(p.num_logprobs), -1, std::numeric_limits<int32_t>::max(),
+       "give -1 (none) or a count"},
+      {"num_prompt_logprobs", double(p.num_prompt_logprobs), -1,
+       std::numeric_limits<int32_t>::max(), "give -1 (none) or a count"},
+  };
+  for (const auto& r : ranges) {
+    // Written so that NaN fails.
+    if (!(r.value >= r.low && r.value <= r.high)) return OutOfRange(r.field, r.value, r.remedy);
+  }
+  if (!(p.top_p > 0 && p.top_p <= 1)) {
+    return OutOfRange("top_p", p.top_p, "give a value in (0, 1]");
+  }
+  if (!(p.repetition_penalty > 0 && p.repetition_penalty <= 100)) {
+    return OutOfRange("repetition_penalty", p.repetition_penalty, "give a value in (0, 100]");
+  }
+  return Status::Ok();
+}
+
+Status CheckBadWords(const SamplingParams& p, int32_t vocab_size) {
+  if (p.bad_words.size() > size_t(kMaxBadWords)) {
+    return Status::InvalidArgument(
+        StrCat("bad_words has ", p.bad_words.size(), " entries: give at most ", kMaxBadWords));
+  }
+  size_t total = 0;
+  for (const auto& word : p.bad_words) {
+    if (word.empty()) return Status::InvalidArgument("bad_words contains an empty word");
+    total += word.size();
+    if (Status s = CheckIds("bad_words", word, kMaxBadWordTokens, vocab_size); !s.ok()) return s;
+  }
+  if (total > size_t(kMaxBadWordTokens)) {
+    return Status::InvalidArgument(
+        StrCat("bad_words holds ", total, " tokens: give at most ", kMaxBadWordTokens));
+  }
+  return Status::Ok();
+}
+
+Status CheckBias(const SamplingParams& p, int32_t vocab_size) {
+  if (p.logit_bias.size() > size_t(kMaxLogitBias)) {
+    return Status::InvalidArgument(
+        StrCat("logit_bias has ", p.logit_bias.size(), " entries: give at most ", kMaxLogitBias));
+  }
+  for (const auto& [token, value] : p.logit_bias) {
+    if (token < 0 || token >= vocab_size) {
+      return Status::InvalidArgument(StrCat("logit_bias names token ", token,
+                                            ": token ids of this model lie in [0, ", vocab_size,
+                                            ")"));
+    }
+    if (!(value >= -100 && value <= 100)) {
+      return OutOfRange("logit_bias", value, "give values in [-100, 100]");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status Validate(const SamplingParams& p, int32_t vocab_size) {
+  if (Status s = CheckNumbers(p); !s.ok()) return s;
+  if (Status s = CheckIds("eos_token_ids", p.eos_token_ids, kMaxEosTokens, vocab_size); !s.ok()) {
+    return s;
+  }
+  if (Status s = CheckIds("stop_token_ids", p.stop_token_ids, kMaxStopTokens, vocab_size);
+      !s.ok()) {
+    return s;
+  }
+  if (Status s = CheckIds("allowed_token_ids", p.allowed_token_ids, size_t(vocab_size), vocab_size);
+      !s.ok()) {
+    return s;
+  }
+  if (Status s = CheckBias(p, vocab_size); !s.ok()) return s;
+  return CheckBadWords(p, vocab_size);
+}
+
+Status Validate(const EngineConfig& c) {
+  const int32_t most = std::numeric_limits<int32_t>::max() / 2;
+  const struct {
+    const char* field;
+    int64_t value, low, high;
+    const char* remedy;
+  } ranges[] = {
+      {"block_size", c.block_size, 1, kMaxBlockSize, "give a power of two from 1 to 256"},
+      {"num_blocks", c.num_blocks, 2, most, "give at least 2 (the null block and one to use)"},
+      {"vocab_size", c.vocab_size, 1, most, "give the size of the model's vocabulary"},
+      {"max_model_len", c.max_model_len, 2, most, "give at least 2 tokens"},
+      {"max_num_seqs", c.max_num_seqs, 1, 65536, "give 1 to 65536 rows"},
+      {"max_num_batched_tokens", c.max_num_batched_tokens, 1, most, "give at least 1 token"},
+      {"max_queued_requests", c.max_queued_requests, 1, most, "give at least 1"},
+      {"long_prefill_token_threshold", c.long_prefill_token_threshold, 0, most,
+       "give 0 (no limit) or a number of tokens"},
+      {"priority_aging_ms", c.priority_aging_ms, 0, 1'000'000'000,
+       "give 0 (never) or milliseconds"},
+      {"max_overtakes", c.max_overtakes, 0, most, "give 0 or more"},
+  };
+  for (const auto& r : ranges) {
+    if (r.value < r.low || r.value > r.high) {
+      return OutOfRange(r.field, double(r.value), r.remedy);
+    }
+  }
+  if ((c.block_size & (c.block_size - 1)) != 0) {
+    return OutOfRange("block_size", c.block_size, "give a power of two from 1 to 256");
+  }
+  if (!(c.watermark >= 0 && c.watermark < 1)) {
+    return OutOfRange("watermark", c.watermark, "give a share in [0, 1)");
+  }
+  const int64_t fits = int64_t{c.num_blocks - 1} * c.block_size + 1;  // the last token needs no KV
+  if (c.max_model_len > fits) {
+    return Status::InvalidArgument(
+        StrCat("max_model_len=", c.max_model_len, " does not fit a pool of ", c.num_blocks - 1,
+               " usable blocks of ", c.block_size, " tokens: give at most ", fits,
+               " or num_blocks of at least ",
+               (int64_t{c.max_model_len} - 1 + c.block_size - 1) / c.block_size + 1));
+  }
+  if (!c.enable_chunked_prefill && c.max_num_batched_tokens < c.max_model_len) {
+    return Status::InvalidArgument(
+        StrCat("max_num_batched_tokens=", c.max_num_batched_tokens, " is below max_model_len=",
+               c.max_model_len, ": without chunked prefill a whole prompt must fit one step"));
+  }
+  return Status::Ok();
+}
+
+}  // namespace octavo
