@@ -1,0 +1,106 @@
+"""Memory of a model, from config.json and safetensors headers alone: weights, KV, activations, what fits.
+
+The bounds are analytic, not measured: nothing is loaded and nothing runs, so a plan costs milliseconds and
+can be made for a machine one does not have. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from octavo.hf_config import ModelSpec
+from octavo.weights.checkpoint import has_weights, open_checkpoint
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SCORE_CHUNK_BYTES = 64 << 20  # logits of prompt logprobs held at once; see ModelRunner
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes of a model at one precision."""
+
+    spec: ModelSpec
+    weights_bytes: int
+    block_size: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+
+    @property
+    def block_bytes(self) -> int:
+        """One KV block: keys and values of block_size tokens in every layer."""
+        spec = self.spec
+        return 2 * spec.num_layers * spec.kv_size * self.block_size * DTYPE_BYTES[spec.dtype]
+
+    @property
+    def activation_bytes(self) -> int:
+        """Upper bound of what a step of max_num_batched_tokens and max_num_seqs samples holds at once."""
+        spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
+        attention = 2 * spec.q_size + 2 * spec.kv_size  # q, k, v and the output
+        mlp = 3 * spec.intermediate_size  # gate and up, then their product
+        token = (3 * spec.hidden_size + max(attention, mlp)) * size  # residual, normed, output
+        return self.max_num_batched_tokens * token + self.logits_bytes
+
+    @property
+    def logits_bytes(self) -> int:
+        """Logits in float32 and in the model's dtype: of every sample, or of a chunk of prompt logprobs."""
+        row = self.spec.vocab_size * (4 + DTYPE_BYTES[self.spec.dtype])
+        return max(self.max_num_seqs * row, SCORE_CHUNK_BYTES)
+
+    @property
+    def rope_bytes(self) -> int:
+        return self.spec.max_model_len * self.spec.rope.rotary_dim * 4
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Everything but the KV pool."""
+        return self.weights_bytes + self.activation_bytes + self.rope_bytes
+
+    def blocks_of(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+
+@dataclass(frozen=True)
+class CapacityRow:
+    """How many requests of one context length fit."""
+
+    context: int
+    kv_bytes: int  # of one request
+    batch: int  # requests that fit at once; 0: not even one
+
+
+def capacity_table(footprint: Footprint, memory: int, contexts: Iterable[int]) -> list[CapacityRow]:
+    """Return one row for each context length: how many requests of it fit into `memory` bytes at once."""
+    room = max(memory - footprint.fixed_bytes, 0) // footprint.block_bytes
+    room = max(room - 1, 0)  # the null block holds nothing
+    rows = []
+    for context in contexts:
+        blocks = footprint.blocks_of(context)
+        rows.append(CapacityRow(context, blocks * footprint.block_bytes, room // blocks))
+    return rows
+
+
+def measure_weights(folder: Path, spec: ModelSpec, load_format: str) -> tuple[int, str]:
+    """Return the bytes of the weights at spec.dtype, and where the number comes from.
+
+    Raises WeightsError if a safetensors header is malformed.
+    """
+    size = DTYPE_BYTES[spec.dtype]
+    if load_format == "dummy" or not has_weights(folder):
+        return spec.num_parameters * size, f"{spec.num_parameters:,} parameters by config.json"
+    with open_checkpoint(folder) as checkpoint:
+        tied = "lm_head.weight" if spec.tie_embeddings else None
+        elements = sum(info.num_elements for name, info in checkpoint.tensors.items() if name != tied)
+    return elements * size, f"{elements:,} parameters by the safetensors headers"
+
+
+def format_bytes(size: int) -> str:
+    """Return a size in words: 1.50 GiB, 12.0 MiB, 3 KiB."""
+    if size >= _GIB:
+        return f"{size / _GIB:.2f} GiB"
+    if size >= 1 << 20:
+        return f"{size / (1 << 20):.1f} MiB"
+    return f"{-(-size // 1024)} KiB"

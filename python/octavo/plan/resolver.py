@@ -1,0 +1,314 @@
+"""The six configurations -> one immutable Plan: every choice made, with its reason, and the memory ledger.
+
+A Plan is made before anything is loaded; it reads config.json and safetensors headers only. What the user set
+is kept or refused, never bent: a refusal states the one number to change. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from octavo import env
+from octavo.config import (
+    CacheConfig,
+    DeviceConfig,
+    LoadConfig,
+    LogConfig,
+    ModelConfig,
+    SchedulerConfig,
+    model_folder,
+)
+from octavo.errors import CapacityError, invalid
+from octavo.hf_config import ModelSpec, load_model_spec
+from octavo.plan import machine
+from octavo.plan.footprint import Footprint, format_bytes, measure_weights
+
+DEFAULT_NUM_SEQS = 256
+DEFAULT_BATCHED_TOKENS = 2048
+# Of the memory available on a CPU, which is shared with everything else that runs there.
+DEFAULT_CPU_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a field of the Plan has its value."""
+
+    field: str
+    value: object
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.value}: {self.why}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything decided. Nothing that runs reads the six configurations for what stands here."""
+
+    folder: Path
+    spec: ModelSpec  # with the resolved dtype and max_model_len
+    device: str
+    dtype: str
+    num_threads: int
+    block_size: int
+    num_blocks: int  # the null block included
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    footprint: Footprint
+    ledger: tuple[tuple[str, int], ...]  # (what, bytes)
+    reasons: tuple[Reason, ...]
+    model: ModelConfig
+    load: LoadConfig
+    cache: CacheConfig
+    scheduler: SchedulerConfig
+    log: LogConfig
+
+    @property
+    def num_tokens_in_pool(self) -> int:
+        """Tokens whose KV fits at once."""
+        return (self.num_blocks - 1) * self.block_size
+
+    def why(self, field: str) -> str | None:
+        """Return the reason for an automatic choice, or None if the field was set by the user."""
+        return next((reason.why for reason in self.reasons if reason.field == field), None)
+
+    def engine_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `octavo.core.EngineConfig`."""
+        scheduler = self.scheduler
+        return {
+            "num_blocks": self.num_blocks,
+            "block_size": self.block_size,
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "vocab_size": self.spec.vocab_size,
+            "enable_prefix_caching": self.cache.enable_prefix_caching,
+            "enable_chunked_prefill": scheduler.enable_chunked_prefill,
+            "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,
+            "policy": scheduler.scheduling_policy,
+            "priority_aging_ms": scheduler.priority_aging_ms,
+            "victim": scheduler.victim,
+            "watermark": float(scheduler.watermark),
+            "full_prompt_gate": scheduler.full_prompt_gate,
+            "max_overtakes": scheduler.max_overtakes,
+        }
+
+
+def resolve(
+    model: ModelConfig,
+    load: LoadConfig | None = None,
+    cache: CacheConfig | None = None,
+    scheduler: SchedulerConfig | None = None,
+    device: DeviceConfig | None = None,
+    log: LogConfig | None = None,
+    *,
+    available_memory: int | None = None,
+) -> Plan:
+    """Decide everything that was left open.
+
+    `available_memory` replaces what this machine has free, to plan for another one. Raises ModelError for a
+    bad folder, ValueError for options that exclude each other and CapacityError if the memory cannot hold the
+    model and one request.
+    """
+    load, cache, scheduler = load or LoadConfig(), cache or CacheConfig(), scheduler or SchedulerConfig()
+    device, log = device or DeviceConfig(), log or LogConfig()
+    reasons: list[Reason] = []
+    footprint = footprint_of(model, load, cache, scheduler, reasons=reasons)
+    available = machine.available_memory() if available_memory is None else available_memory
+    pool = _Pool(footprint, cache, available, explicit_length=model.max_model_len is not None)
+    num_blocks, max_model_len = pool.resolve(reasons)
+    spec = dataclasses.replace(footprint.spec, max_model_len=max_model_len)
+    footprint = dataclasses.replace(footprint, spec=spec)
+    _check_chunks(footprint, scheduler)
+    return Plan(
+        folder=model_folder(model.model),
+        spec=spec,
+        device="cpu",
+        dtype=spec.dtype,
+        num_threads=_num_threads(device, reasons),
+        block_size=cache.block_size,
+        num_blocks=num_blocks,
+        max_model_len=max_model_len,
+        max_num_seqs=footprint.max_num_seqs,
+        max_num_batched_tokens=footprint.max_num_batched_tokens,
+        footprint=footprint,
+        ledger=(
+            ("weights", footprint.weights_bytes),
+            ("KV cache", num_blocks * footprint.block_bytes),
+            ("activations", footprint.activation_bytes),
+            ("rotary table", footprint.rope_bytes),
+        ),
+        reasons=tuple(reasons),
+        model=model,
+        load=load,
+        cache=cache,
+        scheduler=scheduler,
+        log=log,
+    )
+
+
+def footprint_of(
+    model: ModelConfig,
+    load: LoadConfig | None = None,
+    cache: CacheConfig | None = None,
+    scheduler: SchedulerConfig | None = None,
+    *,
+    reasons: list[Reason] | None = None,
+) -> Footprint:
+    """Return the memory a model takes, whatever there is: the part of resolve() that needs no machine.
+
+    `capacity_table(footprint_of(...), memory, contexts)` is what `octavo plan` prints. Appends to `reasons`.
+    """
+    load, cache, scheduler = load or LoadConfig(), cache or CacheConfig(), scheduler or SchedulerConfig()
+    reasons = [] if reasons is None else reasons
+    folder = model_folder(model.model)
+    assert model.max_model_len is None or isinstance(model.max_model_len, int)  # ModelConfig parsed it
+    spec = load_model_spec(folder, max_model_len=model.max_model_len)
+    if spec.max_model_len > spec.context_limit:
+        remedy = f"the model was made for {spec.context_limit}, use at most that"
+        raise invalid("max_model_len", spec.max_model_len, remedy)
+    spec = dataclasses.replace(spec, dtype=_dtype(model.dtype, spec.dtype, reasons))
+    num_tokens, num_seqs = _step_limits(scheduler, spec.max_model_len, reasons)
+    weights_bytes, source = measure_weights(folder, spec, load.load_format)
+    reasons.append(Reason("weights_bytes", weights_bytes, f"{source}, in {spec.dtype}"))
+    return Footprint(
+        spec=spec,
+        weights_bytes=weights_bytes,
+        block_size=cache.block_size,
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=num_seqs,
+    )
+
+
+def _dtype(wanted: str, checkpoint: str, reasons: list[Reason]) -> str:
+    """16 bits halve the bytes that decode streams, but a CPU without units for them is slower than fp32."""
+    if wanted != "auto":
+        return wanted
+    if checkpoint == "float32":
+        dtype, why = checkpoint, "the checkpoint is float32"
+    elif checkpoint in machine.fast_formats():
+        dtype, why = checkpoint, f"the checkpoint is {checkpoint} and the CPU multiplies it natively"
+    else:
+        dtype = "float32"
+        why = f"the checkpoint is {checkpoint}, which this CPU ({machine.cpu_name()}) has no units for"
+    reasons.append(Reason("dtype", dtype, why))
+    return dtype
+
+
+def _step_limits(scheduler: SchedulerConfig, max_model_len: int, reasons: list[Reason]) -> tuple[int, int]:
+    tokens, seqs = scheduler.max_num_batched_tokens, scheduler.max_num_seqs
+    if tokens is None:
+        tokens, why = DEFAULT_BATCHED_TOKENS, "the default; longer prompts are computed in chunks"
+        if not scheduler.enable_chunked_prefill and max_model_len > tokens:
+            tokens, why = (
+                max_model_len,
+                "max_model_len, because prompts are not computed in chunks",
+            )
+        if seqs is not None and seqs > tokens:
+            tokens, why = seqs, "max_num_seqs, because every row needs a token of the step"
+        reasons.append(Reason("max_num_batched_tokens", tokens, why))
+    if seqs is None:
+        seqs, why = DEFAULT_NUM_SEQS, "the default"
+        if seqs > tokens:
+            seqs, why = tokens, "max_num_batched_tokens, because every row needs a token of the step"
+        reasons.append(Reason("max_num_seqs", seqs, why))
+    if seqs > tokens:
+        raise invalid("max_num_seqs", seqs, f"use at most max_num_batched_tokens={tokens}, or raise that")
+    return tokens, seqs
+
+
+def _check_chunks(footprint: Footprint, scheduler: SchedulerConfig) -> None:
+    tokens, length = footprint.max_num_batched_tokens, footprint.spec.max_model_len
+    if not scheduler.enable_chunked_prefill and tokens < length:
+        remedy = f"without chunked prefill use at least max_model_len={length}"
+        raise invalid("max_num_batched_tokens", tokens, remedy)
+
+
+def _num_threads(device: DeviceConfig, reasons: list[Reason]) -> int:
+    if device.num_threads is not None:
+        return device.num_threads
+    threads, why = env.num_threads(), f"{env.NUM_THREADS} is set"
+    if threads is None:
+        threads, why = machine.physical_cores(), "the cores this process may run on"
+    reasons.append(Reason("num_threads", threads, why))
+    return threads
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How many blocks, and how long a request they allow."""
+
+    footprint: Footprint
+    cache: CacheConfig
+    available: int
+    explicit_length: bool
+
+    def resolve(self, reasons: list[Reason]) -> tuple[int, int]:
+        """Return (num_blocks, max_model_len). Raises CapacityError unless one request of that length fits."""
+        footprint, length = self.footprint, self.footprint.spec.max_model_len
+        num_blocks = self._num_blocks(reasons)
+        usable = num_blocks - 1
+        if usable < (footprint.blocks_of(length) if self.explicit_length else 1):
+            raise self._refusal(usable)
+        if not self.explicit_length:
+            limit = length
+            length = min(limit, usable * footprint.block_size)
+            why = "the longest that the model was made for"
+            if length < limit:
+                why = f"the pool's {usable} blocks; the model was made for {limit}"
+            reasons.append(Reason("max_model_len", length, why))
+        return num_blocks, length
+
+    def _num_blocks(self, reasons: list[Reason]) -> int:
+        cache, footprint = self.cache, self.footprint
+        if cache.num_gpu_blocks_override is not None:
+            return cache.num_gpu_blocks_override
+        if cache.kv_cache_memory_bytes is not None:
+            assert isinstance(cache.kv_cache_memory_bytes, int)  # CacheConfig parsed it
+            num_blocks = cache.kv_cache_memory_bytes // footprint.block_bytes
+            why = f"kv_cache_memory_bytes / {footprint.block_bytes} bytes a block"
+        else:
+            num_blocks, why = self._share()
+        reasons.append(Reason("num_blocks", num_blocks, why))
+        return num_blocks
+
+    def _share(self) -> tuple[int, str]:
+        footprint, share = self.footprint, self.cache.gpu_memory_utilization or DEFAULT_CPU_SHARE
+        budget = int(self.available * share) - footprint.fixed_bytes
+        num_blocks = max(budget, 0) // footprint.block_bytes
+        why = (
+            f"{share:.0%} of the {format_bytes(self.available)} available, less weights and activations "
+            f"({format_bytes(footprint.fixed_bytes)})"
+        )
+        # More than every row at full length can never be in use at once.
+        most = 1 + footprint.max_num_seqs * footprint.blocks_of(footprint.spec.max_model_len)
+        if num_blocks > most:
+            num_blocks, why = most, "every row of a step at max_model_len, and the null block"
+        return num_blocks, why
+
+    def _refusal(self, usable: int) -> CapacityError:
+        footprint, length = self.footprint, self.footprint.spec.max_model_len
+        needed = footprint.blocks_of(length if self.explicit_length else 1) + 1
+        holds = max(usable, 0) * footprint.block_size
+        bytes_needed = needed * footprint.block_bytes
+        shorter = f"max_model_len<={holds} or " if holds else ""
+        if self.cache.num_gpu_blocks_override is not None:
+            remedy = f"set {shorter}num_gpu_blocks_override>={needed}"
+        else:
+            remedy = f"set {shorter}kv_cache_memory_bytes>={bytes_needed} ({format_bytes(bytes_needed)})"
+        room = ""
+        if self.cache.kv_cache_memory_bytes is None and self.cache.num_gpu_blocks_override is None:
+            share = self.cache.gpu_memory_utilization or DEFAULT_CPU_SHARE
+            room = (
+                f"; weights and activations take {format_bytes(footprint.fixed_bytes)} of "
+                f"{format_bytes(int(self.available * share))}, which is {share:.0%} of the memory available"
+            )
+        wanted = f"max_model_len={length}" if self.explicit_length else "any length"
+        return CapacityError(
+            f"the pool is too small for one request of {wanted}: it holds {holds} tokens "
+            f"({max(usable, 0)} blocks of {footprint.block_size}){room}; {remedy}"
+        )
