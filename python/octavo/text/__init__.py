@@ -1,0 +1,1 @@
+"""Text in and out: tokenizers, incremental detokenization, chat templates. Imports no torch."""
