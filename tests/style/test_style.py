@@ -1,19 +1,14 @@
-"""The repository keeps the rules of `rules.py` and `layers.py`, and each rule is shown to be able to fail."""
+"""The repository keeps the rules of style_rules.py and style_layers.py; each is shown to be able to fail."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import layers
-import rules
-from rules import Violation
-from source import ROOT, Source, functions, repository_sources
+import style_layers as layers
+import style_rules as rules
+from style_rules import Violation
+from style_source import ROOT, Source, functions, repository_sources
 
 Rule = Callable[[Iterable[Source]], Iterator[Violation]]
 

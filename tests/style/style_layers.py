@@ -6,8 +6,8 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from rules import Violation
-from source import CPP_SUFFIXES, Source
+from style_rules import Violation
+from style_source import CPP_SUFFIXES, Source
 
 # base <- kv, encoder <- transfer, batch <- sched <- engine <- sim, tools, bindings; the ops see base only.
 _CPP_MAY_USE: dict[str, frozenset[str]] = {
@@ -31,37 +31,24 @@ _ENGINE_HEADERS = frozenset({"octavo/engine.h"})
 
 _QUOTED = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
-# A module may use its own rank's neighbours only where the rank says so, and every lower rank.
-_PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = (
-    (frozenset({"errors", "env", "version"}), True),
-    (frozenset({"core", "_core", "ops", "_ops"}), True),
-    (
-        frozenset(
-            {"config", "hf_config", "plan", "sampling_params", "outputs", "prompts", "weights", "text"}
-        ),
-        True,
-    ),
-    (frozenset({"layers"}), False),
-    (frozenset({"models"}), False),
-    (frozenset({"runner"}), False),
-    (frozenset({"engine"}), False),
-    (frozenset({"cli", "__main__"}), True),
+# A module may use what has a lower rank, and its neighbours where the rank says so; a circle never.
+_PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
+    (frozenset(members.split()), neighbours)
+    for members, neighbours in (
+        ("errors env version", True),
+        ("core _core ops _ops", True),
+        ("config footprint hf_config machine outputs plan prompts sampling_params text weights", True),
+        ("layers", False),
+        ("models", False),
+        ("runner", False),
+        ("engine", False),
+        ("cli __main__", True),
+    )
 )
 # Importing these must stay cheap: `import octavo` and `octavo --help` go through them.
 _LIGHT = frozenset(
-    {
-        "__init__",
-        "__main__",
-        "errors",
-        "env",
-        "version",
-        "config",
-        "hf_config",
-        "plan",
-        "sampling_params",
-        "outputs",
-    }
-    | {"prompts", "text", "cli"}
+    "__init__ __main__ cli config env errors footprint hf_config machine outputs plan prompts sampling_params"
+    " text version".split()
 )
 _HEAVY = frozenset({"torch", "transformers", "pandas", "scipy"})
 
