@@ -1,0 +1,156 @@
+"""Tiny random models of real architectures, made with transformers, for every test that needs a checkpoint.
+
+Weights are random but not trivial: norms differ from one, biases from zero, and greedy outputs wander instead of
+repeating one token, so a wrong head, window or position changes the tokens. All float32 and seeded.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+VOCAB_SIZE = 512
+WINDOW = 24  # not a multiple of any block size in use
+NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen3")
+
+_WORDS = (
+    "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
+    "model server request prefix hash naïve café Grüße 你好 世界 🙂 12 345 def return print"
+).split()
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+_PLAIN = {"rope_type": "default", "rope_theta": 1e6}
+
+
+def _shape(**changes: Any) -> dict[str, Any]:
+    shape = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": dict(_PLAIN),
+    }
+    return {**shape, **changes}
+
+
+def config_of(name: str, **changes: Any) -> Any:
+    """Return the transformers config of one of NAMES, with `changes` to its fields."""
+    import transformers
+
+    if name == "llama":
+        fields = _shape(rope_parameters=dict(_LLAMA3), tie_word_embeddings=False)
+        return transformers.LlamaConfig(**{**fields, **changes})
+    if name in ("mistral", "mistral-window"):
+        window = WINDOW if name == "mistral-window" else None
+        fields = _shape(sliding_window=window, tie_word_embeddings=False)
+        return transformers.MistralConfig(**{**fields, **changes})
+    if name == "qwen2":
+        return transformers.Qwen2Config(**{**_shape(tie_word_embeddings=True), **changes})
+    if name == "qwen3":
+        fields = _shape(hidden_size=96, head_dim=32, tie_word_embeddings=True)
+        return transformers.Qwen3Config(**{**fields, **changes})
+    raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
+
+
+def build_reference(config: Any, seed: int = 0) -> Any:
+    """Return a transformers model in float32 with random weights, in eval mode."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if "norm" in name:
+                weight.copy_(1.0 + 0.2 * noise)
+            elif name.endswith("bias"):
+                weight.copy_(0.2 * noise)
+            elif "embed_tokens" in name:
+                # A tied head with a large embedding makes a model repeat its last token for ever.
+                weight.copy_((0.15 if config.tie_word_embeddings else 1.0) * noise)
+            elif "lm_head" in name:
+                weight.copy_(0.3 * noise)
+            else:
+                weight.copy_(1.2 * noise / weight.shape[-1] ** 0.5)
+    model.tie_weights()
+    return model
+
+
+def save_model(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
+    """Write one of NAMES to a folder: config.json, generation_config.json, model.safetensors and the tokenizer."""
+    import transformers
+
+    eos = SPECIAL_TOKENS.index("<|im_end|>")
+    ids = {"bos_token_id": 1, "eos_token_id": eos, "pad_token_id": 0}
+    model = build_reference(config_of(name, **{**ids, **changes}), seed)
+    model.generation_config = transformers.GenerationConfig(**ids)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """Write a byte-level BPE tokenizer of VOCAB_SIZE tokens with a chat template, as transformers would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 2048,
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|pad|>",
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return folder
+
+
+@functools.cache
+def _tokenizer_json() -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    draw = random.Random(0)
+    lines = [
+        " ".join(draw.choices(_WORDS, k=draw.randint(4, 16))) + draw.choice(".?!\n") for _ in range(1000)
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    return str(tokenizer.to_str())
+
+
+def random_prompts(count: int, *, low: int = 1, high: int = 96, seed: int = 0) -> list[list[int]]:
+    """Return prompts of mixed lengths from ordinary tokens (no special ones)."""
+    draw = random.Random(seed)
+    first = len(SPECIAL_TOKENS)
+    return [[draw.randrange(first, VOCAB_SIZE) for _ in range(draw.randint(low, high))] for _ in range(count)]
