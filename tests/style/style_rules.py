@@ -88,7 +88,7 @@ def check_pickle(sources: Iterable[Source]) -> Iterator[Violation]:
 
 
 def check_environment(sources: Iterable[Source]) -> Iterator[Violation]:
-    """Environment variables are read in octavo/env.py alone, and shown by collect-env; the core reads none."""
+    """Environment variables are read in octavo/env.py alone and shown by collect-env; the core reads none."""
     for source in sources:
         if source.path.startswith("python/octavo/") and source.suffix == ".py":
             pattern = r"\bos\.(?:environ|getenv)\b"
