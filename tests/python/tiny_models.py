@@ -1,7 +1,7 @@
 """Tiny random models of real architectures, made with transformers, for every test that needs a checkpoint.
 
-Weights are random but not trivial: norms differ from one, biases from zero, and greedy outputs wander instead of
-repeating one token, so a wrong head, window or position changes the tokens. All float32 and seeded.
+Weights are random but not trivial: norms differ from one, biases from zero, and greedy outputs wander instead
+of repeating one token, so a wrong head, window or position changes the tokens. All float32 and seeded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _WORDS = (
 ).split()
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -99,7 +101,7 @@ def build_reference(config: Any, seed: int = 0) -> Any:
 
 
 def save_model(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
-    """Write one of NAMES to a folder: config.json, generation_config.json, model.safetensors and the tokenizer."""
+    """Write one of NAMES to a folder: both configs, model.safetensors and the tokenizer; return the folder."""
     import transformers
 
     eos = SPECIAL_TOKENS.index("<|im_end|>")
@@ -133,9 +135,7 @@ def _tokenizer_json() -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     draw = random.Random(0)
-    lines = [
-        " ".join(draw.choices(_WORDS, k=draw.randint(4, 16))) + draw.choice(".?!\n") for _ in range(1000)
-    ]
+    lines = [" ".join(draw.choices(_WORDS, k=draw.randint(4, 16))) + "." for _ in range(1000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
