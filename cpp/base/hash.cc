@@ -1,7 +1,6 @@
 #include "base/hash.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include <xxhash.h>  // the build defines XXH_INLINE_ALL: header only
 
 #include <bit>
 #include <cstring>

@@ -37,6 +37,8 @@ class CoreEngine final : public Engine {
   const EngineConfig& config() const override { return config_; }
   std::span<const BlockTableView> block_tables() const override { return kv_.tables(); }
 
+  int32_t num_running() const { return scheduler_.num_running(); }
+  int32_t num_waiting() const { return scheduler_.num_waiting(); }
   const batch::Arena& arena() const { return batch_.arena(); }
   const kv::KvManager& kv() const { return kv_; }
   void CheckInvariants() const { scheduler_.CheckInvariants(); }

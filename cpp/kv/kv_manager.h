@@ -88,6 +88,8 @@ class KvManager {
   const KvEventLog& events() const { return events_; }
   uint64_t evictions() const { return evictions_; }
   int32_t block_size() const { return config_.block_size; }
+  int32_t num_slots() const { return config_.num_slots; }
+  int32_t max_tokens_per_slot() const { return config_.max_tokens_per_slot; }
   bool caching() const { return config_.enable_prefix_caching; }
 
   // Aborts with a message when an invariant does not hold. O(pool + tables).

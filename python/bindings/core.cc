@@ -1,0 +1,319 @@
+// octavo._core: the engine as Python sees it. Translation only: arguments in, Status to exceptions,
+// columns out as arrays over the core's own memory. The GIL is released around every call that may
+// take long.
+#include "core_module.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "engine/core_engine.h"
+
+namespace py = pybind11;
+
+namespace octavo::bindings {
+
+void Throw(const Status& status) {
+  const char* message = status.message().c_str();
+  switch (status.code()) {
+    case StatusCode::kInvalidArgument:
+      throw py::value_error(message);
+    case StatusCode::kNotFound:
+      throw py::key_error(message);
+    case StatusCode::kResourceExhausted:
+      PyErr_SetString(PyExc_MemoryError, message);
+      throw py::error_already_set();
+    default:
+      throw std::runtime_error(message);
+  }
+}
+
+namespace {
+
+using engine::CoreEngine;
+using Tokens = py::array_t<int32_t, py::array::c_style>;
+
+std::span<const int32_t> SpanOf(const Tokens& tokens) {
+  if (tokens.ndim() != 1) throw py::value_error("token ids must be a one-dimensional int32 array");
+  return {tokens.data(), static_cast<size_t>(tokens.size())};
+}
+
+py::dtype NumpyType(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return py::dtype::of<float>();
+    case DType::kI32:
+      return py::dtype::of<int32_t>();
+    case DType::kI64:
+      return py::dtype::of<int64_t>();
+    case DType::kU64:
+      return py::dtype::of<uint64_t>();
+    default:
+      throw std::runtime_error("no column has this type");
+  }
+}
+
+py::array Outputs(const Result<std::span<const StepOutput>>& result) {
+  if (!result.ok()) Throw(result.status());
+  py::array_t<StepOutput> array(static_cast<py::ssize_t>(result->size()));
+  std::memcpy(array.mutable_data(), result->data(), result->size_bytes());
+  return array;
+}
+
+py::dict Columns(py::object self, int slot) {
+  const auto& engine = self.cast<const CoreEngine&>();
+  if (slot < 0 || slot >= kMaxStepsInFlight) {
+    throw py::value_error("slot=" + std::to_string(slot) + " is out of range: give 0 or 1");
+  }
+  py::dict columns;
+  for (const batch::ColumnSpec& spec : batch::kColumns) {
+    const auto count = static_cast<py::ssize_t>(engine.arena().capacity(spec.column));
+    columns[spec.name] = py::array(NumpyType(spec.dtype), {count},
+                                   engine.arena().At<std::byte>(slot, spec.column), self);
+  }
+  return columns;
+}
+
+py::array BlockTable(py::object self, size_t group) {
+  const auto& engine = self.cast<const CoreEngine&>();
+  if (group >= engine.block_tables().size()) {
+    throw py::value_error("group=" + std::to_string(group) + " does not exist");
+  }
+  const BlockTableView& view = engine.block_tables()[group];
+  return py::array(py::dtype::of<int32_t>(),
+                   {static_cast<py::ssize_t>(engine.config().max_num_seqs), view.row_stride},
+                   view.data, self);
+}
+
+py::dict StatsOf(const EngineStats& s) {
+  py::dict d;
+  d["steps"] = s.steps;
+  d["failed_steps"] = s.failed_steps;
+  d["scheduled_tokens"] = s.scheduled_tokens;
+  d["prompt_tokens"] = s.prompt_tokens;
+  d["generation_tokens"] = s.generation_tokens;
+  d["prefix_queries"] = s.prefix_queries;
+  d["prefix_hits"] = s.prefix_hits;
+  d["preemptions"] = s.preemptions;
+  d["evictions"] = s.evictions;
+  d["finished_stop"] = s.finished_stop;
+  d["finished_length"] = s.finished_length;
+  d["finished_abort"] = s.finished_abort;
+  d["finished_error"] = s.finished_error;
+  d["dropped_events"] = s.dropped_events;
+  d["running"] = s.running;
+  d["waiting"] = s.waiting;
+  d["total_blocks"] = s.total_blocks;
+  d["free_blocks"] = s.free_blocks;
+  d["cached_blocks"] = s.cached_blocks;
+  d["kv_slots_allocated"] = s.kv_slots_allocated;
+  d["kv_slots_filled"] = s.kv_slots_filled;
+  return d;
+}
+
+py::list EventsOf(CoreEngine& engine) {
+  std::vector<KvEvent> events;
+  engine.TakeEvents(&events);
+  py::list list;
+  for (KvEvent& e : events) {
+    py::dict d;
+    d["kind"] = e.kind == KvEventKind::kStored    ? "stored"
+                : e.kind == KvEventKind::kRemoved ? "removed"
+                                                  : "cleared";
+    d["group"] = e.group;
+    d["block"] = Index(e.block);
+    d["hash"] = py::bytes(reinterpret_cast<const char*>(e.hash), sizeof(e.hash));
+    d["parent"] = py::bytes(reinterpret_cast<const char*>(e.parent), sizeof(e.parent));
+    d["token_ids"] = std::move(e.tokens);
+    list.append(std::move(d));
+  }
+  return list;
+}
+
+SchedulingPolicy PolicyOf(const std::string& name) {
+  if (name == "fcfs") return SchedulingPolicy::kFcfs;
+  if (name == "priority") return SchedulingPolicy::kPriority;
+  throw py::value_error("policy='" + name + "' is unknown: give 'fcfs' or 'priority'");
+}
+
+VictimPolicy VictimOf(const std::string& name) {
+  if (name == "cost") return VictimPolicy::kCost;
+  if (name == "last") return VictimPolicy::kLast;
+  throw py::value_error("victim='" + name + "' is unknown: give 'cost' or 'last'");
+}
+
+void BindConfig(py::module_& m) {
+  py::class_<EngineConfig>(
+      m, "EngineConfig",
+      "Limits and policies of the core; checked when an Engine is made from them.")
+      .def(py::init([](int num_blocks, int max_model_len, int vocab_size, int block_size,
+                       int max_num_seqs, int max_num_batched_tokens, bool enable_prefix_caching,
+                       bool enable_chunked_prefill, bool enable_kv_events,
+                       int long_prefill_token_threshold, const std::string& policy,
+                       const std::string& victim, int64_t priority_aging_ms, double watermark,
+                       bool full_prompt_gate, int max_overtakes, int max_queued_requests,
+                       uint64_t hash_seed) {
+             EngineConfig c;
+             c.num_blocks = num_blocks;
+             c.max_model_len = max_model_len;
+             c.vocab_size = vocab_size;
+             c.block_size = block_size;
+             c.max_num_seqs = max_num_seqs;
+             c.max_num_batched_tokens = max_num_batched_tokens;
+             c.enable_prefix_caching = enable_prefix_caching;
+             c.enable_chunked_prefill = enable_chunked_prefill;
+             c.enable_kv_events = enable_kv_events;
+             c.long_prefill_token_threshold = long_prefill_token_threshold;
+             c.policy = PolicyOf(policy);
+             c.victim = VictimOf(victim);
+             c.priority_aging_ms = priority_aging_ms;
+             c.watermark = watermark;
+             c.full_prompt_gate = full_prompt_gate;
+             c.max_overtakes = max_overtakes;
+             c.max_queued_requests = max_queued_requests;
+             c.hash_seed = hash_seed;
+             return c;
+           }),
+           py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
+           py::arg("block_size") = 16, py::arg("max_num_seqs") = 256,
+           py::arg("max_num_batched_tokens") = 2048, py::arg("enable_prefix_caching") = true,
+           py::arg("enable_chunked_prefill") = true, py::arg("enable_kv_events") = false,
+           py::arg("long_prefill_token_threshold") = 0, py::arg("policy") = "fcfs",
+           py::arg("victim") = "cost", py::arg("priority_aging_ms") = 10'000,
+           py::arg("watermark") = 0.0, py::arg("full_prompt_gate") = true,
+           py::arg("max_overtakes") = 8, py::arg("max_queued_requests") = 1 << 20,
+           py::arg("hash_seed") = 0)
+      .def_readonly("num_blocks", &EngineConfig::num_blocks)
+      .def_readonly("block_size", &EngineConfig::block_size)
+      .def_readonly("max_model_len", &EngineConfig::max_model_len)
+      .def_readonly("max_num_seqs", &EngineConfig::max_num_seqs)
+      .def_readonly("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
+      .def_readonly("vocab_size", &EngineConfig::vocab_size);
+}
+
+void BindSamplingParams(py::module_& m) {
+  py::class_<SamplingParams>(
+      m, "SamplingParams",
+      "How one request samples and stops, by token ids; octavo.SamplingParams is "
+      "the public form with text.")
+      .def(py::init<>())
+      .def_readwrite("max_tokens", &SamplingParams::max_tokens)
+      .def_readwrite("min_tokens", &SamplingParams::min_tokens)
+      .def_readwrite("temperature", &SamplingParams::temperature)
+      .def_readwrite("top_k", &SamplingParams::top_k)
+      .def_readwrite("top_p", &SamplingParams::top_p)
+      .def_readwrite("min_p", &SamplingParams::min_p)
+      .def_readwrite("presence_penalty", &SamplingParams::presence_penalty)
+      .def_readwrite("frequency_penalty", &SamplingParams::frequency_penalty)
+      .def_readwrite("repetition_penalty", &SamplingParams::repetition_penalty)
+      .def_readwrite("seed", &SamplingParams::seed)
+      .def_readwrite("ignore_eos", &SamplingParams::ignore_eos)
+      .def_readwrite("eos_token_ids", &SamplingParams::eos_token_ids)
+      .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
+      .def_readwrite("logit_bias", &SamplingParams::logit_bias)
+      .def_readwrite("bad_words", &SamplingParams::bad_words)
+      .def_readwrite("allowed_token_ids", &SamplingParams::allowed_token_ids)
+      .def_readwrite("num_logprobs", &SamplingParams::num_logprobs)
+      .def_readwrite("num_prompt_logprobs", &SamplingParams::num_prompt_logprobs);
+}
+
+void BindPlan(py::module_& m) {
+  py::class_<StepPlan>(m, "StepPlan",
+                       "Sizes of one step; its contents lie in Engine.columns(plan.slot).")
+      .def_readonly("step_id", &StepPlan::step_id)
+      .def_readonly("slot", &StepPlan::slot)
+      .def_readonly("num_tokens", &StepPlan::num_tokens)
+      .def_readonly("num_rows", &StepPlan::num_rows)
+      .def_readonly("num_samples", &StepPlan::num_samples)
+      .def_readonly("num_scores", &StepPlan::num_scores)
+      .def_readonly("max_query_len", &StepPlan::max_query_len)
+      .def_readonly("max_seq_len", &StepPlan::max_seq_len)
+      .def_readonly("max_logprobs", &StepPlan::max_logprobs)
+      .def_readonly("all_greedy", &StepPlan::all_greedy);
+}
+
+std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {
+  if (Status s = Validate(config); !s.ok()) Throw(s);
+  return std::make_unique<CoreEngine>(config, SteadyClock(), SystemMemory());
+}
+
+uint64_t AddRequest(CoreEngine& engine, const Tokens& prompt, const SamplingParams& params,
+                    int priority, const std::string& cache_salt) {
+  auto id = engine.AddRequest(SpanOf(prompt), params, priority, cache_salt);
+  if (!id.ok()) Throw(id.status());
+  return Value(*id);
+}
+
+const StepPlan* BeginStep(CoreEngine& engine) {
+  py::gil_scoped_release release;
+  return engine.BeginStep();
+}
+
+py::array FinishStep(CoreEngine& engine, uint64_t step_id, const Tokens& tokens) {
+  const std::span<const int32_t> span = SpanOf(tokens);
+  Result<std::span<const StepOutput>> result = [&] {
+    py::gil_scoped_release release;
+    return engine.FinishStep(step_id, span);
+  }();
+  return Outputs(result);
+}
+
+void EndRequest(const Status& status) {
+  if (!status.ok()) Throw(status);
+}
+
+void BindEngine(py::module_& m) {
+  PYBIND11_NUMPY_DTYPE(StepOutput, request, token, sample, stop_token, cached_tokens, finish);
+  py::class_<CoreEngine>(m, "Engine",
+                         "Scheduler, KV manager and step batch. One thread at a time may call it.")
+      .def(py::init(&MakeEngine), py::arg("config"))
+      .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
+           py::arg("priority") = 0, py::arg("cache_salt") = "",
+           "Queues a request and returns its id. ValueError names what can never run.")
+      .def("begin_step", &BeginStep, py::return_value_policy::reference_internal,
+           "Plans the next step; None when nothing can be scheduled now.")
+      .def("finish_step", &FinishStep, py::arg("step_id"), py::arg("token_ids"),
+           "Takes one token a sample (-1: that row failed) of the oldest open step; returns the "
+           "outputs.")
+      .def(
+          "fail_step", [](CoreEngine& e, uint64_t step_id) { return Outputs(e.FailStep(step_id)); },
+          py::arg("step_id"), "Ends every request of this step and of all later open ones.")
+      .def(
+          "abort", [](CoreEngine& e, uint64_t id) { EndRequest(e.Abort(RequestId{id})); },
+          py::arg("request"), "Ends a request now. KeyError when it has ended already.")
+      .def(
+          "stop", [](CoreEngine& e, uint64_t id) { EndRequest(e.Stop(RequestId{id})); },
+          py::arg("request"), "Ends a request as finished (the front end saw a stop string).")
+      .def("columns", &Columns, py::arg("slot"),
+           "The columns of a host slot at full capacity, by name, over the core's own memory.")
+      .def("block_table", &BlockTable, py::arg("group") = 0,
+           "[max_num_seqs, max_blocks] int32 over the core's own memory; unused entries are block "
+           "0.")
+      .def("has_unfinished", &CoreEngine::HasUnfinished)
+      .def("stats", [](const CoreEngine& e) { return StatsOf(e.Stats()); })
+      .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
+      .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
+      .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
+           "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
+      .def("take_events", &EventsOf, "KV events since the last call (needs enable_kv_events).")
+      .def("check_invariants", &CoreEngine::CheckInvariants,
+           "Aborts the process when the core's books do not balance. O(pool); for tests.")
+      .def_property_readonly("config", &CoreEngine::config);
+}
+
+}  // namespace
+}  // namespace octavo::bindings
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Octavo's control plane: scheduler, KV memory, step batch.";
+  octavo::bindings::BindConfig(m);
+  octavo::bindings::BindSamplingParams(m);
+  octavo::bindings::BindPlan(m);
+  octavo::bindings::BindEngine(m);
+  octavo::bindings::BindKv(m);
+}

@@ -1,0 +1,16 @@
+// What the files of octavo._core share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "octavo/status.h"
+
+namespace octavo::bindings {
+
+// Raises the Python exception for an error. REQUIRES: !status.ok().
+[[noreturn]] void Throw(const Status& status);
+
+// Block pool, prefix hasher and KV manager, for driving them without a scheduler.
+void BindKv(pybind11::module_& m);
+
+}  // namespace octavo::bindings
