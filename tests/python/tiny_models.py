@@ -101,7 +101,7 @@ def build_reference(config: Any, seed: int = 0) -> Any:
 
 
 def save_model(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
-    """Write one of NAMES to a folder: both configs, model.safetensors and the tokenizer; return the folder."""
+    """Write one of NAMES to a folder: both configs, model.safetensors and the tokenizer."""
     import transformers
 
     eos = SPECIAL_TOKENS.index("<|im_end|>")

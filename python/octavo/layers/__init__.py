@@ -1,0 +1,1 @@
+"""Building blocks of models: modules over octavo.ops. A layer knows its own shapes and no request."""

@@ -1,0 +1,92 @@
+"""Attention over the paged cache. Models see AttentionContext; the runner says which rows it holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from octavo import ops
+from octavo.hf_config import ModelSpec
+from octavo.layers.linear import FusedLinear, Linear
+from octavo.layers.norm import RMSNorm
+
+
+class AttentionContext:
+    """The cache and the rows of one step. The runner makes one and points it at each step's columns.
+
+    pool [B, L, 2, Hk, bs, D]; block_table [slots, max_blocks] int32. Of a step: query_start [R + 1] int32,
+    row_slot and seq_len [R] int32, slot [N] int64 (where each token's keys and values go).
+    """
+
+    __slots__ = ("block_table", "caches", "query_start", "row_slot", "seq_len", "slot")
+
+    def __init__(self, pool: torch.Tensor, block_table: torch.Tensor) -> None:
+        # One strided view for each layer, made once: slicing in every call would cost as much as the call.
+        self.caches = pool.unbind(1)
+        self.block_table = block_table
+        self.query_start: torch.Tensor
+        self.row_slot: torch.Tensor
+        self.seq_len: torch.Tensor
+        self.slot: torch.Tensor
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float,
+        window: int = 0,
+        soft_cap: float = 0.0,
+    ) -> torch.Tensor:
+        """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D]."""
+        cache = self.caches[layer]
+        ops.cache_write(k, v, cache, self.slot)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        ops.paged_attention(
+            out,
+            q,
+            cache,
+            self.block_table,
+            self.row_slot,
+            self.query_start,
+            self.seq_len,
+            scale,
+            window,
+            soft_cap,
+        )
+        return out
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions: x [N, H] -> [N, H].
+
+    Biases, the norm of each query and key head, and the window are as the spec says for this layer.
+    """
+
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
+        super().__init__()
+        dtype = getattr(torch, spec.dtype)
+        parts = (("q_proj", spec.q_size), ("k_proj", spec.kv_size), ("v_proj", spec.kv_size))
+        self.qkv_proj = FusedLinear(spec.hidden_size, parts, bias=spec.attention_bias, dtype=dtype)
+        self.o_proj = Linear(spec.q_size, spec.hidden_size, bias=spec.attention_out_bias, dtype=dtype)
+        self.q_norm = RMSNorm(spec.head_dim, spec.rms_eps, dtype=dtype) if spec.qk_norm else None
+        self.k_norm = RMSNorm(spec.head_dim, spec.rms_eps, dtype=dtype) if spec.qk_norm else None
+        self.layer = layer
+        self.rotary = rotary  # one table for all layers
+        self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+        self.head_shape = (-1, sum(self.heads), spec.head_dim)
+        self.out_shape = (-1, spec.q_size)
+        self.scale = spec.head_dim**-0.5
+        self.window = spec.layer_windows[layer]
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        q, k, v = self.qkv_proj(x).view(self.head_shape).split_with_sizes(self.heads, 1)
+        if self.q_norm is not None and self.k_norm is not None:
+            self.q_norm.in_place(q)
+            self.k_norm.in_place(k)
+        ops.rope(q, k, position, self.rotary)
+        out = ctx.attend(self.layer, q, k, v, scale=self.scale, window=self.window)
+        projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
+        return projected

@@ -1,0 +1,36 @@
+"""Token ids to vectors, and vectors to logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from octavo.hf_config import ModelSpec
+
+
+class Embedding(nn.Module):
+    """token_id [N] int32 -> [N, H]. Ids must lie in the vocabulary; the core checked them."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.weight = _weight(spec)
+
+    def forward(self, token_id: torch.Tensor) -> torch.Tensor:
+        return F.embedding(token_id, self.weight)
+
+
+class Head(nn.Module):
+    """hidden [M, H] -> logits [M, V] float32. A tied head is the embedding's own weight."""
+
+    def __init__(self, spec: ModelSpec, tied_to: Embedding | None) -> None:
+        super().__init__()
+        self.weight = tied_to.weight if tied_to is not None else _weight(spec)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.weight).float()
+
+
+def _weight(spec: ModelSpec) -> nn.Parameter:
+    weight = torch.empty(spec.vocab_size, spec.hidden_size, dtype=getattr(torch, spec.dtype))
+    return nn.Parameter(weight, requires_grad=False)

@@ -1,0 +1,41 @@
+"""Matrix products, several of one input fused into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Linear(nn.Module):
+    """y = x W^T + b: x [N, in] -> [N, out].
+
+    Parameters are left uninitialised: the loader fills every one or refuses the checkpoint.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, in_size: int, out_size: int, *, bias: bool = False, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight = torch.empty(out_size, in_size, dtype=dtype)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype), requires_grad=False) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class FusedLinear(Linear):
+    """Projections of one input as one product: their rows stand below each other in one weight.
+
+    `parts` lists (name in the checkpoint, rows). A part named q_proj is read from q_proj.weight beside where
+    this module stands: `layers.0.self_attn.qkv_proj` takes `layers.0.self_attn.q_proj.weight`.
+    """
+
+    def __init__(
+        self, in_size: int, parts: Sequence[tuple[str, int]], *, bias: bool = False, dtype: torch.dtype
+    ) -> None:
+        super().__init__(in_size, sum(rows for _, rows in parts), bias=bias, dtype=dtype)
+        self.parts = tuple(parts)

@@ -1,0 +1,32 @@
+"""Root-mean-square norm, alone and fused with the residual sum (Zhang and Sennrich, 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from octavo import ops
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in float32 inside."""
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm of x [..., size]."""
+        out = torch.empty_like(x)
+        ops.rms_norm(out, x, self.weight, self.eps)
+        return out
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Add x [N, size] to the residual in place, then return the residual's norm, in the memory of x."""
+        ops.add_rms_norm(x, x, residual, self.weight, self.eps)
+        return x
+
+    def in_place(self, x: torch.Tensor) -> None:
+        """Norm x [..., size], which may be a strided view such as the query heads of a fused projection."""
+        ops.rms_norm(x, x, self.weight, self.eps)

@@ -1,0 +1,73 @@
+"""Llama 1 to 3.x (Touvron et al., 2023): pre-norm, grouped-query attention, gated SiLU, rotary positions.
+
+Module names are the checkpoint's, so the loader finds every tensor by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from octavo.hf_config import ModelSpec
+from octavo.layers.attention import Attention, AttentionContext
+from octavo.layers.embedding import Embedding, Head
+from octavo.layers.mlp import GatedMLP
+from octavo.layers.norm import RMSNorm
+from octavo.layers.rope import rotary_table
+
+
+class LlamaDecoderLayer(nn.Module):
+    """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
+
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
+        super().__init__()
+        dtype = getattr(torch, spec.dtype)
+        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
+        self.self_attn = Attention(spec, layer, rotary)
+        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
+        self.mlp = GatedMLP(spec)
+
+    def forward(
+        self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
+    ) -> torch.Tensor:
+        norm = self.input_layernorm
+        normed = norm(residual) if x is None else norm.add(x, residual)
+        attended = self.self_attn(normed, position, ctx)
+        out: torch.Tensor = self.mlp(self.post_attention_layernorm.add(attended, residual))
+        return out
+
+
+class LlamaModel(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        rotary = rotary_table(spec)
+        self.embed_tokens = Embedding(spec)
+        self.layers = nn.ModuleList(
+            LlamaDecoderLayer(spec, layer, rotary) for layer in range(spec.num_layers)
+        )
+        self.norm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=getattr(torch, spec.dtype))
+
+    def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        residual = self.embed_tokens(token_id)
+        x: torch.Tensor | None = None
+        for layer in self.layers:
+            x = layer(x, residual, position, ctx)
+        assert x is not None  # a spec has at least one layer
+        return self.norm.add(x, residual)
+
+
+class LlamaForCausalLM(nn.Module):
+    """A language model. See octavo.models.registry.CausalLM for what its methods take and return."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model = LlamaModel(spec)
+        self.lm_head = Head(spec, self.model.embed_tokens if spec.tie_embeddings else None)
+
+    def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        hidden: torch.Tensor = self.model(token_id, position, ctx)
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.lm_head(hidden)
+        return logits

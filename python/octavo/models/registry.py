@@ -1,0 +1,39 @@
+"""Architecture name -> model class. A model's code is imported when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+import torch
+
+from octavo.errors import ModelError, did_you_mean
+from octavo.hf_config import ARCHITECTURES, ModelSpec
+from octavo.layers.attention import AttentionContext
+
+
+class CausalLM(Protocol):
+    """What the runner needs of a model, which is also a torch.nn.Module with the checkpoint's names."""
+
+    def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        """token_id, position [N] int32 -> hidden [N, H] after the last norm."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [M, H] -> [M, V] float32."""
+
+
+def resolve(architecture: str) -> type[torch.nn.Module]:
+    """Return the class of an architecture. Raises ModelError, naming those there are, for an unknown one."""
+    entry = ARCHITECTURES.get(architecture)
+    if entry is None:
+        hint = did_you_mean(architecture, ARCHITECTURES)
+        raise ModelError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}{hint}")
+    module = importlib.import_module(f"octavo.models.{entry.module}")
+    found: type[torch.nn.Module] = getattr(module, architecture)
+    return found
+
+
+def build(spec: ModelSpec) -> torch.nn.Module:
+    """Return a model of this shape in eval mode, its weights not yet set."""
+    with torch.inference_mode(False):
+        return resolve(spec.architecture)(spec).eval()

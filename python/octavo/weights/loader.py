@@ -1,0 +1,112 @@
+"""A checkpoint's tensors -> a model's parameters, by name.
+
+Module names are the checkpoint's names; a fused projection lists its parts (layers/linear.py). Before the
+first byte is copied the two sides are compared as a whole: an error lists all that is wrong at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from octavo.errors import WeightsError
+from octavo.hf_config import ModelSpec
+from octavo.weights.checkpoint import Checkpoint, open_checkpoint
+from octavo.weights.dummy import fill_randomly
+from octavo.weights.safetensors_file import TensorInfo
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_MAX_NAMED = 8  # names of each kind in one error message
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where one checkpoint tensor goes: rows [first, first + shape[0]) of a parameter."""
+
+    parameter: torch.Tensor
+    first: int
+    shape: tuple[int, ...]
+
+    def rows(self) -> torch.Tensor:
+        return self.parameter.narrow(0, self.first, self.shape[0])
+
+
+def load_weights(
+    model: nn.Module, folder: Path, spec: ModelSpec, *, load_format: str = "auto", seed: int = 0
+) -> None:
+    """Fill every parameter of a model from the safetensors files of a folder, converted to spec.dtype.
+
+    load_format="dummy" fills it with random values instead. Raises WeightsError for a malformed file, and for
+    tensors that are missing, left over, misshaped or not of a floating-point dtype; each is named.
+    """
+    if load_format == "dummy":
+        fill_randomly(model, seed=seed)
+        return
+    targets = _targets(model)
+    with open_checkpoint(folder) as checkpoint:
+        ignored = {"lm_head.weight"} if spec.tie_embeddings else set()
+        _compare(checkpoint, targets, ignored)
+        with torch.no_grad():
+            for name, target in targets.items():
+                target.rows().copy_(_tensor(checkpoint, name))
+
+
+def _targets(model: nn.Module) -> dict[str, _Target]:
+    """Return the checkpoint name of every parameter or part of one. A tied head has none of its own."""
+    modules = dict(model.named_modules())
+    targets: dict[str, _Target] = {}
+    for name, parameter in model.named_parameters():
+        path, _, kind = name.rpartition(".")
+        parts: Iterable[tuple[str, int]] | None = getattr(modules[path], "parts", None)
+        if parts is None:
+            targets[name] = _Target(parameter, 0, tuple(parameter.shape))
+            continue
+        parent, first = path.rpartition(".")[0], 0
+        for part, rows in parts:
+            targets[f"{parent}.{part}.{kind}"] = _Target(parameter, first, (rows, *parameter.shape[1:]))
+            first += rows
+    return targets
+
+
+def _compare(checkpoint: Checkpoint, targets: dict[str, _Target], ignored: set[str]) -> None:
+    found = checkpoint.tensors
+    problems = []
+    missing = [name for name in targets if name not in found]
+    if missing:
+        problems.append(f"missing: {_names(missing)}")
+        if missing == ["lm_head.weight"]:
+            problems.append('if the head is tied, set "tie_word_embeddings": true in config.json')
+    extra = [name for name in found if name not in targets and name not in ignored]
+    if extra:
+        problems.append(f"not part of the model: {_names(extra)}")
+    shared = [(found[name], target) for name, target in targets.items() if name in found]
+    misshaped = [_misshaped(info, target) for info, target in shared if info.shape != target.shape]
+    if misshaped:
+        problems.append(f"wrong shape: {_names(misshaped)}")
+    mistyped = [f"{info.name} is {info.dtype}" for info, _ in shared if info.dtype not in _DTYPES]
+    if mistyped:
+        problems.append(f"dtype not one of {', '.join(_DTYPES)}: {_names(mistyped)}")
+    if problems:
+        raise WeightsError(
+            f"the weights in {checkpoint.folder} do not fit config.json: {'; '.join(problems)}"
+        )
+
+
+def _misshaped(info: TensorInfo, target: _Target) -> str:
+    return f"{info.name} is {list(info.shape)}, expected {list(target.shape)}"
+
+
+def _names(names: list[str]) -> str:
+    rest = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """Return a tensor that lies in the mapped file: nothing is read until it is copied."""
+    info = checkpoint.tensors[name]
+    data = checkpoint.files[name].data(info)
+    return torch.frombuffer(data, dtype=torch.uint8).view(_DTYPES[info.dtype]).view(info.shape)
