@@ -61,11 +61,11 @@ def check_foreign_headers(sources: Iterable[Source]) -> Iterator[Violation]:
 
 
 def check_throw(sources: Iterable[Source]) -> Iterator[Violation]:
-    """cpp/ returns Status; the bindings translate."""
+    """cpp/ returns Status. It may catch what the standard library throws, so that nothing crosses."""
     for source in sources:
         if source.path.startswith("cpp/") and source.suffix in CPP_SUFFIXES:
             for number, line in enumerate(strip_cpp(source.text).splitlines(), 1):
-                if re.search(r"\b(?:throw|catch)\b", line):
+                if re.search(r"\bthrow\b", line):
                     yield Violation("throw", source.path, f"line {number}")
 
 
