@@ -1,0 +1,38 @@
+"""The C++ core: scheduler, KV manager and step batch, without a model.
+
+`Engine` plans steps and takes their tokens; `KVManager`, `PrefixChain` and `BlockPool` show its parts alone.
+docs/guides/drive-the-core.md walks through all of them. `SamplingParams` here holds token ids only; the
+public `octavo.SamplingParams` holds text too.
+"""
+
+from __future__ import annotations
+
+try:
+    from octavo._core import (
+        BlockPool,
+        Engine,
+        EngineConfig,
+        KVManager,
+        PrefixChain,
+        SamplingParams,
+        StepPlan,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"octavo._core cannot be loaded ({error}): install the package with 'pip install .', or build it in "
+        "place with 'cmake --preset dev && cmake --build --preset dev'"
+    ) from error
+
+__all__ = [
+    "FINISH_REASONS",
+    "BlockPool",
+    "Engine",
+    "EngineConfig",
+    "KVManager",
+    "PrefixChain",
+    "SamplingParams",
+    "StepPlan",
+]
+
+# Names of the `finish` codes in the outputs of finish_step, by their number.
+FINISH_REASONS = ("none", "stop", "length", "abort", "error")

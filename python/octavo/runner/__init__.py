@@ -1,0 +1,1 @@
+"""Runs a model over the step batch. The runner sees rows and columns, no requests."""

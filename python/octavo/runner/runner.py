@@ -1,0 +1,116 @@
+"""ModelRunner: one step of the batch through the model, the sampler and the log-probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from octavo import ops
+from octavo.layers.attention import AttentionContext
+from octavo.models.registry import CausalLM
+from octavo.plan.footprint import SCORE_CHUNK_BYTES
+from octavo.runner.batch import HostSlot, LogprobBatch, PromptLogprobs, StepResult
+
+if TYPE_CHECKING:
+    from octavo.core import Engine, StepPlan
+    from octavo.plan import Plan
+
+
+class ModelRunner:
+    """Owns the KV pool and runs steps on it. One thread at a time may call it.
+
+    The pool is [block, layer, 2, head, token, dim]: one block of all layers is one contiguous run, so that
+    moving it is one copy. It is allocated here, once; its pages are touched when a block is first written.
+    """
+
+    def __init__(self, plan: Plan, model: torch.nn.Module, engine: Engine) -> None:
+        spec = plan.spec
+        self.model = model
+        self._logits = cast(CausalLM, model).logits
+        self.block_size = plan.block_size
+        self.score_rows = max(1, SCORE_CHUNK_BYTES // (8 * spec.vocab_size))
+        shape = (plan.num_blocks, spec.num_layers, 2, spec.num_kv_heads, plan.block_size, spec.head_dim)
+        self.pool = torch.empty(shape, dtype=getattr(torch, plan.dtype))
+        self.block_table = torch.from_numpy(engine.block_table())
+        self._slots = tuple(HostSlot(engine.columns(slot)) for slot in (0, 1))
+        self._context = AttentionContext(self.pool, self.block_table)
+        self._cache_slot = torch.empty(plan.max_num_batched_tokens, dtype=torch.int64)
+        self._token = torch.empty(plan.max_num_seqs, dtype=torch.int32)
+        self._token_array = self._token.numpy()
+        torch.set_num_threads(plan.num_threads)
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Run the step whose columns the core has written. Tokens keep the order of the samples."""
+        with torch.inference_mode():
+            columns = self._slots[plan.slot]
+            hidden = self._forward(plan, columns)
+            scores = self._score(plan, columns, hidden) if plan.num_scores else None
+            logprobs = self._sample(plan, columns, hidden) if plan.num_samples else None
+            return StepResult(self._token_array[: plan.num_samples], logprobs, scores)
+
+    def _forward(self, plan: StepPlan, columns: HostSlot) -> torch.Tensor:
+        tokens, rows = plan.num_tokens, plan.num_rows
+        context, position = self._context, columns.position[:tokens]
+        context.query_start = columns.query_start[: rows + 1]
+        context.row_slot = columns.row_slot[:rows]
+        context.seq_len = columns.seq_len[:rows]
+        context.slot = self._cache_slot[:tokens]
+        ops.slot_mapping(
+            context.slot,
+            position,
+            context.query_start,
+            context.row_slot,
+            self.block_table,
+            self.block_size,
+        )
+        hidden: torch.Tensor = self.model(columns.token_id[:tokens], position, context)
+        return hidden
+
+    def _sample(self, plan: StepPlan, columns: HostSlot, hidden: torch.Tensor) -> LogprobBatch | None:
+        """Fill the first tokens of self._token. The sampler clobbers the logits, so log-probabilities of the
+        raw ones are taken from a copy."""
+        count, top = plan.num_samples, plan.max_logprobs
+        logits = self._logits(hidden.index_select(0, columns.sample_token[:count]))
+        token = self._token[:count]
+        if plan.all_greedy:
+            ops.argmax(token, logits)
+            return _logprobs(logits, token, top) if top >= 0 else None
+        raw = logits.clone() if top >= 0 else None
+        ops.sample(token, logits, *columns.sampling(count))
+        return None if raw is None else _logprobs(raw, token, top)
+
+    def _score(self, plan: StepPlan, columns: HostSlot, hidden: torch.Tensor) -> PromptLogprobs:
+        """Score prompt tokens a chunk at a time: the logits of a whole prompt could be gigabytes."""
+        count, arrays = plan.num_scores, columns.arrays
+        top = arrays["score_top"][:count].copy()
+        most = int(top.max())
+        parts = []
+        for first in range(0, count, self.score_rows):
+            last = min(first + self.score_rows, count)
+            logits = self._logits(hidden.index_select(0, columns.score_token[first:last]))
+            parts.append(_logprobs(logits, columns.score_target[first:last], most))
+        return PromptLogprobs(
+            request=arrays["request"][arrays["score_row"][:count]],
+            position=arrays["position"][arrays["score_token"][:count]] + 1,
+            top=top,
+            logprobs=_join(parts),
+        )
+
+
+def _logprobs(logits: torch.Tensor, token: torch.Tensor, top: int) -> LogprobBatch:
+    count = logits.shape[0]
+    ids = torch.empty((count, top + 1), dtype=torch.int32)
+    values = torch.empty((count, top + 1), dtype=torch.float32)
+    ranks = torch.empty(count, dtype=torch.int32)
+    ops.logprobs(ids, values, ranks, logits, token, top)
+    return LogprobBatch(ids.numpy(), values.numpy(), ranks.numpy())
+
+
+def _join(parts: list[LogprobBatch]) -> LogprobBatch:
+    if len(parts) == 1:
+        return parts[0]
+    import numpy as np
+
+    columns: Any = zip(*parts)
+    return LogprobBatch(*(np.concatenate(column) for column in columns))
