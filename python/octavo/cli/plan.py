@@ -1,0 +1,223 @@
+"""`octavo plan`: whether a model fits a memory, from config.json and the safetensors headers alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from typing import Any
+
+from octavo import config
+from octavo.cli.console import GIB, gib, note, print_facts, print_table
+from octavo.cli.engine import add_model, engine_options, usage_errors
+from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
+from octavo.cli.options import add_options, given, parse_counts, typed
+from octavo.hf_config import load_model_spec
+from octavo.plan import machine
+from octavo.plan.footprint import DTYPE_BYTES, Footprint
+from octavo.plan.resolver import DEFAULT_CPU_SHARE, Reason, footprint_of
+
+DESCRIPTION = """\
+Say whether a model fits: the memory of weights, activations and KV cache, and how many requests of which
+length run at once. Reads config.json and the safetensors headers only. Exit code 0: it fits, 1: it does not.
+
+  octavo plan ./model
+  octavo plan ./model --memory 80GiB --context 8K,32K --batch 1,16,64"""
+
+ENGINE_FLAGS = ("dtype", "load_format", "block_size", "max_num_seqs", "max_num_batched_tokens")
+KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
+USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
+USUAL_BATCHES = (1, 4, 16, 64)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `octavo plan`."""
+    add_model(parser)
+    parser.add_argument(
+        "--memory",
+        type=typed(lambda text: config.parse_size(text, "memory"), "a size"),
+        metavar="SIZE",
+        help=f"fit into it, such as 80GiB (default: {DEFAULT_CPU_SHARE:.0%}% of what this machine has free)",
+    )
+    counts = typed(parse_counts, "a list of counts")
+    parser.add_argument(
+        "--context", type=counts, metavar="N,N,...", help="lengths, such as 8K,32K (default: the model's)"
+    )
+    parser.add_argument("--batch", type=counts, metavar="N,N,...", help="requests at once (default: 1)")
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", *KV_DTYPE_BYTES),
+        default="auto",
+        help="plan with this KV cache; the engine stores it in the model's dtype, which is `auto`",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser.add_argument_group("engine"), chosen_options())
+
+
+def chosen_options() -> list[Any]:
+    """The engine's options that change what memory is needed."""
+    return [option for option in engine_options() if option.name in ENGINE_FLAGS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A footprint against a memory; `context` and `batch` are what must fit."""
+
+    footprint: Footprint
+    memory: int
+    kv_dtype: str
+    context: int
+    batch: int
+
+    @property
+    def block_bytes(self) -> int:
+        """One KV block in the dtype planned for."""
+        own = DTYPE_BYTES[self.footprint.spec.dtype]
+        return self.footprint.block_bytes * KV_DTYPE_BYTES[self.kv_dtype] // own
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that requests can use: what is left of the memory, less the null block."""
+        return max((self.memory - self.footprint.fixed_bytes) // self.block_bytes - 1, 0)
+
+    def kv_bytes(self, context: int, batch: int) -> int:
+        """The KV pool for `batch` requests of `context` tokens."""
+        return (self.footprint.blocks_of(context) * batch + 1) * self.block_bytes
+
+    def needed(self, context: int, batch: int) -> int:
+        """Everything at once."""
+        return self.footprint.fixed_bytes + self.kv_bytes(context, batch)
+
+    def most(self, context: int) -> int:
+        """How many requests of `context` tokens fit."""
+        return self.free_blocks // self.footprint.blocks_of(context)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what must fit does."""
+        return self.needed(self.context, self.batch) <= self.memory
+
+    def remedy(self) -> str:
+        """The one number to change: the smallest change first."""
+        if self.most(self.context):
+            return f"--batch {self.most(self.context)}"
+        if self.free_blocks:
+            return f"--context {self.free_blocks * self.footprint.block_size}"
+        # Rounded up, so that the number given back fits.
+        return f"--memory {math.ceil(self.needed(self.context, self.batch) / GIB * 100) / 100:g}GiB"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the ledger, the table and the verdict."""
+    with usage_errors():
+        configs = config.from_options({"model": args.model, **given(args, chosen_options())})
+    folder = config.model_folder(args.model)
+    if args.memory is not None and configs.model.dtype == "auto":
+        # `auto` asks what this CPU multiplies fast; a memory given is some other machine's.
+        dtype = load_model_spec(folder).dtype
+        configs = configs._replace(model=dataclasses.replace(configs.model, dtype=dtype))
+    reasons: list[Reason] = []
+    footprint = footprint_of(configs.model, configs.load, configs.cache, configs.scheduler, reasons=reasons)
+    limit = footprint.spec.context_limit
+    contexts = args.context or sorted({length for length in (*USUAL_CONTEXTS, limit) if length <= limit})
+    batches = args.batch or list(USUAL_BATCHES)
+    check(contexts, batches, limit)
+    fit = Fit(
+        footprint=footprint,
+        memory=args.memory or int(machine.available_memory() * DEFAULT_CPU_SHARE),
+        kv_dtype=footprint.spec.dtype if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
+        context=max(contexts),
+        batch=max(args.batch or [1]),
+    )
+    if args.json:
+        print(json.dumps(as_json(fit, contexts, batches), indent=2))
+    else:
+        show(fit, contexts, batches)
+        if args.verbose:
+            for reason in reasons:
+                note(str(reason))
+    return EXIT_OK if fit.fits else EXIT_FAILURE
+
+
+def check(contexts: list[int], batches: list[int], limit: int) -> None:
+    """Raises UsageError for a length or a batch that no run could have."""
+    if min(batches) < 1:
+        raise UsageError(f"--batch has {min(batches)}; use 1 or more")
+    if min(contexts) < 1:
+        raise UsageError(f"--context has {min(contexts)}; use 1 or more")
+    if max(contexts) > limit:
+        raise UsageError(f"--context has {max(contexts)}; the model was made for {limit}, use at most that")
+
+
+def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
+    """The plan for people."""
+    spec, footprint = fit.footprint.spec, fit.footprint
+    print_facts(
+        spec.architecture,
+        {
+            "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, "
+            f"{spec.num_kv_heads} KV heads of {spec.head_dim}",
+            "dtype": f"{spec.dtype}, KV cache {fit.kv_dtype}",
+            "context": f"{spec.context_limit:,} tokens",
+        },
+    )
+    sizes = {name: gib(size) for name, size in ledger(fit)}
+    limits = f"{footprint.max_num_batched_tokens} tokens and {footprint.max_num_seqs} rows a step"
+    sizes["activations"] += f", the most that {limits} take"
+    print_facts("Memory", sizes)
+    header = ["context", "KV a request", "most requests", *(f"batch {batch}" for batch in batches)]
+    rows = []
+    for context in contexts:
+        cells = [cell(fit, context, batch) for batch in batches]
+        one = gib(footprint.blocks_of(context) * fit.block_bytes)
+        rows.append([f"{context:,}", one, f"{fit.most(context):,}", *cells])
+    print_table(f"\nAll memory by context and batch, of {gib(fit.memory)}", header, rows)
+    what = f"{fit.batch} x {fit.context:,} tokens"
+    needed = gib(fit.needed(fit.context, fit.batch))
+    if fit.fits:
+        print(f"fits: {what} needs {needed} of {gib(fit.memory)}")
+    else:
+        print(f"does not fit: {what} needs {needed}, there is {gib(fit.memory)}; {fit.remedy()} fits")
+
+
+def cell(fit: Fit, context: int, batch: int) -> str:
+    """The memory of one run; in brackets where it does not fit, which needs no colour."""
+    needed = fit.needed(context, batch)
+    return gib(needed) if needed <= fit.memory else f"[{gib(needed)}]"
+
+
+def ledger(fit: Fit) -> list[tuple[str, int]]:
+    """What the memory is for, in the run that must fit."""
+    footprint = fit.footprint
+    return [
+        ("weights", footprint.weights_bytes),
+        ("activations", footprint.activation_bytes),
+        ("rotary table", footprint.rope_bytes),
+        ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
+        ("KV a token", fit.block_bytes // footprint.block_size),
+        ("needed", fit.needed(fit.context, fit.batch)),
+        ("given", fit.memory),
+    ]
+
+
+def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]:
+    """The plan for programs; sizes in bytes."""
+    return {
+        "architecture": fit.footprint.spec.architecture,
+        "dtype": fit.footprint.spec.dtype,
+        "kv_cache_dtype": fit.kv_dtype,
+        "context": fit.context,
+        "batch": fit.batch,
+        "fits": fit.fits,
+        "remedy": None if fit.fits else fit.remedy(),
+        "bytes": {name.replace(" ", "_"): size for name, size in ledger(fit)},
+        "table": [
+            {
+                "context": context,
+                "most_requests": fit.most(context),
+                "bytes": {str(batch): fit.needed(context, batch) for batch in batches},
+            }
+            for context in contexts
+        ],
+    }
