@@ -1,0 +1,43 @@
+// Small checks that the validation of ops is composed of. Each returns the first fault as a Status
+// that names the op, the tensor, what it is and what it must be; none allocates while everything is
+// right.
+#pragma once
+
+#include <initializer_list>
+
+#include "octavo/status.h"
+#include "octavo/tensor_view.h"
+
+namespace octavo {
+
+// One tensor argument of one op, for messages.
+struct OpTensor {
+  const char* op;
+  const char* name;
+  const TensorView& view;
+  bool written = false;
+};
+
+inline constexpr int64_t kAnyExtent = -1;
+
+Status InvalidOp(const char* op, const std::string& what);
+
+// Rank, extents (kAnyExtent matches all), non-null data, contiguous last dimension, no dimension of
+// a written tensor folded onto itself by a stride of 0.
+Status CheckShape(const OpTensor& t, std::initializer_list<int64_t> extents);
+Status CheckDType(const OpTensor& t, DType want);
+// float32, bfloat16 or float16.
+Status CheckFloat(const OpTensor& t);
+// `t` has the dtype of `other`.
+Status CheckSameDType(const OpTensor& t, const OpTensor& other);
+// Same rank and extents as `other`.
+Status CheckSameShape(const OpTensor& t, const OpTensor& other);
+
+}  // namespace octavo
+
+// Hands the first fault of an expression up. The one macro for control flow here: a dozen checks in
+// a row read as a list.
+#define OCTAVO_RETURN_IF_ERROR(expr)                       \
+  do {                                                     \
+    if (::octavo::Status s_ = (expr); !s_.ok()) return s_; \
+  } while (0)

@@ -1,0 +1,242 @@
+// What every op asks of its arguments' shapes, dtypes and strides, for all backends alike.
+#include <cmath>
+#include <string>
+
+#include "base/ops_check.h"
+#include "octavo/ops.h"
+
+namespace octavo {
+namespace {
+
+constexpr int64_t kMaxHeadDim = 256;
+constexpr int64_t kHeadDimStep = 8;
+
+Status CheckNorm(const char* op, const TensorView& out, const TensorView& x,
+                 const TensorView& weight, float eps, bool heads_allowed) {
+  const OpTensor tx{op, "x", x};
+  const OpTensor tout{op, "out", out, /*written=*/true};
+  const OpTensor tweight{op, "weight", weight};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(tx));
+  if (heads_allowed && x.rank == 3) {
+    OCTAVO_RETURN_IF_ERROR(CheckShape(tx, {kAnyExtent, kAnyExtent, kAnyExtent}));
+    OCTAVO_RETURN_IF_ERROR(CheckShape(tout, {x.shape[0], x.shape[1], x.shape[2]}));
+  } else {
+    OCTAVO_RETURN_IF_ERROR(CheckShape(tx, {kAnyExtent, kAnyExtent}));
+    OCTAVO_RETURN_IF_ERROR(CheckShape(tout, {x.shape[0], x.shape[1]}));
+  }
+  OCTAVO_RETURN_IF_ERROR(CheckShape(tweight, {x.shape[x.rank - 1]}));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tout, tx));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tweight, tx));
+  if (x.shape[x.rank - 1] == 0)
+    return InvalidOp(op, "x has an empty last dimension, need at least 1");
+  if (!(eps >= 0.0f) || std::isinf(eps)) {
+    return InvalidOp(op, "eps is " + std::to_string(eps) + ", need a finite number >= 0");
+  }
+  return Status::Ok();
+}
+
+// A one-dimensional tensor of `n` elements of `dtype`.
+Status CheckColumn(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n,
+                   bool written = false) {
+  const OpTensor t{op, name, v, written};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(t, dtype));
+  return CheckShape(t, {n});
+}
+
+Status CheckRows(const char* op, const TensorView& row_slot, const TensorView& query_start,
+                 const TensorView& block_table) {
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", row_slot, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "query_start", query_start, DType::kI32, row_slot.shape[0] + 1));
+  const OpTensor table{op, "block_table", block_table};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(table, DType::kI32));
+  return CheckShape(table, {kAnyExtent, kAnyExtent});
+}
+
+Status CheckCache(const char* op, const TensorView& cache, bool written, const OpTensor& like) {
+  const OpTensor t{op, "cache", cache, written};
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(t, like));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckShape(t, {kAnyExtent, 2, kAnyExtent, kAnyExtent, like.view.shape[2]}));
+  if (cache.shape[0] == 0 || cache.shape[2] == 0 || cache.shape[3] == 0) {
+    return InvalidOp(op, "cache is empty, need at least one block, head and token");
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status Validate(const RmsNormArgs& a) {
+  return CheckNorm("rms_norm", a.out, a.x, a.weight, a.eps, /*heads_allowed=*/true);
+}
+
+Status Validate(const AddRmsNormArgs& a) {
+  const char* op = "add_rms_norm";
+  OCTAVO_RETURN_IF_ERROR(CheckNorm(op, a.out, a.x, a.weight, a.eps, /*heads_allowed=*/false));
+  const OpTensor x{op, "x", a.x};
+  const OpTensor residual{op, "residual", a.residual, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(residual, x));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(residual, {a.x.shape[0], a.x.shape[1]}));
+  if (a.x.shape[0] > 0 && (a.residual.data == a.x.data || a.residual.data == a.out.data)) {
+    return InvalidOp(op, "residual shares memory with x or out: pass memory of its own");
+  }
+  return Status::Ok();
+}
+
+Status Validate(const RopeArgs& a) {
+  const char* op = "rope";
+  const OpTensor q{op, "q", a.q, /*written=*/true};
+  const OpTensor k{op, "k", a.k, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(q));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(k, q));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(q, {kAnyExtent, kAnyExtent, kAnyExtent}));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(k, {a.q.shape[0], kAnyExtent, a.q.shape[2]}));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "position", a.position, DType::kI32, a.q.shape[0]));
+  const OpTensor table{op, "cos_sin", a.cos_sin};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(table, DType::kF32));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(table, {kAnyExtent, kAnyExtent}));
+  const int64_t rotary = a.cos_sin.shape[1];
+  if (rotary % 2 != 0 || rotary > a.q.shape[2]) {
+    return InvalidOp(op, "cos_sin has " + std::to_string(rotary) +
+                             " columns, need an even number <= the head dim " +
+                             std::to_string(a.q.shape[2]));
+  }
+  return Status::Ok();
+}
+
+Status Validate(const SlotMappingArgs& a) {
+  const char* op = "slot_mapping";
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "position", a.position, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "slot", a.slot, DType::kI64, a.position.shape[0], /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(CheckRows(op, a.row_slot, a.query_start, a.block_table));
+  if (a.block_size < 1) {
+    return InvalidOp(op, "block_size is " + std::to_string(a.block_size) + ", need at least 1");
+  }
+  return Status::Ok();
+}
+
+Status Validate(const CacheWriteArgs& a) {
+  const char* op = "cache_write";
+  const OpTensor k{op, "k", a.k};
+  const OpTensor v{op, "v", a.v};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(k));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(v, k));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(k, {kAnyExtent, kAnyExtent, kAnyExtent}));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(v, {a.k.shape[0], a.k.shape[1], a.k.shape[2]}));
+  OCTAVO_RETURN_IF_ERROR(CheckCache(op, a.cache, /*written=*/true, k));
+  if (a.cache.shape[2] != a.k.shape[1]) {
+    return InvalidOp(op, "k has " + std::to_string(a.k.shape[1]) + " heads, need the cache's " +
+                             std::to_string(a.cache.shape[2]));
+  }
+  return CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]);
+}
+
+Status Validate(const PagedAttentionArgs& a) {
+  const char* op = "paged_attention";
+  const OpTensor q{op, "q", a.q};
+  const OpTensor out{op, "out", a.out, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(q));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(out, q));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(q, {kAnyExtent, kAnyExtent, kAnyExtent}));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {a.q.shape[0], a.q.shape[1], a.q.shape[2]}));
+  OCTAVO_RETURN_IF_ERROR(CheckCache(op, a.cache, /*written=*/false, q));
+  OCTAVO_RETURN_IF_ERROR(CheckRows(op, a.row_slot, a.query_start, a.block_table));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "seq_len", a.seq_len, DType::kI32, a.row_slot.shape[0]));
+  const int64_t head_dim = a.q.shape[2];
+  if (head_dim < kHeadDimStep || head_dim > kMaxHeadDim || head_dim % kHeadDimStep != 0) {
+    return InvalidOp(op, "the head dim is " + std::to_string(head_dim) + ", need a multiple of " +
+                             std::to_string(kHeadDimStep) + " up to " +
+                             std::to_string(kMaxHeadDim));
+  }
+  if (a.q.shape[1] == 0 || a.q.shape[1] % a.cache.shape[2] != 0) {
+    return InvalidOp(op, "q has " + std::to_string(a.q.shape[1]) +
+                             " heads, need a multiple of the cache's " +
+                             std::to_string(a.cache.shape[2]));
+  }
+  if (!std::isfinite(a.scale)) {
+    return InvalidOp(op, "scale is " + std::to_string(a.scale) + ", need a finite number");
+  }
+  if (a.window < 0) {
+    return InvalidOp(op, "window is " + std::to_string(a.window) + ", need 0 (off) or more");
+  }
+  if (!(a.soft_cap >= 0.0f) || std::isinf(a.soft_cap)) {
+    return InvalidOp(op, "soft_cap is " + std::to_string(a.soft_cap) + ", need 0 (off) or more");
+  }
+  if (!a.sinks.has_value()) return Status::Ok();
+  return CheckColumn(op, "sinks", *a.sinks, DType::kF32, a.q.shape[1]);
+}
+
+Status Validate(const GatedActivationArgs& a) {
+  const char* op = "gated activation";
+  const OpTensor out{op, "out", a.out, /*written=*/true};
+  const OpTensor gate_up{op, "gate_up", a.gate_up};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(gate_up));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(out, gate_up));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {kAnyExtent, kAnyExtent}));
+  return CheckShape(gate_up, {a.out.shape[0], 2 * a.out.shape[1]});
+}
+
+namespace {
+
+Status CheckLogits(const char* op, const TensorView& logits, bool written) {
+  const OpTensor t{op, "logits", logits, written};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(t, DType::kF32));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(t, {kAnyExtent, kAnyExtent}));
+  if (logits.shape[1] == 0 || logits.shape[1] > INT32_MAX) {
+    return InvalidOp(op, "logits has a vocabulary of " + std::to_string(logits.shape[1]) +
+                             ", need 1 to 2147483647");
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status Validate(const ArgmaxArgs& a) {
+  OCTAVO_RETURN_IF_ERROR(CheckLogits("argmax", a.logits, /*written=*/false));
+  return CheckColumn("argmax", "token", a.token, DType::kI32, a.logits.shape[0], /*written=*/true);
+}
+
+Status Validate(const SampleArgs& a) {
+  const char* op = "sample";
+  OCTAVO_RETURN_IF_ERROR(CheckLogits(op, a.logits, /*written=*/true));
+  const int64_t s = a.logits.shape[0];
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "token", a.token, DType::kI32, s, /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "temperature", a.temperature, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "top_k", a.top_k, DType::kI32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "top_p", a.top_p, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "min_p", a.min_p, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "presence", a.presence, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "frequency", a.frequency, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "repetition", a.repetition, DType::kF32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "seed", a.seed, DType::kU64, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "sample_index", a.sample_index, DType::kI64, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "bias_start", a.bias_start, DType::kI32, s + 1));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "bias_token", a.bias_token, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "bias_value", a.bias_value, DType::kF32, a.bias_token.shape[0]));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "history", a.history, DType::kU64, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "history_len", a.history_len, DType::kI32, s));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "prompt_len", a.prompt_len, DType::kI32, s));
+  return CheckColumn(op, "mask", a.mask, DType::kU64, s);
+}
+
+Status Validate(const LogprobsArgs& a) {
+  const char* op = "logprobs";
+  OCTAVO_RETURN_IF_ERROR(CheckLogits(op, a.logits, /*written=*/false));
+  const int64_t s = a.logits.shape[0];
+  if (a.k < 0 || a.k > a.logits.shape[1]) {
+    return InvalidOp(op, "k is " + std::to_string(a.k) + ", need 0 to the vocabulary's " +
+                             std::to_string(a.logits.shape[1]));
+  }
+  const OpTensor ids{op, "ids", a.ids, /*written=*/true};
+  const OpTensor values{op, "values", a.values, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(ids, DType::kI32));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(ids, {s, a.k + 1}));
+  OCTAVO_RETURN_IF_ERROR(CheckDType(values, DType::kF32));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(values, {s, a.k + 1}));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "rank", a.rank, DType::kI32, s, /*written=*/true));
+  return CheckColumn(op, "token", a.token, DType::kI32, s);
+}
+
+}  // namespace octavo

@@ -1,0 +1,364 @@
+// Attention of one tile: packed query rows (tokens x the query heads of one KV head) against blocks
+// of kKeyBlock keys with a running softmax, all in float32. Two ways to the scores, by the number
+// of rows:
+//   few rows (decode): keys are read where they lie, once for four heads at a time; dot products
+//   along the head dim; many rows (prefill): the key block is transposed into scratch, scores are a
+//   small matrix product.
+// Values are accumulated by the same small matrix product in both. Decode is bounded by reading the
+// cache, prefill by 4 * rows * keys * head_dim FLOP. (Online softmax: Milakov and Gimelshein 2018;
+// tiling: FlashAttention, Dao 2022.)
+#pragma once
+
+#include "cpu/isa/rows.h"
+
+namespace octavo::cpu::OCTAVO_CPU_ISA {
+
+// Up to this many rows dot products win: transposing a key costs as much as about 8 rows of
+// horizontal sums.
+inline constexpr int kDotRows = 8;
+// Rows x vectors of the register tile of the matrix product: 6 x 4 accumulators of 32 registers, 6
+// x 2 of 16.
+inline constexpr int kTileM = 6;
+inline constexpr int kTileN = OCTAVO_CPU_REGISTERS >= 32 ? 4 : 2;
+
+OCTAVO_INLINE int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+OCTAVO_INLINE int64_t LowerOf(int64_t a, int64_t b) { return a < b ? a : b; }
+OCTAVO_INLINE int64_t HigherOf(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// c[m][0..N*kLanes) = alpha[m] * c[m] + sum over k of a[m][k] * b[k][...], for M rows. Null alpha:
+// c starts at 0.
+template <int M, int N, typename T>
+OCTAVO_INLINE void MultiplyTile(const float* a, int64_t a_stride, const T* const* b,
+                                int64_t b_offset, int64_t depth, float* c, int64_t c_stride,
+                                const float* alpha) {
+  VecF acc[M][N];
+  for (int m = 0; m < M; ++m) {
+    for (int n = 0; n < N; ++n) {
+      acc[m][n] = alpha == nullptr ? VecF{} : Load(c + m * c_stride + n * kLanes) * alpha[m];
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    const T* row = b[k] + b_offset;
+    VecF v[N];
+    for (int n = 0; n < N; ++n) v[n] = Load(row + n * kLanes);
+    for (int m = 0; m < M; ++m) {
+      const VecF s = Set(a[m * a_stride + k]);
+      for (int n = 0; n < N; ++n) acc[m][n] = Fma(s, v[n], acc[m][n]);
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int n = 0; n < N; ++n) Store(c + m * c_stride + n * kLanes, acc[m][n]);
+  }
+}
+
+template <int M, typename T>
+void MultiplyRows(const float* a, int64_t a_stride, const T* const* b, int64_t depth, float* c,
+                  int64_t c_stride, int64_t columns, const float* alpha) {
+  int64_t n = 0;
+  for (; n + kTileN * kLanes <= columns; n += kTileN * kLanes) {
+    MultiplyTile<M, kTileN>(a, a_stride, b, n, depth, c + n, c_stride, alpha);
+  }
+  for (; n + 2 * kLanes <= columns; n += 2 * kLanes) {
+    MultiplyTile<M, 2>(a, a_stride, b, n, depth, c + n, c_stride, alpha);
+  }
+  for (; n < columns; n += kLanes) {
+    MultiplyTile<M, 1>(a, a_stride, b, n, depth, c + n, c_stride, alpha);
+  }
+}
+
+// c = alpha * c + a * b: a is [rows, depth], row k of b is b[k], columns is a multiple of kLanes.
+template <typename T>
+void Multiply(const float* a, int64_t a_stride, int64_t rows, const T* const* b, int64_t depth,
+              float* c, int64_t c_stride, int64_t columns, const float* alpha) {
+  // Even groups of rows: 8 rows are 4 + 4, not 6 + 2.
+  const int64_t groups = (rows + kTileM - 1) / kTileM;
+  for (int64_t g = 0, m = 0; g < groups; ++g) {
+    const int64_t take = (rows - m + (groups - g) - 1) / (groups - g);
+    const float* am = a + m * a_stride;
+    float* cm = c + m * c_stride;
+    const float* scale = alpha == nullptr ? nullptr : alpha + m;
+    switch (take) {
+      case 1:
+        MultiplyRows<1>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+      case 2:
+        MultiplyRows<2>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+      case 3:
+        MultiplyRows<3>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+      case 4:
+        MultiplyRows<4>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+      case 5:
+        MultiplyRows<5>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+      default:
+        MultiplyRows<6>(am, a_stride, b, depth, cm, c_stride, columns, scale);
+        break;
+    }
+    m += take;
+  }
+}
+
+// scores[h][j] = q[h] . keys[j] for Heads rows of q and every key; keys is padded to a multiple of
+// kLanes pointers.
+template <int Heads, typename T>
+OCTAVO_INLINE void DotKeys(const float* q, int64_t q_stride, const T* const* keys, int64_t dim,
+                           float* scores) {
+  constexpr int kKeys = kLanes / Heads;
+  VecF acc[kLanes] = {};
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    VecF query[Heads];
+    for (int h = 0; h < Heads; ++h) query[h] = Load(q + h * q_stride + d);
+    for (int j = 0; j < kKeys; ++j) {
+      const VecF key = Load(keys[j] + d);
+      for (int h = 0; h < Heads; ++h) acc[h * kKeys + j] = Fma(query[h], key, acc[h * kKeys + j]);
+    }
+  }
+  float sums[kLanes];
+  Store(sums, SumEach(acc));
+  for (int h = 0; h < Heads; ++h) {
+    for (int j = 0; j < kKeys; ++j) scores[h * kKeyBlock + j] = sums[h * kKeys + j];
+  }
+}
+
+// Scores of up to kDotRows rows; q has its rows padded with zeros to a multiple of four (to two, to
+// one for fewer).
+template <typename T>
+void DotScores(const float* q, int64_t q_stride, int rows, const T* const* keys, int64_t count,
+               int64_t dim, float* scores) {
+  const int heads = rows == 1 ? 1 : rows == 2 ? 2 : 4;
+  for (int64_t j = 0; j < count; j += kLanes / heads) {
+    if (heads == 1) {
+      DotKeys<1>(q, q_stride, keys + j, dim, scores + j);
+    } else if (heads == 2) {
+      DotKeys<2>(q, q_stride, keys + j, dim, scores + j);
+    } else {
+      for (int h = 0; h < rows; h += 4) {
+        DotKeys<4>(q + h * q_stride, q_stride, keys + j, dim, scores + h * kKeyBlock + j);
+      }
+    }
+  }
+}
+
+// out[d][j] = rows[j][d]; the columns from `count` to kKeyBlock become 0. `rows` has kKeyBlock
+// entries.
+template <typename T>
+void TransposeKeys(const T* const* rows, int64_t count, int64_t dim, float* out) {
+  for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      VecF v[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        v[i] = j + i < count ? Load(rows[j + i] + d) : VecF{};
+      }
+      Transpose(v);
+      for (int i = 0; i < kLanes; ++i) Store(out + (d + i) * kKeyBlock + j, v[i]);
+    }
+  }
+}
+
+// Copies rows as float32, padded with zeros to a multiple of kRowAlign, and points `rows` at the
+// copies.
+template <typename T>
+void StageRows(const T* const* rows, int64_t count, int64_t dim, float* out, const float** staged) {
+  const int64_t stride = RoundUp(dim, kRowAlign);
+  for (int64_t j = 0; j < count; ++j) {
+    float* line = out + j * stride;
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) Store(line + d, Load(rows[j] + d));
+    if (d < dim) {
+      Store(line + d, LoadPart(rows[j] + d, dim - d));
+      d += kLanes;
+    }
+    for (; d < stride; d += kLanes) Store(line + d, VecF{});
+    staged[j] = line;
+  }
+}
+
+// Scratch of one tile, carved from one piece.
+struct TileScratch {
+  int64_t padded_rows;  // rows, padded for the dot products and for vectors over rows
+  int64_t stride;       // head dim, padded
+  float* q;             // [padded_rows, stride]
+  float* scores;        // [padded_rows, kKeyBlock]
+  float* alpha;         // [padded_rows]
+  float* keys;          // [stride, kKeyBlock] transposed, or [kKeyBlock, stride]
+  float* values;        // [kKeyBlock, stride]
+
+  static int64_t Size(int rows, int head_dim) {
+    const int64_t m = RoundUp(rows, kRowAlign), d = RoundUp(head_dim, kRowAlign);
+    return m * d + m * kKeyBlock + m + 2 * d * kKeyBlock;
+  }
+
+  TileScratch(int rows, int head_dim, float* p)
+      : padded_rows(RoundUp(rows, kRowAlign)), stride(RoundUp(head_dim, kRowAlign)) {
+    q = p;
+    scores = q + padded_rows * stride;
+    alpha = scores + padded_rows * kKeyBlock;
+    keys = alpha + padded_rows;
+    values = keys + stride * kKeyBlock;
+  }
+};
+
+// The tile's queries as float32, the scale folded in (and 1 / soft_cap: the scores then go straight
+// into tanh).
+template <typename T>
+void StageQueries(const AttentionTile& t, const TileScratch& s) {
+  const float scale = t.soft_cap > 0.0f ? t.scale / t.soft_cap : t.scale;
+  const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
+  for (int64_t m = 0; m < s.padded_rows; ++m) {
+    float* line = s.q + m * s.stride;
+    const T* q =
+        static_cast<const T*>(t.q) + m / t.group * t.q_token_stride + m % t.group * t.q_head_stride;
+    for (int64_t d = 0; d < s.stride; d += kLanes) {
+      VecF v{};
+      if (m < rows && d < t.head_dim) {
+        v = d + kLanes <= t.head_dim ? Load(q + d) : LoadPart(q + d, t.head_dim - d);
+      }
+      Store(line + d, v * scale);
+    }
+  }
+}
+
+// Turns the scores of one key block into weights exp(score - largest), zero where a row may not
+// look, and updates the rows' largest score and sum. alpha = what the row's earlier sums must be
+// multiplied by.
+OCTAVO_INLINE void SoftmaxBlock(const AttentionTile& t, const TileScratch& s, int64_t rows,
+                                int64_t first_key, int64_t count, AttentionState state) {
+  constexpr int kVectors = kKeyBlock / kLanes;
+  for (int64_t m = 0; m < rows; ++m) {
+    float* line = s.scores + m * kKeyBlock;
+    const int64_t position = t.first_position + m / t.group;
+    const int64_t end = LowerOf(count, position + 1 - first_key);
+    const int64_t begin = t.window > 0 ? HigherOf(0, position - t.window + 1 - first_key) : 0;
+    const bool edge = begin > 0 || end < kKeyBlock;
+    VecF v[kVectors];
+    VecF top = Set(-kInfinity);
+    for (int i = 0; i < kVectors; ++i) {
+      v[i] = Load(line + i * kLanes);
+      if (t.soft_cap > 0.0f) v[i] = Tanh(v[i]) * t.soft_cap;
+      if (edge) {
+        const VecI column = LaneIndex() + i * kLanes;
+        const VecI visible = (column >= SetI(static_cast<int32_t>(begin))) &
+                             (column < SetI(static_cast<int32_t>(end)));
+        v[i] = visible ? v[i] : Set(-kInfinity);
+      }
+      top = Max(v[i], top);
+    }
+    const float before = state.largest[m];
+    const float block_top = LargestLane(top);
+    const float now = block_top > before ? block_top : before;
+    // A row that has seen nothing yet subtracts 0: exp(-inf) is 0, exp(-inf + inf) would be NaN.
+    const float base = now == -kInfinity ? 0.0f : now;
+    VecF sum{};
+    for (int i = 0; i < kVectors; ++i) {
+      v[i] = Exp(v[i] - base);
+      sum = sum + v[i];
+      Store(line + i * kLanes, v[i]);
+    }
+    const float alpha = Exp(Set(before - base))[0];
+    s.alpha[m] = alpha;
+    state.largest[m] = now;
+    state.sum[m] = state.sum[m] * alpha + Sum(sum);
+  }
+}
+
+template <typename T>
+void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, AttentionState state,
+                float* scratch) {
+  const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
+  const TileScratch s(static_cast<int>(rows), t.head_dim, scratch);
+  StageQueries<T>(t, s);
+  for (int64_t m = 0; m < rows; ++m) {
+    state.largest[m] = -kInfinity;
+    state.sum[m] = 0.0f;
+  }
+  for (int64_t i = 0; i < rows * s.stride; i += kLanes) Store(state.o + i, VecF{});
+
+  const bool whole = t.head_dim % kLanes == 0;  // rows of the cache are whole vectors
+  const T* keys[kKeyBlock];
+  const T* values[kKeyBlock];
+  const float* staged[kKeyBlock > 256 ? kKeyBlock : 256];
+  for (int64_t k0 = key_begin; k0 < key_end; k0 += kKeyBlock) {
+    const int64_t count = LowerOf(kKeyBlock, key_end - k0);
+    for (int64_t j = 0; j < kKeyBlock; ++j) {
+      const int64_t key = k0 + LowerOf(j, count - 1);  // the padding repeats the last key
+      keys[j] = static_cast<const T*>(t.cache) + t.table[key / t.block_size] * t.block_stride +
+                key % t.block_size * t.token_stride;
+      values[j] = keys[j] + t.kv_stride;
+    }
+    if (rows <= kDotRows && whole) {
+      DotScores(s.q, s.stride, static_cast<int>(rows), keys, count, t.head_dim, s.scores);
+    } else {
+      if (whole) {
+        TransposeKeys(keys, count, t.head_dim, s.keys);
+      } else {
+        StageRows(keys, kKeyBlock, t.head_dim, s.values, staged);
+        TransposeKeys(staged, count, s.stride, s.keys);
+      }
+      for (int64_t d = 0; d < s.stride; ++d) staged[d] = s.keys + d * kKeyBlock;
+      Multiply(s.q, s.stride, rows, staged, t.head_dim, s.scores, kKeyBlock, kKeyBlock, nullptr);
+    }
+    SoftmaxBlock(t, s, rows, k0, count, state);
+    if (whole && (sizeof(T) == sizeof(float) || rows <= kDotRows)) {
+      Multiply(s.scores, kKeyBlock, rows, values, count, state.o, s.stride, t.head_dim, s.alpha);
+    } else {
+      StageRows(values, count, t.head_dim, s.values, staged);
+      Multiply(s.scores, kKeyBlock, rows, staged, count, state.o, s.stride, s.stride, s.alpha);
+    }
+  }
+}
+
+void Attend(const AttentionTile& t, int64_t key_begin, int64_t key_end, AttentionState state,
+            float* scratch) {
+  WithStorageType(t.dtype,
+                  [&]<typename T>(T*) { AttendKeys<T>(t, key_begin, key_end, state, scratch); });
+}
+
+int64_t AttendScratch(int rows, int head_dim) { return TileScratch::Size(rows, head_dim); }
+
+void AttendMerge(int rows, int head_dim, AttentionState state, AttentionState other) {
+  const int64_t stride = RoundUp(head_dim, kRowAlign);
+  for (int64_t m = 0; m < rows; ++m) {
+    const float a = state.largest[m], b = other.largest[m];
+    const float top = a > b ? a : b;
+    if (top == -kInfinity) continue;
+    const float wa = Exp(Set(a - top))[0], wb = Exp(Set(b - top))[0];
+    state.largest[m] = top;
+    state.sum[m] = state.sum[m] * wa + other.sum[m] * wb;
+    float* o = state.o + m * stride;
+    for (int64_t d = 0; d < stride; d += kLanes) {
+      Store(o + d, Fma(Load(other.o + m * stride + d), Set(wb), Load(o + d) * wa));
+    }
+  }
+}
+
+template <typename T>
+void FinishRows(const AttentionTile& t, AttentionState state) {
+  const int64_t stride = RoundUp(t.head_dim, kRowAlign);
+  const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
+  for (int64_t m = 0; m < rows; ++m) {
+    float scale = 1.0f;
+    float sum = state.sum[m];
+    if (t.sinks != nullptr) {
+      const float sink = t.sinks[m % t.group], largest = state.largest[m];
+      const float top = sink > largest ? sink : largest;
+      scale = Exp(Set(largest - top))[0];
+      sum = sum * scale + Exp(Set(sink - top))[0];
+    }
+    const float* o = state.o + m * stride;
+    T* out =
+        static_cast<T*>(t.out) + m / t.group * t.out_token_stride + m % t.group * t.out_head_stride;
+    const float factor = scale / sum;
+    int64_t d = 0;
+    for (; d + kLanes <= t.head_dim; d += kLanes) Store(out + d, Load(o + d) * factor);
+    if (d < t.head_dim) StorePart(out + d, Load(o + d) * factor, t.head_dim - d);
+  }
+}
+
+void AttendFinish(const AttentionTile& t, AttentionState state) {
+  WithStorageType(t.dtype, [&]<typename T>(T*) { FinishRows<T>(t, state); });
+}
+
+}  // namespace octavo::cpu::OCTAVO_CPU_ISA

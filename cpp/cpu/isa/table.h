@@ -1,0 +1,34 @@
+// The kernel table of the instruction set that this file is compiled for.
+#pragma once
+
+#include "cpu/isa/attention.h"
+#include "cpu/isa/rows.h"
+#include "cpu/isa/vocab.h"
+
+namespace octavo::cpu::OCTAVO_CPU_ISA {
+
+constexpr Kernels MakeTable(const char* name) {
+  Kernels k{};
+  k.name = name;
+  k.rms_norm = RmsNorm;
+  k.add_rms_norm = AddRmsNorm;
+  k.rope = Rope;
+  k.silu_mul = Gated<Silu>;
+  k.gelu_tanh_mul = Gated<GeluTanh>;
+  k.attend_scratch = AttendScratch;
+  k.attend = Attend;
+  k.attend_merge = AttendMerge;
+  k.attend_finish = AttendFinish;
+  k.largest = Largest;
+  k.find = Find;
+  k.exp_weights = ExpWeights;
+  k.exp_sum = ExpSum;
+  k.chunk_sums = ChunkSums;
+  k.count_above = CountAbove;
+  k.select = Select;
+  k.mass_above = MassAbove;
+  k.drop_below = DropBelow;
+  return k;
+}
+
+}  // namespace octavo::cpu::OCTAVO_CPU_ISA

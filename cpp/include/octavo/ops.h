@@ -1,0 +1,198 @@
+// The ops of a model step: argument structs, their validation, and the CPU backend.
+//
+// Every backend takes the same structs: `octavo::cpu::X(const XArgs&)` here (library octavo::cpu)
+// and `octavo::cuda::X(const XArgs&, stream)` where CUDA is built. Letters in shapes: N tokens, R
+// rows, S samples, V vocabulary, H hidden, Hq query heads, Hk KV heads, D head dim, B blocks, bs
+// tokens in a block. "T" is float32, bfloat16 or float16, one and the same within a call. The last
+// dimension is contiguous; the others may be strided unless a comment says dense. Arithmetic is
+// float32 inside and rounds once, when it stores.
+//
+// A token's place in the cache is its slot: block * bs + position % bs. Row r owns the tokens
+// [query_start[r], query_start[r + 1]); row_slot[r] is its line in the block table.
+//
+// Validate reads shapes, dtypes and strides only. ValidateIndices also reads the index tensors, so
+// it needs them in host memory; it runs after Validate. The CPU backend runs both before it touches
+// any other memory: a bad index is a Status, never an access out of range. Calls allocate nothing
+// once their thread's scratch has grown. Any thread may call; one call at a time uses the worker
+// threads well.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "octavo/status.h"
+#include "octavo/tensor_view.h"
+
+namespace octavo {
+
+// out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset). Gemma stores weight - 1: its offset
+// is 1.
+struct RmsNormArgs {
+  TensorView out;     // [N, H] or [N, heads, H] of T; may be x itself
+  TensorView x;       // as out
+  TensorView weight;  // [H] of T
+  float eps = 1e-6f;
+  float weight_offset = 0.0f;
+};
+
+// residual += x, rounded to T; out = rms_norm(residual).
+struct AddRmsNormArgs {
+  TensorView out;       // [N, H] of T; may be x itself
+  TensorView x;         // as out
+  TensorView residual;  // as out, updated in place
+  TensorView weight;    // [H] of T
+  float eps = 1e-6f;
+  float weight_offset = 0.0f;
+};
+
+// Rotates the first R dims of every head in place: halves (neox) or neighbouring pairs
+// (interleaved, GPT-J).
+struct RopeArgs {
+  TensorView q;         // [N, Hq, D] of T
+  TensorView k;         // [N, Hk, D] of T
+  TensorView position;  // [N] int32, in [0, max_pos)
+  TensorView cos_sin;   // [max_pos, R] float32: R/2 cosines, then R/2 sines; R even, R <= D
+  bool interleaved = false;
+};
+
+// The cache slot of every token, from the block table. Tokens past query_start[R] get -1, which
+// writes nothing.
+struct SlotMappingArgs {
+  TensorView slot;         // [N] int64, out
+  TensorView position;     // [N] int32
+  TensorView query_start;  // [R + 1] int32, from 0, never falling
+  TensorView row_slot;     // [R] int32
+  TensorView block_table;  // [slots, max_blocks] int32
+  int64_t block_size = 0;
+};
+
+// Stores K and V of new tokens into their slots. A negative slot is skipped.
+struct CacheWriteArgs {
+  TensorView k;      // [N, Hk, D] of T
+  TensorView v;      // [N, Hk, D] of T
+  TensorView cache;  // [B, 2, Hk, bs, D] of T: one layer's view of the pool
+  TensorView slot;   // [N] int64, < B * bs
+};
+
+// Causal attention of each row's newest tokens over its cached keys; prefill, decode and mixed rows
+// in one call. Query i of row r stands at position seq_len[r] - (query_start[r + 1] -
+// query_start[r]) + i. With window w > 0 it sees the keys p with position - w < p <= position.
+// soft_cap c > 0 replaces a score s by c * tanh(s / c). A sink is one more logit of the softmax,
+// without a value. A row with seq_len 0 writes nothing. Slots past seq_len may hold anything.
+struct PagedAttentionArgs {
+  TensorView out;          // [N, Hq, D] of T
+  TensorView q;            // as out; Hq is a multiple of Hk; D is a multiple of 8, 8..256
+  TensorView cache;        // [B, 2, Hk, bs, D] of T
+  TensorView block_table;  // [slots, max_blocks] int32
+  TensorView row_slot;     // [R] int32
+  TensorView query_start;  // [R + 1] int32, from 0, never falling
+  TensorView seq_len;      // [R] int32: cached tokens of the row, its new ones included
+  float scale = 1.0f;
+  int64_t window = 0;
+  float soft_cap = 0.0f;
+  std::optional<TensorView> sinks;  // [Hq] float32
+};
+
+// out = act(gate) * up with gate_up = [gate | up] along the last dimension.
+struct GatedActivationArgs {
+  TensorView out;      // [N, I] of T
+  TensorView gate_up;  // [N, 2I] of T
+};
+
+// token = the id of the largest logit, the lowest id among equals; -1 for a row that contains NaN.
+struct ArgmaxArgs {
+  TensorView token;   // [S] int32, out
+  TensorView logits;  // [S, V] float32
+};
+
+// One token for each row of logits, in this order: mask, bias, penalties (repetition over prompt
+// and output, then frequency and presence over the output), argmax if temperature < 1e-5, else
+// temperature, min_p, top_k, top_p, and the inverse of the cumulative distribution in token-id
+// order at one uniform number hashed from (seed, sample_index). Everything is a function of the row
+// alone. top_k keeps exactly k, top_p the smallest set that reaches p (the crossing token
+// included); among equal logits the lower id is kept. A row that contains NaN, has nothing allowed
+// or carries a parameter out of range gets token -1. Ids of a history outside [0, V) count for
+// nothing: they are placeholders.
+struct SampleArgs {
+  TensorView token;         // [S] int32, out
+  TensorView logits;        // [S, V] float32, clobbered
+  TensorView temperature;   // [S] float32, >= 0
+  TensorView top_k;         // [S] int32, <= 0 is off
+  TensorView top_p;         // [S] float32, >= 1 is off
+  TensorView min_p;         // [S] float32, 0 is off
+  TensorView presence;      // [S] float32
+  TensorView frequency;     // [S] float32
+  TensorView repetition;    // [S] float32, > 0, 1 is off
+  TensorView seed;          // [S] uint64
+  TensorView sample_index;  // [S] int64
+  TensorView
+      bias_start;  // [S + 1] int32: row s owns bias entries [bias_start[s], bias_start[s + 1])
+  TensorView bias_token;  // [entries] int32, in [0, V)
+  TensorView bias_value;  // [entries] float32, -inf bans
+  TensorView history;  // [S] uint64: host address of the row's int32 tokens (prompt, then output)
+  TensorView history_len;  // [S] int32
+  TensorView prompt_len;   // [S] int32, <= history_len
+  TensorView mask;  // [S] uint64: 0, or host address of ceil(V / 32) uint32 words, bit 1 = allowed
+};
+
+// Log-probabilities of raw logits. Column 0 is the given token, columns 1..k the largest logits,
+// falling, the lower id first among equals. rank = 1 + how many logits are larger than the token's.
+// A row with token -1 (the sampler refused it) gets ids -1, values -inf and rank 0.
+struct LogprobsArgs {
+  TensorView ids;     // [S, k + 1] int32, out
+  TensorView values;  // [S, k + 1] float32, out
+  TensorView rank;    // [S] int32, out
+  TensorView logits;  // [S, V] float32
+  TensorView token;   // [S] int32, in [-1, V)
+  int64_t k = 0;      // 0..V
+};
+
+Status Validate(const RmsNormArgs& a);
+Status Validate(const AddRmsNormArgs& a);
+Status Validate(const RopeArgs& a);
+Status Validate(const SlotMappingArgs& a);
+Status Validate(const CacheWriteArgs& a);
+Status Validate(const PagedAttentionArgs& a);
+Status Validate(const GatedActivationArgs& a);
+Status Validate(const ArgmaxArgs& a);
+Status Validate(const SampleArgs& a);
+Status Validate(const LogprobsArgs& a);
+
+// REQUIRES: Validate(a) is ok and the index tensors lie in host memory.
+Status ValidateIndices(const RopeArgs& a);
+Status ValidateIndices(const SlotMappingArgs& a);
+Status ValidateIndices(const CacheWriteArgs& a);
+Status ValidateIndices(const PagedAttentionArgs& a);
+Status ValidateIndices(const SampleArgs& a);
+Status ValidateIndices(const LogprobsArgs& a);
+
+namespace cpu {
+
+Status RmsNorm(const RmsNormArgs& a);
+Status AddRmsNorm(const AddRmsNormArgs& a);
+Status Rope(const RopeArgs& a);
+Status SlotMapping(const SlotMappingArgs& a);
+Status CacheWrite(const CacheWriteArgs& a);
+Status PagedAttention(const PagedAttentionArgs& a);
+Status SiluMul(const GatedActivationArgs& a);
+Status GeluTanhMul(const GatedActivationArgs& a);
+Status Argmax(const ArgmaxArgs& a);
+Status Sample(const SampleArgs& a);
+Status Logprobs(const LogprobsArgs& a);
+
+// Threads that one op may use, the caller's included. 0 (the default) follows the OpenMP runtime
+// that the process has loaded (torch.set_num_threads governs it), or takes every core where there
+// is none.
+void SetNumThreads(int n);
+int NumThreads();
+
+// Whose threads they are: "openmp", borrowed from the loaded runtime, or "pool", our own.
+const char* ThreadBackend();
+
+// The instruction set in use: "avx512", "avx2" or "base" (SSE2 or NEON). SetIsa picks another for
+// tests; it returns kUnavailable where the machine or the build lacks it. Not while an op runs.
+const char* Isa();
+Status SetIsa(const char* name);
+
+}  // namespace cpu
+}  // namespace octavo

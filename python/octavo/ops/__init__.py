@@ -1,0 +1,224 @@
+"""The ops of a model step over torch tensors, in place or into tensors that the caller owns.
+
+Letters in shapes: N tokens, R rows, S samples, V vocabulary, H hidden, Hq query heads, Hk KV heads, D head dim, B blocks,
+bs tokens in a block. ``T`` is float32, bfloat16 or float16, one and the same within a call. The last dimension is
+contiguous, the others may be strided. Every op raises ``ValueError`` with the tensor's name for a wrong dtype or shape and
+for an index out of range, before it touches memory, and ``TypeError`` for what is no tensor of that device.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import Tensor
+
+from octavo import _ops
+
+__all__ = [
+    "add_rms_norm",
+    "argmax",
+    "cache_write",
+    "gelu_tanh_mul",
+    "isa",
+    "logprobs",
+    "num_threads",
+    "paged_attention",
+    "register_backend",
+    "rms_norm",
+    "rope",
+    "sample",
+    "set_isa",
+    "set_num_threads",
+    "silu_mul",
+    "slot_mapping",
+    "thread_backend",
+]
+
+_backends: dict[str, ModuleType] = {"cpu": _ops}
+
+
+def register_backend(device_type: str, module: ModuleType) -> None:
+    """Makes ``module``, which has this module's op functions, the backend of tensors on ``device_type``."""
+    _backends[device_type] = module
+
+
+def _backend(tensor: Tensor) -> ModuleType:
+    """The module whose functions run on the tensor's device. Raises ``ValueError`` where there is none."""
+    if tensor.is_cpu:
+        return _ops
+    device = tensor.device.type
+    if device not in _backends:
+        raise ValueError(f"no ops for device {device!r}: this build has {sorted(_backends)}; move the tensors there")
+    return _backends[device]
+
+
+def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, weight_offset: float = 0.0) -> None:
+    """``out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)`` over the last dimension.
+
+    out, x: [N, H] or [N, heads, H] of T (``out`` may be ``x``); weight: [H] of T. Gemma's offset is 1.
+    """
+    _backend(x).rms_norm(out, x, weight, eps, weight_offset)
+
+
+def add_rms_norm(
+    out: Tensor, x: Tensor, residual: Tensor, weight: Tensor, eps: float, weight_offset: float = 0.0
+) -> None:
+    """``residual += x`` (rounded to T), then ``out = rms_norm(residual)``. All [N, H] of T; ``out`` may be ``x``."""
+    _backend(x).add_rms_norm(out, x, residual, weight, eps, weight_offset)
+
+
+def rope(q: Tensor, k: Tensor, position: Tensor, cos_sin: Tensor, interleaved: bool) -> None:
+    """Rotates the first R dimensions of every head of ``q`` [N, Hq, D] and ``k`` [N, Hk, D] in place.
+
+    position: [N] int32; cos_sin: [max_pos, R] float32, R/2 cosines then R/2 sines. ``interleaved`` rotates neighbouring
+    pairs (GPT-J), otherwise the two halves are rotated against each other (neox). Source: Su et al. 2021.
+    """
+    _backend(q).rope(q, k, position, cos_sin, interleaved)
+
+
+def slot_mapping(
+    slot: Tensor, position: Tensor, query_start: Tensor, row_slot: Tensor, block_table: Tensor, block_size: int
+) -> None:
+    """Writes each token's cache slot, ``block * block_size + position % block_size``, into ``slot`` [N] int64.
+
+    position: [N] int32; query_start: [R + 1] int32; row_slot: [R] int32, each row's line in block_table
+    [slots, max_blocks] int32. Tokens past ``query_start[R]`` get -1, which ``cache_write`` skips.
+    """
+    _backend(slot).slot_mapping(slot, position, query_start, row_slot, block_table, block_size)
+
+
+def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:
+    """Stores ``k`` and ``v`` [N, Hk, D] into one layer's ``cache`` [B, 2, Hk, bs, D] at ``slot`` [N] int64.
+
+    A negative slot is skipped. ``cache`` is usually a strided view of the pool.
+    """
+    _backend(k).cache_write(k, v, cache, slot)
+
+
+def paged_attention(
+    out: Tensor,
+    q: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> None:
+    """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in one call.
+
+    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots, max_blocks]
+    int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i of row r stands at
+    ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it sees the last w keys, itself
+    included. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more logit without a value. Rows
+    with ``seq_len`` 0 write nothing. A row's result is the same bits in any batch and for any number of threads.
+    """
+    _backend(q).paged_attention(
+        out, q, cache, block_table, row_slot, query_start, seq_len, scale, window, soft_cap, sinks
+    )
+
+
+def silu_mul(out: Tensor, gate_up: Tensor) -> None:
+    """``out = silu(gate) * up`` with ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of T."""
+    _backend(out).silu_mul(out, gate_up)
+
+
+def gelu_tanh_mul(out: Tensor, gate_up: Tensor) -> None:
+    """``out = gelu(gate, tanh approximation) * up`` with ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of T."""
+    _backend(out).gelu_tanh_mul(out, gate_up)
+
+
+def argmax(token: Tensor, logits: Tensor) -> None:
+    """The id of each row's largest logit (the lowest id among equals) into ``token`` [S] int32; -1 for a row with NaN."""
+    _backend(logits).argmax(token, logits)
+
+
+def sample(
+    token: Tensor,
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+    repetition: Tensor,
+    seed: Tensor,
+    sample_index: Tensor,
+    bias_start: Tensor,
+    bias_token: Tensor,
+    bias_value: Tensor,
+    history: Tensor,
+    history_len: Tensor,
+    prompt_len: Tensor,
+    mask: Tensor,
+) -> None:
+    """Draws one token for each row of ``logits`` [S, V] float32 (clobbered) into ``token`` [S] int32.
+
+    Order: mask, bias, penalties, argmax if temperature < 1e-5, else temperature, min_p, top_k, top_p and the inverse
+    cumulative distribution in token-id order at one uniform number hashed from (seed, sample_index). Per sample, [S]:
+    temperature, top_p, min_p, presence, frequency, repetition float32; top_k, history_len, prompt_len int32; seed,
+    history, mask uint64; sample_index int64. ``history`` holds host addresses of int32 tokens (prompt, then output),
+    ``mask`` 0 or host addresses of ceil(V / 32) uint32 words, bit 1 = allowed. Row s owns the entries
+    ``bias_start[s]:bias_start[s + 1]`` (int32) of bias_token (int32) and bias_value (float32; -inf bans). A row that
+    contains NaN, has nothing allowed or carries a parameter out of range gets token -1. A row's token is a function of the
+    row alone.
+    """
+    _backend(logits).sample(
+        token,
+        logits,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        presence,
+        frequency,
+        repetition,
+        seed,
+        sample_index,
+        bias_start,
+        bias_token,
+        bias_value,
+        history,
+        history_len,
+        prompt_len,
+        mask,
+    )
+
+
+def logprobs(ids: Tensor, values: Tensor, rank: Tensor, logits: Tensor, token: Tensor, k: int) -> None:
+    """Log-probabilities of raw ``logits`` [S, V] float32: of the given ``token`` [S] int32 and of the k largest.
+
+    ids [S, k + 1] int32 and values [S, k + 1] float32: column 0 is the given token, then the k largest, falling, the lower
+    id first among equals. rank [S] int32: 1 + how many logits are larger than the token's. Rows with token -1 get ids -1,
+    values -inf, rank 0.
+    """
+    _backend(logits).logprobs(ids, values, rank, logits, token, k)
+
+
+def set_num_threads(n: int) -> None:
+    """How many threads a CPU op may use; 0 follows ``torch.set_num_threads``."""
+    _ops.set_num_threads(n)
+
+
+def num_threads() -> int:
+    """How many threads a CPU op may use now."""
+    return _ops.num_threads()
+
+
+def thread_backend() -> str:
+    """``openmp`` where the ops borrow torch's OpenMP team, ``pool`` where they run a pool of their own."""
+    return _ops.thread_backend()
+
+
+def isa() -> str:
+    """The instruction set of the CPU ops: ``avx512``, ``avx2`` or ``base`` (SSE2 or NEON)."""
+    return _ops.isa()
+
+
+def set_isa(name: str) -> None:
+    """Chooses the instruction set, for tests. Raises ``RuntimeError`` where the machine or the build lacks it."""
+    _ops.set_isa(name)
