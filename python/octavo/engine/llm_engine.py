@@ -1,0 +1,273 @@
+"""The engine in this process: requests in, steps, outputs out. One thread drives it.
+
+A step is planned by the core, run by the runner and handed back to the core; what the core says happened
+becomes text and outputs here. A step that fails ends the requests in it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from octavo import core
+from octavo.engine.core_params import ParamsTranslator
+from octavo.engine.inputs import InputProcessor, Prompt
+from octavo.engine.logprobs import DecodedTokens, LogprobRows
+from octavo.engine.metrics import EngineMetrics, Metric
+from octavo.engine.request import Request, Sample
+from octavo.outputs import RequestOutput
+from octavo.plan import Plan
+from octavo.runner.batch import LogprobBatch, PromptLogprobs, StepResult
+from octavo.sampling_params import MAX_LOGPROBS, SamplingParams
+from octavo.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("octavo")
+
+# What the core's `finish` column says.
+_STOP, _LENGTH, _ABORT, _ERROR = 1, 2, 3, 4
+_REASONS = {_STOP: "stop", _LENGTH: "length", _ABORT: "abort", _ERROR: "error"}
+_BAD_LOGITS = "no token could be sampled: the logits hold NaN, or every token is forbidden"
+_MAX_REQUEST_ID_CHARS = 256
+
+
+class Runner(Protocol):
+    """What runs a planned step: octavo.runner's ModelRunner, or a stand-in in tests."""
+
+    def step(self, plan: core.StepPlan) -> StepResult:
+        """Runs the step; tokens in the order of its samples."""
+
+
+class LLMEngine:
+    """Requests in, outputs out, one step at a time.
+
+    `tokenizer` None: token ids in, token ids out. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        core_engine: core.Engine,
+        runner: Runner,
+        tokenizer: Tokenizer | None,
+        max_logprobs: int = MAX_LOGPROBS,
+    ) -> None:
+        self.plan = plan
+        self.core = core_engine
+        self.runner = runner
+        self.tokenizer = tokenizer
+        spec = plan.spec
+        self.inputs = InputProcessor(tokenizer, max_model_len=plan.max_model_len, vocab_size=spec.vocab_size)
+        self._params = ParamsTranslator(
+            tokenizer,
+            vocab_size=spec.vocab_size,
+            max_model_len=plan.max_model_len,
+            eos_token_ids=tuple(spec.eos_token_ids),
+            max_logprobs=max_logprobs,
+            seed=plan.model.seed,
+        )
+        self._requests: dict[str, Request] = {}
+        self._samples: dict[int, Sample] = {}
+        # Outputs that exist before any step ran: of requests aborted meanwhile.
+        self._ready: list[RequestOutput] = []
+        self._decoded = DecodedTokens(tokenizer)
+        self._metrics = EngineMetrics(str(plan.model.model))
+
+    def add_request(self, request_id: str, prompt: Any, params: SamplingParams, priority: int = 0) -> None:
+        """Queues a request. ValueError (or TypeError) says what is wrong with it; nothing has changed then.
+
+        `prompt`: a string, token ids, {"prompt": ...} or {"prompt_token_ids": ...}. Lower priorities run
+        first.
+        """
+        params = self.checked_params(params)
+        self.add_prepared(request_id, self.inputs.prepare([prompt], [params])[0], params, priority)
+
+    def checked_params(self, params: SamplingParams) -> SamplingParams:
+        """A validated copy: the caller may have changed a field, and may change one later."""
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be SamplingParams, not {type(params).__name__}")
+        params = copy.copy(params)
+        params.validate()
+        return params
+
+    def add_prepared(
+        self, request_id: str, prompt: Prompt, params: SamplingParams, priority: int = 0
+    ) -> None:
+        """As `add_request`, for a prompt and parameters that were checked before."""
+        if not isinstance(request_id, str) or not 0 < len(request_id) <= _MAX_REQUEST_ID_CHARS:
+            raise ValueError(f"request_id must be a string of 1 to {_MAX_REQUEST_ID_CHARS} characters")
+        if request_id in self._requests:
+            raise ValueError(f"request_id={request_id!r} is in use; give each running request its own")
+        if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+            raise ValueError(f"priority={priority!r} is not valid: use an integer that fits 32 bits")
+        request = Request(request_id, prompt, params, self.tokenizer)
+        added: list[int] = []
+        try:
+            for sample in request.samples:
+                native = self._params.translate(
+                    params, prompt_tokens=len(prompt.token_ids), index=sample.index
+                )
+                core_id = self.core.add_request(prompt.token_ids, native, priority, prompt.cache_salt)
+                added.append(core_id)
+                sample.core_id = core_id
+        except BaseException:
+            for core_id in added:
+                self.core.abort(core_id)
+            raise
+        self._requests[request_id] = request
+        self._samples.update((sample.core_id, sample) for sample in request.samples)
+
+    def step(self) -> list[RequestOutput]:
+        """Runs one step; returns the outputs of every request it changed. Empty when nothing was to do."""
+        ready, self._ready = self._ready, []
+        plan = self.core.begin_step()
+        if plan is None:
+            if self._samples and not ready:
+                raise RuntimeError(
+                    f"{len(self._requests)} requests wait and none can run ({self.core.num_waiting} waiting, "
+                    f"{self.core.num_running} running); this is a defect of the scheduler, please report it"
+                )
+            return ready
+        step_id = plan.step_id
+        try:
+            result = self.runner.step(plan)
+            changes = self.core.finish_step(step_id, result.tokens)
+        except Exception as error:
+            logger.error("a step of %d requests failed: %s", plan.num_rows, error, exc_info=True)
+            failure = f"{type(error).__name__}: {error}"
+            return ready + self._take(self.core.fail_step(step_id), failure=failure)
+        except BaseException:
+            # Ctrl-C inside the step: its tokens are lost, so its requests end; the engine can go on.
+            self._ready = ready
+            with contextlib.suppress(
+                ValueError, RuntimeError
+            ):  # the core had already taken the step's tokens
+                self._ready += self._take(self.core.fail_step(step_id), failure="interrupted")
+            raise
+        if result.prompt_logprobs is not None:
+            self._take_prompt_logprobs(result.prompt_logprobs)
+        return ready + self._take(changes, logprobs=result.logprobs)
+
+    def _take(
+        self, changes: Any, *, logprobs: LogprobBatch | None = None, failure: str = _BAD_LOGITS
+    ) -> list[RequestOutput]:
+        """The outputs for what the core says happened to its requests."""
+        now = time.monotonic()
+        rows = LogprobRows(logprobs) if logprobs is not None else None
+        news: dict[Request, list[Sample]] = {}
+        for core_id, token, row, stop_token, cached, finish in zip(*_fields(changes)):
+            sample = self._samples.get(core_id)
+            if sample is None:
+                continue
+            request = sample.request
+            news.setdefault(request, []).append(sample)
+            if request.num_cached_tokens is None:
+                request.num_cached_tokens = cached
+            stop_string = None
+            hidden = finish == _STOP and not request.params.include_stop_str_in_output
+            if token >= 0:
+                stop_string = sample.append(token, hidden=hidden)
+                if rows is not None and request.params.logprobs is not None:
+                    self._add_logprobs(sample, rows, row, token)
+                metrics = request.metrics
+                metrics.num_generation_tokens += 1
+                metrics.last_token_ts = now
+                if metrics.first_token_ts is None:
+                    metrics.first_token_ts = now
+            if stop_string is not None:
+                if not finish:
+                    self.core.stop(core_id)
+                self._end(sample, "stop", stop_string)
+            elif finish:
+                stop_reason = failure if finish == _ERROR else stop_token if stop_token >= 0 else None
+                self._end(sample, _REASONS[finish], stop_reason, hide_last=hidden and token >= 0)
+        return self._outputs(news, now)
+
+    def _add_logprobs(self, sample: Sample, rows: LogprobRows, row: int, token: int) -> None:
+        params = sample.request.params
+        k = self.plan.spec.vocab_size if params.logprobs == -1 else params.logprobs or 0
+        position = rows.position(row, k, self._decoded if params.detokenize else None)
+        sample.add_logprobs(position, token)
+
+    def _end(
+        self, sample: Sample, reason: str, stop_reason: int | str | None, *, hide_last: bool = False
+    ) -> None:
+        sample.finish(reason, stop_reason, hide_last=hide_last)
+        del self._samples[sample.core_id]
+        sample.request.unfinished -= 1
+
+    def _outputs(self, news: dict[Request, list[Sample]], now: float) -> list[RequestOutput]:
+        outputs = []
+        for request, samples in news.items():
+            if request.finished:
+                request.metrics.finished_time = time.time()
+                self._metrics.observe(request, now)
+                del self._requests[request.request_id]
+            output = request.output(samples)
+            if output is not None:
+                outputs.append(output)
+        return outputs
+
+    def _take_prompt_logprobs(self, scores: PromptLogprobs) -> None:
+        rows = LogprobRows(scores.logprobs)
+        parts = (scores.request.tolist(), scores.position.tolist(), scores.top.tolist())
+        for row, (core_id, position, top) in enumerate(zip(*parts)):
+            sample = self._samples.get(core_id)
+            if sample is not None and sample.request.prompt_logprobs is not None:
+                decoded = self._decoded if sample.request.params.detokenize else None
+                sample.request.prompt_logprobs[position] = rows.position(row, top, decoded)
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """Ends requests now and frees their blocks; unknown or finished ids are ignored.
+
+        The next `step` returns their last output, with finish_reason "abort".
+        """
+        now = time.monotonic()
+        for request_id in [request_ids] if isinstance(request_ids, str) else list(request_ids):
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            ended = [sample for sample in request.samples if sample.finish_reason is None]
+            for sample in ended:
+                self.core.abort(sample.core_id)
+                self._end(sample, "abort", None)
+            self._ready += self._outputs({request: ended}, now)
+
+    def take_ready(self, request_ids: Iterable[str]) -> list[RequestOutput]:
+        """Removes and returns the outputs of these requests that the next `step` would return."""
+        wanted = set(request_ids)
+        taken = [output for output in self._ready if output.request_id in wanted]
+        self._ready = [output for output in self._ready if output.request_id not in wanted]
+        return taken
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether `step` has something to do or to return."""
+        return bool(self._samples or self._ready)
+
+    def get_num_unfinished_requests(self) -> int:
+        """Requests that were added and have not ended."""
+        return len(self._requests)
+
+    def unfinished_request_ids(self) -> Sequence[str]:
+        """Ids of the requests that were added and have not ended."""
+        return list(self._requests)
+
+    def get_metrics(self) -> list[Metric]:
+        """Every metric as it is now."""
+        return self._metrics.snapshot(self.core.stats())
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, and no change, while requests hold blocks."""
+        return bool(self.core.reset_prefix_cache())
+
+
+def _fields(changes: Any) -> list[list[Any]]:
+    """The columns of the core's outputs as lists: quicker to loop over than rows of a structured array."""
+    return [
+        changes[name].tolist()
+        for name in ("request", "token", "sample", "stop_token", "cached_tokens", "finish")
+    ]
