@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo import config
 from octavo.cli.console import note, print_table, write_json
-from octavo.cli.engine import add_engine_flags, add_model, make_llm
+from octavo.cli.engine import add_engine_flags, add_model, make_llm, raise_failed
 from octavo.cli.errors import UsageError
 from octavo.cli.options import parse_count, typed
 from octavo.cli.workload import DATASETS, Workload, make_workload
@@ -18,6 +18,7 @@ from octavo.weights.checkpoint import has_weights
 
 if TYPE_CHECKING:
     from octavo import LLM, SamplingParams
+    from octavo.prompts import PromptType
 
 DESCRIPTION = """\
 Measure the engine on synthetic prompts from a fixed seed. A folder with config.json alone is enough: the
@@ -183,7 +184,7 @@ def load(args: argparse.Namespace, **defaults: Any) -> LLM:
     if not hasattr(args, "load_format") and not has_weights(folder):
         note("no *.safetensors in the folder: measuring with random weights (--load-format dummy)")
         defaults["load_format"] = "dummy"
-    return make_llm(args, **defaults)
+    return make_llm(args, skip_tokenizer_init=True, **defaults)
 
 
 def generate(
@@ -196,10 +197,12 @@ def generate(
 ) -> tuple[float, list[Any]]:
     """Seconds and outputs of one job whose every request makes exactly its number of tokens."""
     params = [sampling(length, args.temperature) for length in output_lens]
-    requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+    requests: list[PromptType] = [{"prompt_token_ids": prompt} for prompt in prompts]
     start = time.perf_counter()
     outputs = llm.generate(requests, params, use_tqdm=use_tqdm)
-    return time.perf_counter() - start, outputs
+    elapsed = time.perf_counter() - start
+    raise_failed(outputs)
+    return elapsed, outputs
 
 
 def sampling(output_len: int, temperature: float) -> SamplingParams:

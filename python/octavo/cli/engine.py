@@ -6,16 +6,17 @@ import argparse
 import contextlib
 import functools
 import json
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from octavo import config
+from octavo import config, env
 from octavo.cli.errors import CommandError, UsageError
 from octavo.cli.options import Option, add_options, given, options_of
 
 if TYPE_CHECKING:
-    from octavo import LLM, SamplingParams
+    from octavo import LLM, RequestOutput, SamplingParams
 
 ENGINE_DATACLASSES = (
     config.ModelConfig,
@@ -58,7 +59,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("sampling"), sampling_options())
 
 
-def make_llm(args: argparse.Namespace, **defaults: Any) -> LLM:
+def make_llm(args: argparse.Namespace, *, skip_tokenizer_init: bool = False, **defaults: Any) -> LLM:
     """The LLM that the command line describes; a flag wins over `defaults`.
 
     Raises UsageError for a bad option, before torch is imported.
@@ -66,10 +67,11 @@ def make_llm(args: argparse.Namespace, **defaults: Any) -> LLM:
     options = defaults | given(args, engine_options())
     with usage_errors():
         config.from_options({"model": args.model, **options})
-    with quiet(args):
-        from octavo import LLM
+    config.model_folder(args.model)
+    set_up_logging(verbose=args.verbose)
+    from octavo import LLM
 
-        return LLM(args.model, **options)
+    return LLM(args.model, skip_tokenizer_init=skip_tokenizer_init, **options)
 
 
 def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
@@ -77,12 +79,15 @@ def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
     return given(args, sampling_options())
 
 
-def make_sampling_params(args: argparse.Namespace, **options: Any) -> SamplingParams:
-    """The sampling parameters of the command line, `options` over them. Raises UsageError for a bad value."""
+def make_sampling_params(args: argparse.Namespace, **defaults: Any) -> SamplingParams:
+    """The sampling parameters of the command line; a flag wins over `defaults`.
+
+    Raises UsageError for a bad value.
+    """
     from octavo.sampling_params import SamplingParams
 
     with usage_errors():
-        return SamplingParams(**given_sampling(args) | options)
+        return SamplingParams(**defaults | given_sampling(args))
 
 
 def model_sampling(model: str) -> dict[str, Any]:
@@ -110,10 +115,33 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-@contextlib.contextmanager
-def quiet(args: argparse.Namespace) -> Iterator[None]:
-    """Keeps warnings of imported libraries off the screen unless --verbose asks for them."""
-    with warnings.catch_warnings():
-        if not args.verbose:
-            warnings.simplefilter("ignore")
-        yield
+def raise_failed(outputs: Iterable[RequestOutput]) -> None:
+    """Raises CommandError if a request ended with an error: its numbers and texts are worth nothing."""
+    reasons = [
+        completion.stop_reason
+        for output in outputs
+        for completion in output.outputs
+        if completion.finish_reason == "error"
+    ]
+    if reasons:
+        raise CommandError(f"{len(reasons)} outputs failed: {reasons[0]}")
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """The engine's log on stderr: one line a record, or everything with its traceback for --verbose."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("octavo: %(message)s") if verbose else OneLine())
+    logger = logging.getLogger("octavo")
+    logger.handlers, logger.propagate = [handler], False
+    level = env.log_level()
+    logger.setLevel(level.upper() if level else logging.INFO if verbose else logging.WARNING)
+    # Libraries warn about each other; that is not the user's business unless asked for.
+    warnings.simplefilter("default" if verbose else "ignore")
+
+
+class OneLine(logging.Formatter):
+    """The message without its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """`octavo: warning: ...`"""
+        return f"octavo: {record.levelname.lower()}: {' '.join(record.getMessage().split())}"

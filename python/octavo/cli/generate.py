@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.cli.engine import add_engine_flags, add_model, add_sampling_flags, make_llm, make_sampling_params
+from octavo.cli.engine import (
+    add_engine_flags,
+    add_model,
+    add_sampling_flags,
+    make_llm,
+    make_sampling_params,
+    model_sampling,
+    raise_failed,
+)
 from octavo.cli.errors import EXIT_INTERRUPTED, CommandError, UsageError
 from octavo.cli.stream import Answer, printable, stream
 
@@ -40,29 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the prompts, completes them and prints the texts."""
-    params = make_sampling_params(args)
+    make_sampling_params(args)
     prompts = read_prompts(args)
+    params = make_sampling_params(args, **model_sampling(args.model))
     llm = make_llm(args)
     if len(prompts) == 1 and params.n == 1 and not args.json:
-        return run_streamed(llm, prompts[0], make_streamed(args))
+        return run_streamed(llm, prompts[0], params)
     outputs = llm.generate(prompts, params, use_tqdm=sys.stderr.isatty())
     for index, output in enumerate(outputs):
         if args.json:
             print(json.dumps(as_json(index, output), ensure_ascii=False))
         else:
             print_completions(index, output, titled=len(outputs) > 1 or len(output.outputs) > 1)
+    raise_failed(outputs)
     return 0
-
-
-def make_streamed(args: argparse.Namespace) -> SamplingParams:
-    """The same parameters with each step's output by itself."""
-    from octavo.sampling_params import RequestOutputKind
-
-    return make_sampling_params(args, output_kind=RequestOutputKind.DELTA)
 
 
 def run_streamed(llm: LLM, prompt: Any, params: SamplingParams) -> int:
     """Prints one completion while it is made."""
+    from octavo.sampling_params import RequestOutputKind
+
+    params.output_kind = RequestOutputKind.DELTA
     answer = Answer()
     for text in stream(llm, prompt, params, answer):
         print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import signal
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from octavo.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from octavo import LLM, SamplingParams
@@ -96,24 +97,24 @@ def stream(llm: LLM, prompt: Any, params: SamplingParams, answer: Answer) -> Ite
                 for output in engine.step():
                     answer.prompt_tokens = len(output.prompt_token_ids or ())
                     answer.cached_tokens = output.num_cached_tokens or 0
-                    for completion in output.outputs:
-                        yield record(answer, completion)
+                    yield record(answer, output.outputs[0])
         finally:
             answer.interrupted = interrupt.requested
-            with contextlib.suppress(KeyError):
-                engine.abort_request([request_id])
+            engine.abort_request([request_id])
             while engine.has_unfinished_requests():
                 engine.step()
 
 
 def record(answer: Answer, completion: Any) -> str:
-    """Adds one step's output to the answer and returns its text."""
+    """Adds a step's output to the answer and returns its text. Raises CommandError if the request failed."""
     if completion.token_ids:
         answer.last = time.perf_counter()
         answer.first = answer.first or answer.last
     answer.output_tokens += len(completion.token_ids)
     answer.text += completion.text
     answer.finish_reason = completion.finish_reason
+    if completion.finish_reason == "error":
+        raise CommandError(f"the request failed: {completion.stop_reason}")
     return str(completion.text)
 
 

@@ -1,0 +1,78 @@
+"""`octavo generate`: prompts from everywhere, text and JSON out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.command import octavo_command
+
+from octavo.cli.main import main
+
+
+@pytest.fixture
+def run(tiny: str, capsys: pytest.CaptureFixture[str]) -> object:
+    """Runs `octavo generate tiny ...` in this process: torch is imported once for all tests."""
+
+    def generate(*arguments: str, code: int = 0) -> str:
+        assert main(["generate", tiny, "--temperature", "0", *arguments]) == code
+        return capsys.readouterr().out
+
+    return generate
+
+
+def test_one_prompt_prints_its_completion(tiny: str) -> None:
+    done = octavo_command("generate", tiny, "The KV cache", "--max_tokens", "8", "--temperature", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_streamed_text_is_the_batchs_text(run) -> None:
+    streamed = run("What is a block?", "--max-tokens", "12")
+    batched = json.loads(run("What is a block?", "--max-tokens", "12", "--json"))
+    assert streamed == batched["outputs"][0]["text"] + "\n"
+
+
+def test_several_prompts_print_in_order(run) -> None:
+    text = run("first prompt", "second prompt", "--max-tokens", "4")
+    titles = [line for line in text.splitlines() if line.startswith("[")]
+    assert titles == ["[0] first prompt", "[1] second prompt"]
+
+
+def test_json_has_token_ids_and_logprobs(run) -> None:
+    lines = run("one", "two", "-n", "2", "--max-tokens", "3", "--logprobs", "2", "--json").splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [result["prompt"] for result in results] == ["one", "two"]
+    for result in results:
+        assert len(result["outputs"]) == 2
+        for output in result["outputs"]:
+            assert len(output["logprobs"]) == len(output["token_ids"])
+            assert output["finish_reason"] in ("length", "stop")
+
+
+def test_prompts_come_from_files_and_stdin(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.jsonl").write_text('"three"\n{"prompt_token_ids": [5, 6]}\n')
+    assert (
+        len(run("--prompts-file", str(tmp_path / "a.txt"), "--json", "--max-tokens", "1").splitlines()) == 2
+    )
+    lines = run("--prompts-file", str(tmp_path / "b.jsonl"), "--json", "--max-tokens", "1").splitlines()
+    assert json.loads(lines[1])["prompt_tokens"] == 2
+    assert octavo_command("generate", "tiny", "--json", "--max-tokens", "1", stdin="four\n").returncode == 0
+
+
+def test_a_bad_line_of_a_prompts_file_is_named(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('"fine"\n[1]\n')
+    done = octavo_command("generate", tiny, "--prompts-file", str(tmp_path / "p.jsonl"))
+    assert done.returncode == 1
+    assert "line 2" in done.stderr
+
+
+def test_a_prompt_that_is_too_long_is_one_line(tiny: str) -> None:
+    done = octavo_command("generate", tiny, "word " * 5000, "--max-tokens", "1")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "maximum context length" in done.stderr
