@@ -79,9 +79,10 @@ def parse_size(value: int | str | None, field: str = "memory") -> int | None:
 
 def parse_dtype(value: Any, field: str = "dtype") -> str:
     """Return one of DTYPES; bf16, fp16, half, fp32 and float are understood. Raises ValueError otherwise."""
-    name = value.removeprefix("torch.") if isinstance(value, str) else value
-    name = _DTYPE_ALIASES.get(name, name)
-    return _one_of(field, name, DTYPES)
+    if not isinstance(value, str):
+        raise invalid(field, value, f"use one of {', '.join(DTYPES)}")
+    name = value.removeprefix("torch.")
+    return _one_of(field, _DTYPE_ALIASES.get(name, name), DTYPES)
 
 
 def _in_range(field: str, value: Any, low: int, high: int) -> int:

@@ -238,7 +238,7 @@ def _spec_of(config: _Reader, generation: Mapping[str, Any]) -> ModelSpec:
     if head_dim % 2:
         raise config.error("head_dim", head_dim, "it must be even")
     act = config.get("hidden_act", "silu")
-    if act not in ACTIVATIONS:
+    if not isinstance(act, str) or act not in ACTIVATIONS:
         raise config.error("hidden_act", act, f"supported are {', '.join(ACTIVATIONS)}")
     num_layers = config.integer("num_hidden_layers", high=1 << 12)
     vocab_size = config.integer("vocab_size")
@@ -302,7 +302,10 @@ def _layer_windows(config: _Reader, rule: str, num_layers: int) -> tuple[int, ..
         first = config.integer("max_window_layers", 28, low=0)
         return tuple(window if layer >= first else 0 for layer in range(num_layers))
     known = {"sliding_attention": window, "full_attention": 0}
-    if not isinstance(types, list) or len(types) != num_layers or any(kind not in known for kind in types):
+    valid = (
+        isinstance(types, list) and len(types) == num_layers and all(kind in list(known) for kind in types)
+    )
+    if not valid:
         remedy = f"a list of {num_layers} (num_hidden_layers) names out of {', '.join(known)} is expected"
         raise config.error("layer_types", types, remedy)
     return tuple(known[kind] for kind in types)

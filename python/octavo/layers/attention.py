@@ -86,7 +86,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             self.q_norm.in_place(q)
             self.k_norm.in_place(k)
-        ops.rope(q, k, position, self.rotary)
+        ops.rope(q, k, position, self.rotary, False)  # halves, not pairs
         out = ctx.attend(self.layer, q, k, v, scale=self.scale, window=self.window)
         projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
         return projected

@@ -162,7 +162,7 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
-    if dtype not in DTYPE_BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise WeightsError(f"{where}: dtype={dtype!r} is not one of {', '.join(DTYPE_BITS)}")
     if not _is_sizes(shape) or len(shape) > MAX_RANK:
         raise WeightsError(f"{where}: shape={shape!r:.80} is not a list of up to {MAX_RANK} sizes")
