@@ -1,17 +1,17 @@
 // octavo._core: the engine as Python sees it. Translation only: arguments in, Status to exceptions,
 // columns out as arrays over the core's own memory. The GIL is released around every call that may
 // take long.
-#include "core_module.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <cstring>
 #include <memory>
 #include <string>
 
 #include "base/clock.h"
+#include "core_module.h"
 #include "engine/core_engine.h"
 
 namespace py = pybind11;
@@ -65,12 +65,16 @@ py::array Outputs(const Result<std::span<const StepOutput>>& result) {
   return array;
 }
 
-py::dict Columns(py::object self, int slot) {
+using ColumnDict = py::typing::Dict<py::str, py::array>;
+using IntDict = py::typing::Dict<py::str, py::int_>;
+using EventList = py::typing::List<py::typing::Dict<py::str, py::object>>;
+
+ColumnDict Columns(py::object self, int slot) {
   const auto& engine = self.cast<const CoreEngine&>();
   if (slot < 0 || slot >= kMaxStepsInFlight) {
     throw py::value_error("slot=" + std::to_string(slot) + " is out of range: give 0 or 1");
   }
-  py::dict columns;
+  ColumnDict columns;
   for (const batch::ColumnSpec& spec : batch::kColumns) {
     const auto count = static_cast<py::ssize_t>(engine.arena().capacity(spec.column));
     columns[spec.name] = py::array(NumpyType(spec.dtype), {count},
@@ -90,8 +94,8 @@ py::array BlockTable(py::object self, size_t group) {
                    view.data, self);
 }
 
-py::dict StatsOf(const EngineStats& s) {
-  py::dict d;
+IntDict StatsOf(const EngineStats& s) {
+  IntDict d;
   d["steps"] = s.steps;
   d["failed_steps"] = s.failed_steps;
   d["scheduled_tokens"] = s.scheduled_tokens;
@@ -116,10 +120,10 @@ py::dict StatsOf(const EngineStats& s) {
   return d;
 }
 
-py::list EventsOf(CoreEngine& engine) {
+EventList EventsOf(CoreEngine& engine) {
   std::vector<KvEvent> events;
   engine.TakeEvents(&events);
-  py::list list;
+  EventList list;
   for (KvEvent& e : events) {
     py::dict d;
     d["kind"] = e.kind == KvEventKind::kStored    ? "stored"
