@@ -91,10 +91,13 @@ struct Kernels {
   void (*chunk_sums)(const float* x, int64_t n, float* sums);
   // How many elements are > value.
   int64_t (*count_above)(const float* x, int64_t n, float value);
-  // Appends the indices i >= begin with x[i] >= threshold (> when strict) to ids, until `capacity`
-  // of them or the end; returns where it stopped and adds to *count.
-  int64_t (*select)(const float* x, int64_t begin, int64_t n, float threshold, bool strict,
-                    int32_t* ids, int64_t capacity, int64_t* count);
+  // Appends the indices i >= begin with x[i] >= low and not x[i] >= high (a NaN for high is no
+  // bound) to ids, until `capacity` of them or the end; returns where it stopped and adds to
+  // *count. It may stop with up to 15 places free.
+  int64_t (*select)(const float* x, int64_t begin, int64_t n, float low, float high, int32_t* ids,
+                    int64_t capacity, int64_t* count);
+  // -inf where the bit of `words` is 0; a NaN stays.
+  void (*apply_mask)(float* x, int64_t n, const uint32_t* words);
   // For kPivots rising thresholds: how much weight and how many elements lie at or above each.
   void (*mass_above)(const float* x, int64_t n, const float* thresholds, double* mass,
                      int64_t* count);

@@ -26,6 +26,7 @@ constexpr Kernels MakeTable(const char* name) {
   k.chunk_sums = ChunkSums;
   k.count_above = CountAbove;
   k.select = Select;
+  k.apply_mask = ApplyMask;
   k.mass_above = MassAbove;
   k.drop_below = DropBelow;
   return k;

@@ -102,14 +102,14 @@ int64_t CountAbove(const float* x, int64_t n, float value) {
   return count;
 }
 
-int64_t Select(const float* x, int64_t begin, int64_t n, float threshold, bool strict, int32_t* ids,
+int64_t Select(const float* x, int64_t begin, int64_t n, float low, float high, int32_t* ids,
                int64_t capacity, int64_t* count) {
   int64_t kept = *count;
   int64_t i = begin;
   // A vector is taken whole or not at all, so that the caller can go on at the returned index.
   for (; i + kLanes <= n; i += kLanes) {
     const VecF v = Load(x + i);
-    const VecI hit = strict ? v > Set(threshold) : v >= Set(threshold);
+    const VecI hit = (v >= Set(low)) & ~(v >= Set(high));
     if (!AnyLane(hit)) continue;
     if (kept + kLanes > capacity) break;
     for (int j = 0; j < kLanes; ++j) {
@@ -120,11 +120,26 @@ int64_t Select(const float* x, int64_t begin, int64_t n, float threshold, bool s
   if (i + kLanes > n) {
     for (; i < n && kept < capacity; ++i) {
       ids[kept] = static_cast<int32_t>(i);
-      kept += (strict ? x[i] > threshold : x[i] >= threshold) ? 1 : 0;
+      kept += x[i] >= low && !(x[i] >= high) ? 1 : 0;
     }
   }
   *count = kept;
   return i;
+}
+
+void ApplyMask(float* x, int64_t n, const uint32_t* words) {
+  const VecU bit = (VecU{} + 1u) << BitCast<VecU>(LaneIndex());
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const uint32_t word = words[i / 32] >> (i % 32);
+    const VecF v = i + kLanes <= n ? Load(x + i) : LoadPart(x + i, n - i);
+    const VecI keep = (((VecU{} + word) & bit) != 0u) | (v != v);
+    const VecF masked = keep ? v : Set(-kInfinity);
+    if (i + kLanes <= n) {
+      Store(x + i, masked);
+    } else {
+      StorePart(x + i, masked, n - i);
+    }
+  }
 }
 
 void MassAbove(const float* x, int64_t n, const float* thresholds, double* mass, int64_t* count) {

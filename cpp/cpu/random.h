@@ -1,0 +1,26 @@
+// Random numbers as a function of (seed, index) alone: no state to keep, save or share, and a
+// sample drawn alone equals the same sample drawn in a batch.
+#pragma once
+
+#include <cstdint>
+
+namespace octavo::cpu {
+
+// A bijection of 64-bit words in which every input bit flips every output bit with probability 1/2
+// (the finaliser of SplitMix64: Steele, Lea and Flood 2014).
+constexpr uint64_t MixBits(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// Uniform in [0, 1), 53 bits. Two rounds, so that neighbouring seeds and neighbouring indices are
+// unrelated in both directions.
+constexpr double Uniform(uint64_t seed, uint64_t index) {
+  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
+  const uint64_t key = MixBits(seed + kGolden);
+  const uint64_t bits = MixBits(key ^ MixBits(index * kGolden + kGolden));
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+}  // namespace octavo::cpu
