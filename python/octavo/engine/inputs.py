@@ -132,8 +132,8 @@ class InputProcessor:
             raise ValueError(f"{where} {what}; give at least one token")
         if len(array) >= self._max_model_len:
             raise ValueError(
-                f"{self._limit_words()} {where} has {len(array)} tokens, which leaves none to generate; shorten "
-                f"it below {self._max_model_len}, set truncate_prompt_tokens or raise max_model_len"
+                f"{self._limit_words()} {where} has {len(array)} tokens and one must be left to generate; "
+                f"shorten it, set truncate_prompt_tokens or raise max_model_len"
             )
         bad = (array < 0) | (array >= self._vocab_size)
         if bad.any():
