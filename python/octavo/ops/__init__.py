@@ -1,9 +1,10 @@
 """The ops of a model step over torch tensors, in place or into tensors that the caller owns.
 
-Letters in shapes: N tokens, R rows, S samples, V vocabulary, H hidden, Hq query heads, Hk KV heads, D head dim, B blocks,
-bs tokens in a block. ``T`` is float32, bfloat16 or float16, one and the same within a call. The last dimension is
-contiguous, the others may be strided. Every op raises ``ValueError`` with the tensor's name for a wrong dtype or shape and
-for an index out of range, before it touches memory, and ``TypeError`` for what is no tensor of that device.
+Letters in shapes: N tokens, R rows, S samples, V vocabulary, H hidden, Hq query heads, Hk KV heads, D head
+dim, B blocks, bs tokens in a block. ``T`` is float32, bfloat16 or float16, one and the same within a call.
+The last dimension is contiguous, the others may be strided. Every op raises ``ValueError`` with the tensor's
+name for a wrong dtype or shape and for an index out of range, before it touches memory, and ``TypeError``
+for what is no tensor of that device.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from octavo import _ops
+import octavo._ops as _ops
 
 __all__ = [
     "add_rms_norm",
@@ -48,7 +49,9 @@ def _backend(tensor: Tensor) -> ModuleType:
         return _ops
     device = tensor.device.type
     if device not in _backends:
-        raise ValueError(f"no ops for device {device!r}: this build has {sorted(_backends)}; move the tensors there")
+        raise ValueError(
+            f"no ops for device {device!r}: this build has {sorted(_backends)}; move the tensors there"
+        )
     return _backends[device]
 
 
@@ -63,23 +66,32 @@ def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, weight_offset: 
 def add_rms_norm(
     out: Tensor, x: Tensor, residual: Tensor, weight: Tensor, eps: float, weight_offset: float = 0.0
 ) -> None:
-    """``residual += x`` (rounded to T), then ``out = rms_norm(residual)``. All [N, H] of T; ``out`` may be ``x``."""
+    """``residual += x`` (rounded to T), then ``out = rms_norm(residual)``. All [N, H] of T; ``out`` may be
+    ``x``.
+    """
     _backend(x).add_rms_norm(out, x, residual, weight, eps, weight_offset)
 
 
 def rope(q: Tensor, k: Tensor, position: Tensor, cos_sin: Tensor, interleaved: bool) -> None:
     """Rotates the first R dimensions of every head of ``q`` [N, Hq, D] and ``k`` [N, Hk, D] in place.
 
-    position: [N] int32; cos_sin: [max_pos, R] float32, R/2 cosines then R/2 sines. ``interleaved`` rotates neighbouring
-    pairs (GPT-J), otherwise the two halves are rotated against each other (neox). Source: Su et al. 2021.
+    position: [N] int32; cos_sin: [max_pos, R] float32, R/2 cosines then R/2 sines. ``interleaved`` rotates
+    neighbouring pairs (GPT-J), otherwise the two halves are rotated against each other (neox). Source: Su et
+    al. 2021.
     """
     _backend(q).rope(q, k, position, cos_sin, interleaved)
 
 
 def slot_mapping(
-    slot: Tensor, position: Tensor, query_start: Tensor, row_slot: Tensor, block_table: Tensor, block_size: int
+    slot: Tensor,
+    position: Tensor,
+    query_start: Tensor,
+    row_slot: Tensor,
+    block_table: Tensor,
+    block_size: int,
 ) -> None:
-    """Writes each token's cache slot, ``block * block_size + position % block_size``, into ``slot`` [N] int64.
+    """Writes each token's cache slot, ``block * block_size + position % block_size``, into ``slot`` [N]
+    int64.
 
     position: [N] int32; query_start: [R + 1] int32; row_slot: [R] int32, each row's line in block_table
     [slots, max_blocks] int32. Tokens past ``query_start[R]`` get -1, which ``cache_write`` skips.
@@ -108,13 +120,15 @@ def paged_attention(
     soft_cap: float = 0.0,
     sinks: Tensor | None = None,
 ) -> None:
-    """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in one call.
+    """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
+    one call.
 
-    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots, max_blocks]
-    int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i of row r stands at
-    ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it sees the last w keys, itself
-    included. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more logit without a value. Rows
-    with ``seq_len`` 0 write nothing. A row's result is the same bits in any batch and for any number of threads.
+    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots,
+    max_blocks] int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i
+    of row r stands at ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it
+    sees the last w keys, itself included. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A
+    sink is one more logit without a value. Rows with ``seq_len`` 0 write nothing. A row's result is the same
+    bits in any batch and for any number of threads.
     """
     _backend(q).paged_attention(
         out, q, cache, block_table, row_slot, query_start, seq_len, scale, window, soft_cap, sinks
@@ -127,12 +141,16 @@ def silu_mul(out: Tensor, gate_up: Tensor) -> None:
 
 
 def gelu_tanh_mul(out: Tensor, gate_up: Tensor) -> None:
-    """``out = gelu(gate, tanh approximation) * up`` with ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of T."""
+    """``out = gelu(gate, tanh approximation) * up`` with ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of
+    T.
+    """
     _backend(out).gelu_tanh_mul(out, gate_up)
 
 
 def argmax(token: Tensor, logits: Tensor) -> None:
-    """The id of each row's largest logit (the lowest id among equals) into ``token`` [S] int32; -1 for a row with NaN."""
+    """The id of each row's largest logit (the lowest id among equals) into ``token`` [S] int32; -1 for a row
+    with NaN.
+    """
     _backend(logits).argmax(token, logits)
 
 
@@ -158,14 +176,14 @@ def sample(
 ) -> None:
     """Draws one token for each row of ``logits`` [S, V] float32 (clobbered) into ``token`` [S] int32.
 
-    Order: mask, bias, penalties, argmax if temperature < 1e-5, else temperature, min_p, top_k, top_p and the inverse
-    cumulative distribution in token-id order at one uniform number hashed from (seed, sample_index). Per sample, [S]:
-    temperature, top_p, min_p, presence, frequency, repetition float32; top_k, history_len, prompt_len int32; seed,
-    history, mask uint64; sample_index int64. ``history`` holds host addresses of int32 tokens (prompt, then output),
-    ``mask`` 0 or host addresses of ceil(V / 32) uint32 words, bit 1 = allowed. Row s owns the entries
-    ``bias_start[s]:bias_start[s + 1]`` (int32) of bias_token (int32) and bias_value (float32; -inf bans). A row that
-    contains NaN, has nothing allowed or carries a parameter out of range gets token -1. A row's token is a function of the
-    row alone.
+    Order: mask, bias, penalties, argmax if temperature < 1e-5, else temperature, min_p, top_k, top_p and the
+    inverse cumulative distribution in token-id order at one uniform number hashed from (seed, sample_index).
+    Per sample, [S]: temperature, top_p, min_p, presence, frequency, repetition float32; top_k, history_len,
+    prompt_len int32; seed, history, mask uint64; sample_index int64. ``history`` holds host addresses of
+    int32 tokens (prompt, then output), ``mask`` 0 or host addresses of ceil(V / 32) uint32 words, bit 1 =
+    allowed. Row s owns the entries ``bias_start[s]:bias_start[s + 1]`` (int32) of bias_token (int32) and
+    bias_value (float32; -inf bans). A row that contains NaN, has nothing allowed or carries a parameter out
+    of range gets token -1. A row's token is a function of the row alone.
     """
     _backend(logits).sample(
         token,
@@ -190,11 +208,12 @@ def sample(
 
 
 def logprobs(ids: Tensor, values: Tensor, rank: Tensor, logits: Tensor, token: Tensor, k: int) -> None:
-    """Log-probabilities of raw ``logits`` [S, V] float32: of the given ``token`` [S] int32 and of the k largest.
+    """Log-probabilities of raw ``logits`` [S, V] float32: of the given ``token`` [S] int32 and of the k
+    largest.
 
-    ids [S, k + 1] int32 and values [S, k + 1] float32: column 0 is the given token, then the k largest, falling, the lower
-    id first among equals. rank [S] int32: 1 + how many logits are larger than the token's. Rows with token -1 get ids -1,
-    values -inf, rank 0.
+    ids [S, k + 1] int32 and values [S, k + 1] float32: column 0 is the given token, then the k largest,
+    falling, the lower id first among equals. rank [S] int32: 1 + how many logits are larger than the
+    token's. Rows with token -1 get ids -1, values -inf, rank 0.
     """
     _backend(logits).logprobs(ids, values, rank, logits, token, k)
 
@@ -220,5 +239,7 @@ def isa() -> str:
 
 
 def set_isa(name: str) -> None:
-    """Chooses the instruction set, for tests. Raises ``RuntimeError`` where the machine or the build lacks it."""
+    """Chooses the instruction set, for tests. Raises ``RuntimeError`` where the machine or the build lacks
+    it.
+    """
     _ops.set_isa(name)
