@@ -13,6 +13,7 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
       map_(config.num_blocks, config.block_size, memory),
       events_(config.enable_events),
       lengths_(config.num_slots, 0),
+      released_(config.num_slots, 0),
       published_(config.num_slots, 0) {
   groups_.push_back(std::make_unique<FullAttentionGroup>(0, config.block_size));
   row_stride_ = groups_[0]->BlocksFor(config.max_tokens_per_slot);
@@ -43,7 +44,8 @@ int32_t KvManager::NeedFor(RowSlot slot, int32_t tokens) const {
 }
 
 bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, int32_t keep_free) {
-  OCTAVO_CHECK(length(slot) == 0, "admitting into a slot that is in use");
+  OCTAVO_CHECK(length(slot) == 0 && released_[Index(slot)] == 0,
+               "admitting into a slot that is in use");
   const int32_t held = static_cast<int32_t>(hit.blocks.size());
   const int32_t fresh = std::max(0, BlocksFor(tokens) - held);
   if (fresh + hit.revived + keep_free > pool_.free_count()) return false;
@@ -95,7 +97,9 @@ void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) 
     const PrefixKey key{chain.hashes[done], done == 0 ? chain.root : chain.hashes[done - 1], 0,
                         chain.tokens.subspan(size_t(done) * bs, bs)};
     const auto result = map_.Insert(b, key);
-    if (result == PrefixMap::InsertResult::kCollision) continue;
+    // The blocks after this one hash as if they followed the other content: filed, they would
+    // answer a request that has the other prefix.
+    if (result == PrefixMap::InsertResult::kCollision) break;
     pool_.SetClass(b, EvictionClass::kProbationary);
     if (publish_log_) publish_log_->push_back(b);
     if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
@@ -121,14 +125,17 @@ int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
 }
 
 void KvManager::Release(RowSlot slot) {
-  int32_t* entries = row(slot);
+  const int32_t* entries = row(slot);
   int32_t& length = lengths_[Index(slot)];
-  while (length > 0) {
-    --length;
-    pool_.Unref(BlockId{entries[length]});
-    entries[length] = Index(kNullBlock);
-  }
+  released_[Index(slot)] = std::max(released_[Index(slot)], length);
+  while (length > 0) pool_.Unref(BlockId{entries[--length]});
   published_[Index(slot)] = 0;
+}
+
+void KvManager::ClearRow(RowSlot slot) {
+  OCTAVO_CHECK(length(slot) == 0, "clearing a row that holds blocks");
+  std::fill_n(row(slot), released_[Index(slot)], Index(kNullBlock));
+  released_[Index(slot)] = 0;
 }
 
 bool KvManager::Reset() {
@@ -151,7 +158,7 @@ void KvManager::CheckInvariants() const {
       if (i < lengths_[s]) {
         OCTAVO_CHECK(entries[i] != Index(kNullBlock), "a row names the null block");
         ++refs[entries[i]];
-      } else {
+      } else if (i >= released_[s]) {
         OCTAVO_CHECK(entries[i] == Index(kNullBlock), "an entry past the row's length is set");
       }
     }

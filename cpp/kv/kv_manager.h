@@ -4,7 +4,8 @@
 // It owns the pool, the prefix map and one table a group ([slot, max_blocks], the very array an
 // executor reads). Admit and Grow count the need of every group first and then commit: they succeed
 // whole or change nothing. Release gives blocks back last to first, so a prefix outlives its
-// suffix. Entries past a slot's length are the null block. Nothing allocates after construction.
+// suffix. Entries past a slot's length are the null block, but for a released row that a step in
+// flight may still read: it keeps its entries until ClearRow. Nothing allocates after construction.
 // One thread.
 //
 // Invariants (CheckInvariants, after every operation in tests):
@@ -66,7 +67,11 @@ class KvManager {
   void Unpublish(RowSlot slot, int32_t first);
   // Takes one block out of the map, whoever holds it.
   void Forget(BlockId block);
+  // Gives the slot's blocks back. Its row still reads as before, until ClearRow.
   void Release(RowSlot slot);
+  // No step reads the released row any more; the slot may be admitted into again.
+  // REQUIRES: length(slot) == 0.
+  void ClearRow(RowSlot slot);
 
   // Forgets all cached content. False, and no change, while any slot holds a block.
   bool Reset();
@@ -109,6 +114,7 @@ class KvManager {
   HostArray<int32_t> table_;
   std::vector<BlockTableView> views_;
   std::vector<int32_t> lengths_;    // blocks in a slot's row
+  std::vector<int32_t> released_;   // entries of a released row that are not cleared yet
   std::vector<int32_t> published_;  // of these, leading blocks that were offered to the map
   std::vector<BlockId> scratch_;
   std::vector<BlockId>* publish_log_ = nullptr;

@@ -137,6 +137,7 @@ void Scheduler::ReleaseBlocks(Request& r) {
   if (num_open() > 0) {
     quarantine_.push_back({r.slot, next_step_ - 1});
   } else {
+    kv_.ClearRow(r.row_slot());
     free_slots_.push_back(r.slot);
   }
   r.slot = -1;
@@ -155,6 +156,7 @@ void Scheduler::CloseStep(StepRecord& step) {
   if (!quarantine_.empty()) {
     std::erase_if(quarantine_, [&](const Quarantine& q) {
       if (q.after_step > step.id) return false;
+      kv_.ClearRow(RowSlot{q.slot});
       free_slots_.push_back(q.slot);
       return true;
     });

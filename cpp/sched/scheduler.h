@@ -7,9 +7,9 @@
 // may be open.
 //
 // Blocks may be reused by the step right after the one that released them, because steps execute in
-// order on one stream; row slots wait until every open step is finished, because a host-side
-// executor reads the tables while it runs. Deterministic in its calls and the clock. Begin and
-// Finish allocate nothing once warm. One thread.
+// order on one stream; row slots and what their table rows say wait until every open step is
+// finished, because a host-side executor reads the tables while it runs. Deterministic in its calls
+// and the clock. Begin and Finish allocate nothing once warm. One thread.
 #pragma once
 
 #include <cstdint>

@@ -167,7 +167,11 @@ void BindManager(py::module_& m) {
           py::arg("slot"), py::arg("tokens"))
       .def("publish", &Publish, py::arg("slot"), py::arg("chain"), py::arg("tokens"))
       .def(
-          "release", [](KvManager& kv, int32_t slot) { kv.Release(CheckedSlot(kv, slot)); },
+          "release",
+          [](KvManager& kv, int32_t slot) {
+            kv.Release(CheckedSlot(kv, slot));
+            kv.ClearRow(RowSlot{slot});
+          },
           py::arg("slot"))
       .def(
           "blocks",
