@@ -1,0 +1,174 @@
+#include "kv/block_pool.h"
+
+#include <algorithm>
+#include <deque>
+#include <random>
+#include <vector>
+
+#include "doctest/doctest.h"
+
+namespace octavo::kv {
+namespace {
+
+using enum EvictionClass;
+
+std::vector<int32_t> Ids(const std::vector<BlockId>& blocks) {
+  std::vector<int32_t> ids;
+  for (BlockId b : blocks) ids.push_back(Index(b));
+  return ids;
+}
+
+TEST_CASE("a new pool gives its blocks in order and never the null block") {
+  BlockPool pool(4);
+  CHECK(pool.free_count() == 3);
+  CHECK(pool.refs(kNullBlock) == 1);
+  for (int32_t expected : {1, 2, 3}) {
+    CHECK(Index(pool.Next()) == expected);
+    CHECK(Index(pool.Take()) == expected);
+  }
+  CHECK(pool.free_count() == 0);
+}
+
+TEST_CASE("a block becomes free with its last reference") {
+  BlockPool pool(3);
+  const BlockId b = pool.Take();
+  pool.Ref(b);
+  pool.Unref(b);
+  CHECK(pool.refs(b) == 1);
+  CHECK(pool.free_count() == 1);
+  pool.Unref(b);
+  CHECK(pool.free_count() == 2);
+}
+
+TEST_CASE("free blocks of one class are given away least recently used first") {
+  BlockPool pool(5);
+  std::vector<BlockId> taken;
+  for (int i = 0; i < 4; ++i) taken.push_back(pool.Take());
+  for (int i : {2, 0, 3, 1}) pool.Unref(taken[i]);
+  CHECK(Ids(pool.FreeList(kUnhashed)) == std::vector<int32_t>{3, 1, 4, 2});
+  CHECK(Index(pool.Take()) == 3);
+}
+
+TEST_CASE("unhashed blocks go first, then probationary ones, then proven ones") {
+  BlockPool pool(5);
+  pool.SetClass(BlockId{1}, kProven);
+  pool.SetClass(BlockId{2}, kProbationary);
+  pool.SetClass(BlockId{3}, kProbationary);
+  std::vector<int32_t> order;
+  while (pool.free_count() > 0) order.push_back(Index(pool.Take()));
+  CHECK(order == std::vector<int32_t>{4, 2, 3, 1});
+}
+
+TEST_CASE("proven blocks give way when they fill more than their share of the cached ones") {
+  BlockPool pool(11);
+  for (int32_t b = 1; b <= 9; ++b) pool.SetClass(BlockId{b}, kProven);
+  pool.SetClass(BlockId{10}, kProbationary);
+  CHECK(Index(pool.Take()) == 1);   // 9 of 10 are proven
+  CHECK(Index(pool.Take()) == 2);   // 8 of 9
+  CHECK(Index(pool.Take()) == 3);   // 7 of 8
+  CHECK(Index(pool.Take()) == 4);   // 6 of 7
+  CHECK(Index(pool.Take()) == 5);   // 5 of 6
+  CHECK(Index(pool.Take()) == 10);  // 4 of 5 are exactly the share
+  CHECK(Index(pool.Take()) == 6);
+}
+
+TEST_CASE("a reference revives a free block wherever it stands in its list") {
+  BlockPool pool(5);
+  pool.Ref(BlockId{2});
+  CHECK(pool.refs(BlockId{2}) == 1);
+  CHECK(Ids(pool.FreeList(kUnhashed)) == std::vector<int32_t>{1, 3, 4});
+}
+
+TEST_CASE("a free block that changes class goes to the recent end of the new one") {
+  BlockPool pool(5);
+  pool.SetClass(BlockId{3}, kProbationary);
+  pool.SetClass(BlockId{1}, kProbationary);
+  CHECK(Ids(pool.FreeList(kProbationary)) == std::vector<int32_t>{3, 1});
+  pool.SetClass(BlockId{3}, kUnhashed);
+  CHECK(Ids(pool.FreeList(kUnhashed)) == std::vector<int32_t>{2, 4, 3});
+}
+
+TEST_CASE("a used block returns to the class that it was given while it was used") {
+  BlockPool pool(3);
+  const BlockId b = pool.Take();
+  pool.SetClass(b, kProven);
+  CHECK(pool.free_count(kProven) == 0);
+  pool.Unref(b);
+  CHECK(pool.free_count(kProven) == 1);
+}
+
+// The same pool as lists that are searched.
+struct NaivePool {
+  explicit NaivePool(int32_t n) : refs(n), cls(n, 0) {
+    for (int32_t b = 1; b < n; ++b) lists[0].push_back(b);
+  }
+  int32_t Take() {
+    int c = 0;
+    if (lists[0].empty()) {
+      const double proven = double(lists[2].size());
+      const double cached = proven + double(lists[1].size());
+      c = lists[1].empty() || proven > BlockPool::kProvenShare * cached ? 2 : 1;
+    }
+    const int32_t b = lists[c].front();
+    lists[c].pop_front();
+    refs[b] = 1;
+    return b;
+  }
+  void Ref(int32_t b) {
+    if (refs[b]++ == 0) std::erase(lists[cls[b]], b);
+  }
+  void Unref(int32_t b) {
+    if (--refs[b] == 0) lists[cls[b]].push_back(b);
+  }
+  void SetClass(int32_t b, int c) {
+    if (cls[b] == c) return;
+    if (refs[b] == 0) {
+      std::erase(lists[cls[b]], b);
+      lists[c].push_back(b);
+    }
+    cls[b] = c;
+  }
+  std::vector<int32_t> refs;
+  std::vector<int> cls;
+  std::deque<int32_t> lists[kEvictionClasses];
+};
+
+TEST_CASE("under random operations the pool equals one made of plain lists") {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    std::mt19937 random(seed);
+    const int32_t n = 2 + int32_t(random() % 20);
+    BlockPool pool(n);
+    NaivePool naive(n);
+    for (int step = 0; step < 500; ++step) {
+      const int32_t b = 1 + int32_t(random() % (n - 1));
+      switch (random() % 4) {
+        case 0:
+          if (pool.free_count() > 0) REQUIRE(Index(pool.Take()) == naive.Take());
+          break;
+        case 1:
+          pool.Ref(BlockId{b});
+          naive.Ref(b);
+          break;
+        case 2:
+          if (naive.refs[b] > 0) {
+            pool.Unref(BlockId{b});
+            naive.Unref(b);
+          }
+          break;
+        default: {
+          const int c = int(random() % kEvictionClasses);
+          pool.SetClass(BlockId{b}, EvictionClass(c));
+          naive.SetClass(b, c);
+        }
+      }
+      for (int c = 0; c < kEvictionClasses; ++c) {
+        const std::vector<int32_t> expected(naive.lists[c].begin(), naive.lists[c].end());
+        REQUIRE(Ids(pool.FreeList(EvictionClass(c))) == expected);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace octavo::kv

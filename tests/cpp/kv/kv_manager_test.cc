@@ -1,0 +1,295 @@
+#include "kv/kv_manager.h"
+
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "kv/chain.h"
+
+namespace octavo::kv {
+namespace {
+
+constexpr int32_t kBlockSize = 4;
+constexpr RowSlot kA{0};
+constexpr RowSlot kB{1};
+constexpr RowSlot kC{2};
+
+KvConfig Config(int32_t num_blocks, bool events = false) {
+  return {num_blocks, kBlockSize, 4, 64, true, events};
+}
+
+std::vector<int32_t> Blocks(const KvManager& kv, RowSlot slot) {
+  return {kv.blocks(slot).begin(), kv.blocks(slot).end()};
+}
+
+// Admits `chain` with whatever is cached of it, and files all of its full blocks.
+KvManager::Hit Run(KvManager& kv, RowSlot slot, const OwnedChain& chain) {
+  const int32_t tokens = int32_t(chain.tokens.size());
+  const auto hit = kv.Match(chain.view(), tokens);
+  REQUIRE(kv.Admit(slot, hit, tokens, 0));
+  kv.Publish(slot, chain.view(), tokens);
+  kv.CheckInvariants();
+  return hit;
+}
+
+void Finish(KvManager& kv, RowSlot slot) {
+  kv.Release(slot);
+  kv.ClearRow(slot);
+  kv.CheckInvariants();
+}
+
+TEST_CASE("a slot holds as many blocks as its tokens need, rounded up") {
+  KvManager kv(Config(10));
+  CHECK(kv.BlocksFor(0) == 0);
+  CHECK(kv.BlocksFor(1) == 1);
+  CHECK(kv.BlocksFor(4) == 1);
+  CHECK(kv.BlocksFor(5) == 2);
+  REQUIRE(kv.Admit(kA, {}, 5, 0));
+  CHECK(kv.length(kA) == 2);
+  CHECK(kv.NeedFor(kA, 8) == 0);
+  CHECK(kv.NeedFor(kA, 9) == 1);
+  REQUIRE(kv.Grow(kA, 9));
+  CHECK(kv.length(kA) == 3);
+  CHECK(kv.free_blocks() == 6);
+  kv.CheckInvariants();
+}
+
+TEST_CASE("growing beyond the pool fails and changes nothing") {
+  KvManager kv(Config(4));
+  REQUIRE(kv.Admit(kA, {}, 4, 0));
+  const auto before = Blocks(kv, kA);
+  CHECK_FALSE(kv.Grow(kA, 17));
+  CHECK(Blocks(kv, kA) == before);
+  CHECK(kv.free_blocks() == 2);
+  kv.CheckInvariants();
+}
+
+TEST_CASE("admission counts revived blocks and the reserve, and fails without a change") {
+  KvManager kv(Config(6));
+  const OwnedChain prefix(Count(0, 8), kBlockSize);
+  Run(kv, kA, prefix);
+  Finish(kv, kA);
+  const OwnedChain longer(Count(0, 16), kBlockSize);
+  const auto hit = kv.Match(longer.view(), 16);
+  REQUIRE(hit.tokens == 8);
+  CHECK(hit.revived == 2);
+  // Two revived, two new, two to keep: one more than the five there are.
+  CHECK_FALSE(kv.Admit(kB, hit, 16, 2));
+  CHECK(kv.length(kB) == 0);
+  CHECK(kv.free_blocks() == 5);
+  kv.CheckInvariants();
+  CHECK(kv.Admit(kB, hit, 16, 1));
+  CHECK(kv.free_blocks() == 1);
+  kv.CheckInvariants();
+}
+
+TEST_CASE("a hit that others hold costs nothing of the free blocks") {
+  KvManager kv(Config(6));
+  const OwnedChain prefix(Count(0, 8), kBlockSize);
+  Run(kv, kA, prefix);
+  const auto hit = kv.Match(prefix.view(), 8);
+  CHECK(hit.revived == 0);
+  REQUIRE(kv.Admit(kB, hit, 9, 2));
+  CHECK(kv.pool().refs(hit.blocks[0]) == 2);
+  CHECK(Blocks(kv, kB)[0] == Blocks(kv, kA)[0]);
+  CHECK(kv.ExclusiveBlocks(kB) == 1);
+  kv.CheckInvariants();
+}
+
+TEST_CASE("a match stops at the cap, whole blocks only") {
+  KvManager kv(Config(10));
+  const OwnedChain chain(Count(0, 12), kBlockSize);
+  Run(kv, kA, chain);
+  CHECK(kv.Match(chain.view(), 12).tokens == 12);
+  CHECK(kv.Match(chain.view(), 11).tokens == 8);
+  CHECK(kv.Match(chain.view(), 3).tokens == 0);
+}
+
+TEST_CASE("a match stops at the first missing block") {
+  KvManager kv(Config(10));
+  const OwnedChain chain(Count(0, 12), kBlockSize);
+  Run(kv, kA, chain);
+  kv.Forget(BlockId{Blocks(kv, kA)[1]});
+  kv.CheckInvariants();
+  CHECK(kv.Match(chain.view(), 12).tokens == 4);
+}
+
+TEST_CASE("salts keep equal prompts apart") {
+  KvManager kv(Config(10));
+  Run(kv, kA, OwnedChain(Count(0, 8), kBlockSize, "tenant a"));
+  CHECK(kv.Match(OwnedChain(Count(0, 8), kBlockSize, "tenant b").view(), 8).tokens == 0);
+  CHECK(kv.Match(OwnedChain(Count(0, 8), kBlockSize).view(), 8).tokens == 0);
+  CHECK(kv.Match(OwnedChain(Count(0, 8), kBlockSize, "tenant a").view(), 8).tokens == 8);
+}
+
+TEST_CASE("a prefix outlives its suffix when both are free") {
+  KvManager kv(Config(5));
+  const OwnedChain chain(Count(0, 16), kBlockSize);
+  Run(kv, kA, chain);
+  Finish(kv, kA);
+  for (int32_t left : {12, 8, 4, 0}) {
+    REQUIRE(kv.Admit(kB, {}, kBlockSize * (5 - left / 4 - 1), 0));
+    CHECK(kv.Match(chain.view(), 16).tokens == left);
+    kv.Release(kB);
+    kv.ClearRow(kB);
+  }
+  CHECK(kv.evictions() == 4);
+}
+
+TEST_CASE("a prefix that was hit outlives one that was not, whatever came last") {
+  KvManager kv(Config(9));
+  const OwnedChain popular(Count(0, 4), kBlockSize);
+  Run(kv, kA, popular);
+  Run(kv, kB, popular);  // the hit proves it
+  Finish(kv, kA);
+  Finish(kv, kB);
+  const OwnedChain once(Count(100, 28), kBlockSize);
+  Run(kv, kA, once);
+  Finish(kv, kA);
+  REQUIRE(kv.Admit(kB, {}, 28, 0));
+  CHECK(kv.Match(popular.view(), 4).tokens == 4);
+  CHECK(kv.Match(once.view(), 28).tokens == 0);
+}
+
+TEST_CASE("released blocks are free at once, and the row keeps its entries until it is cleared") {
+  KvManager kv(Config(6));
+  REQUIRE(kv.Admit(kA, {}, 8, 0));
+  const auto held = Blocks(kv, kA);
+  kv.Release(kA);
+  CHECK(kv.free_blocks() == 5);
+  CHECK(kv.length(kA) == 0);
+  const BlockTableView& table = kv.tables()[0];
+  CHECK(std::vector<int32_t>(table.data, table.data + 2) == held);
+  kv.CheckInvariants();
+  kv.ClearRow(kA);
+  CHECK(std::vector<int32_t>(table.data, table.data + 2) == std::vector<int32_t>{0, 0});
+  kv.CheckInvariants();
+}
+
+TEST_CASE("what was never written leaves the map again") {
+  KvManager kv(Config(10));
+  const OwnedChain chain(Count(0, 12), kBlockSize);
+  Run(kv, kA, chain);
+  kv.Unpublish(kA, 1);
+  kv.CheckInvariants();
+  CHECK(kv.published(kA) == 1);
+  CHECK(kv.Match(chain.view(), 12).tokens == 4);
+  kv.Publish(kA, chain.view(), 12);
+  CHECK(kv.Match(chain.view(), 12).tokens == 12);
+}
+
+TEST_CASE("the publish log names every block that was filed") {
+  KvManager kv(Config(10));
+  std::vector<BlockId> log;
+  kv.set_publish_log(&log);
+  const OwnedChain chain(Count(0, 10), kBlockSize);
+  Run(kv, kA, chain);
+  REQUIRE(log.size() == 2);
+  CHECK(Index(log[0]) == Blocks(kv, kA)[0]);
+  CHECK(Index(log[1]) == Blocks(kv, kA)[1]);
+}
+
+TEST_CASE("nothing after a block whose hash collides is filed, for its prefix is another") {
+  KvManager kv(Config(12));
+  const OwnedChain mine(Count(0, 8), kBlockSize);
+  Run(kv, kA, mine);
+  // The same first hash over other tokens, and a second block that then hashes alike.
+  OwnedChain forged(Count(0, 8), kBlockSize);
+  forged.tokens[1] = 99;
+  CHECK(kv.Match(forged.view(), 8).tokens == 0);
+  REQUIRE(kv.Admit(kB, {}, 8, 0));
+  kv.Publish(kB, forged.view(), 8);
+  kv.CheckInvariants();
+  CHECK(kv.map().size() == 2);
+  Finish(kv, kA);
+  REQUIRE(kv.Match(mine.view(), 8).tokens == 8);
+  for (BlockId b : kv.Match(mine.view(), 8).blocks) {
+    CHECK(Index(b) != Blocks(kv, kB)[0]);
+    CHECK(Index(b) != Blocks(kv, kB)[1]);
+  }
+}
+
+TEST_CASE("reset forgets everything, and refuses while a slot holds a block") {
+  KvManager kv(Config(10));
+  const OwnedChain chain(Count(0, 8), kBlockSize);
+  Run(kv, kA, chain);
+  CHECK_FALSE(kv.Reset());
+  CHECK(kv.Match(chain.view(), 8).tokens == 8);
+  Finish(kv, kA);
+  CHECK(kv.Reset());
+  kv.CheckInvariants();
+  CHECK(kv.map().size() == 0);
+  CHECK(kv.free_blocks() == 9);
+  CHECK(kv.Match(chain.view(), 8).tokens == 0);
+}
+
+TEST_CASE("without prefix caching nothing is filed and nothing matches") {
+  KvConfig config = Config(10);
+  config.enable_prefix_caching = false;
+  KvManager kv(config);
+  const OwnedChain chain(Count(0, 8), kBlockSize);
+  Run(kv, kA, chain);
+  CHECK(kv.map().size() == 0);
+  CHECK(kv.Match(chain.view(), 8).tokens == 0);
+}
+
+std::vector<KvEvent> Events(KvManager& kv) {
+  std::vector<KvEvent> events;
+  kv.events().Take(&events);
+  return events;
+}
+
+TEST_CASE("stored and removed events name content: the first and the last copy of it") {
+  KvManager kv(Config(4, true));
+  const OwnedChain chain(Count(0, 4), kBlockSize);
+  // Two copies: both requests ran before either could hit the other.
+  REQUIRE(kv.Admit(kA, {}, 4, 0));
+  REQUIRE(kv.Admit(kB, {}, 4, 0));
+  kv.Publish(kA, chain.view(), 4);
+  kv.Publish(kB, chain.view(), 4);
+  auto events = Events(kv);
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == KvEventKind::kStored);
+  CHECK(events[0].tokens == chain.tokens);
+  CHECK(events[0].hash[0] == chain.hashes[0].lo);
+  CHECK(events[0].parent[1] == chain.root.hi);
+
+  Finish(kv, kA);
+  Finish(kv, kB);
+  REQUIRE(kv.Admit(kC, {}, 8, 0));  // takes the unhashed block and one copy
+  CHECK(Events(kv).empty());
+  CHECK(kv.Match(chain.view(), 4).tokens == 4);
+  REQUIRE(kv.Grow(kC, 12));  // takes the other
+  events = Events(kv);
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == KvEventKind::kRemoved);
+  CHECK(events[0].hash[0] == chain.hashes[0].lo);
+}
+
+TEST_CASE("a reset is one event") {
+  KvManager kv(Config(6, true));
+  Run(kv, kA, OwnedChain(Count(0, 8), kBlockSize));
+  Finish(kv, kA);
+  Events(kv);
+  REQUIRE(kv.Reset());
+  const auto events = Events(kv);
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].kind == KvEventKind::kCleared);
+}
+
+TEST_CASE("a full event log drops the newest events and counts them") {
+  KvEventLog log(true);
+  const std::vector<int32_t> tokens{1};
+  const PrefixKey key{{1, 2}, {3, 4}, 0, tokens};
+  for (size_t i = 0; i < KvEventLog::kCapacity + 3; ++i) log.Stored(BlockId{int32_t(i)}, key);
+  CHECK(log.dropped() == 3);
+  std::vector<KvEvent> events;
+  log.Take(&events);
+  CHECK(events.size() == KvEventLog::kCapacity);
+  CHECK(Index(events.front().block) == 0);
+  log.Stored(BlockId{1}, key);
+  log.Take(&events);
+  CHECK(events.size() == 1);
+}
+
+}  // namespace
+}  // namespace octavo::kv
