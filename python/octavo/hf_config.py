@@ -119,6 +119,11 @@ class ModelSpec:
         return self.max_position
 
     @property
+    def default_length(self) -> int:
+        """What max_model_len is unless asked for: a dynamic table is exact only up to max_position."""
+        return self.max_position if self.rope.kind == "dynamic" else self.context_limit
+
+    @property
     def num_parameters(self) -> int:
         """Elements of all weights; a tied head counts once."""
         hidden, inter = self.hidden_size, self.intermediate_size
@@ -143,7 +148,7 @@ def load_model_spec(folder: Path, *, max_model_len: int | None = None, dtype: st
     spec = _spec_of(_Reader(raw, folder / "config.json"), read_json(folder / "generation_config.json") or {})
     if dtype != "auto":
         spec = dataclasses.replace(spec, dtype=parse_dtype(dtype))
-    return dataclasses.replace(spec, max_model_len=max_model_len or spec.context_limit)
+    return dataclasses.replace(spec, max_model_len=max_model_len or spec.default_length)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -302,13 +307,11 @@ def _layer_windows(config: _Reader, rule: str, num_layers: int) -> tuple[int, ..
         first = config.integer("max_window_layers", 28, low=0)
         return tuple(window if layer >= first else 0 for layer in range(num_layers))
     known = {"sliding_attention": window, "full_attention": 0}
-    valid = (
-        isinstance(types, list) and len(types) == num_layers and all(kind in list(known) for kind in types)
-    )
-    if not valid:
+    names = types if isinstance(types, list) else []
+    if len(names) != num_layers or any(name not in list(known) for name in names):
         remedy = f"a list of {num_layers} (num_hidden_layers) names out of {', '.join(known)} is expected"
         raise config.error("layer_types", types, remedy)
-    return tuple(known[kind] for kind in types)
+    return tuple(known[name] for name in names)
 
 
 def _rope(config: _Reader, head_dim: int, max_position: int) -> RopeSpec:
