@@ -291,8 +291,9 @@ def _convert_with_transformers(folder: Path) -> tokenizers.Tokenizer:
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # Whatever a foreign loader raises means the same here.
+        words = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"{folder} has no tokenizer.json and transformers found no tokenizer in it either: {error}"
+            f"{folder} has no tokenizer.json and transformers found no tokenizer in it either: {words}"
         ) from error
     backend = getattr(converted, "backend_tokenizer", None)
     if not isinstance(backend, tokenizers.Tokenizer):

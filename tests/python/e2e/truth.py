@@ -1,4 +1,4 @@
-"""What transformers says about one fixed set of prompts: greedy tokens and log-probabilities, once a model."""
+"""What transformers says about a fixed set of prompts: greedy tokens and log-probabilities, once a model."""
 
 from __future__ import annotations
 
