@@ -59,6 +59,7 @@ def main() -> int:
             folder,
             dtype=args.dtype,
             num_threads=args.threads,
+            skip_tokenizer_init=True,
             max_model_len=1024,
             kv_cache_memory_bytes="2GiB",
         )
@@ -239,4 +240,5 @@ LOAD_BEFORE = os.getloadavg()[0]
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    transformers.utils.logging.disable_progress_bar()
     raise SystemExit(main())

@@ -54,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Parses the command line and runs its command."""
-    parser = build_parser(chosen_command(arguments))
-    args = parser.parse(arguments)
-    if args.command is None:
-        parser.print_help()
+    command = arguments[0].replace("_", "-") if arguments else None
+    if command not in COMMANDS:
+        top = top_parser()
+        top.parse_args(arguments)  # --help, --version and unknown commands end here
+        top.print_help()
         return EXIT_OK
+    args = command_parser(command).parse(arguments[1:])
     code: int = args.run(args)
     return code
 
@@ -69,30 +71,29 @@ def is_verbose(arguments: Sequence[str]) -> bool:
     return "-v" in flags or "--verbose" in flags
 
 
-def build_parser(command: str | None) -> Parser:
-    """The whole command tree; only `command` gets its arguments, so the other modules stay unimported."""
+def top_parser() -> Parser:
+    """The commands and what each is for; their modules stay unimported."""
     parser = Parser(prog="octavo", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"octavo {__version__}")
-    children = parser.add_subparsers(dest="command", metavar="COMMAND", prog="octavo", parser_class=Parser)
-    for name, (module, summary) in COMMANDS.items():
-        child = children.add_parser(name, help=summary)
-        if name == command:
-            implementation = importlib.import_module(module)
-            child.description = implementation.DESCRIPTION
-            implementation.add_arguments(child)
-            child.set_defaults(run=implementation.run, owner=child)
-            add_verbose(child)
+    children = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for name, (_, summary) in COMMANDS.items():
+        children.add_parser(name, help=summary)
+    return parser
+
+
+def command_parser(name: str) -> Parser:
+    """One command's own arguments."""
+    implementation = importlib.import_module(COMMANDS[name][0])
+    parser = Parser(prog=f"octavo {name}", description=implementation.DESCRIPTION)
+    implementation.add_arguments(parser)
+    parser.set_defaults(run=implementation.run)
+    add_verbose(parser)
     return parser
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """The one flag that every command has."""
     parser.add_argument("-v", "--verbose", action="store_true", help="say more; an error with traceback")
-
-
-def chosen_command(arguments: Sequence[str]) -> str | None:
-    """The first argument that is not a flag; the top level has no flag that takes a value."""
-    return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
 def report(error: Exception) -> int:

@@ -38,8 +38,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Like parse_args, but an unknown argument is reported with the nearest flag of the command."""
-        known, unknown = self.parse_known_args(arguments)
+        """Like parse_args, but flags and positional arguments may stand in any order.
+
+        An unknown argument is reported with the nearest flag.
+        """
+        # argparse cannot intermix where there are subcommands; these have one positional argument each.
+        parse = self.parse_known_intermixed_args if self._subparsers is None else self.parse_known_args
+        known, unknown = parse(arguments)
         if unknown:
             owner = getattr(known, "owner", self)
             owner.error(owner.describe_unknown(unknown))

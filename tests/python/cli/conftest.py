@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_models import VOCAB_SIZE, save_tokenizer
 
 import octavo
 
@@ -37,6 +38,16 @@ def config_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLAMA))
     return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> list[str]:
+    """The arguments of a model that talks nonsense: a tokenizer with a chat template, and random weights."""
+    folder = save_tokenizer(tmp_path / "nonsense")
+    config = {**LLAMA, "vocab_size": VOCAB_SIZE, "eos_token_id": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.6}))
+    return [str(folder), "--load-format", "dummy", "--kv-cache-memory-bytes", "32MiB"]
 
 
 @pytest.fixture

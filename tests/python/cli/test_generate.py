@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,39 +12,41 @@ from cli.command import octavo_command
 
 from octavo.cli.main import main
 
+Run = Callable[..., str]
+
 
 @pytest.fixture
-def run(tiny: str, capsys: pytest.CaptureFixture[str]) -> object:
-    """Runs `octavo generate tiny ...` in this process: torch is imported once for all tests."""
+def run(model: list[str], capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `octavo generate` in this process: torch is imported once for all tests."""
 
-    def generate(*arguments: str, code: int = 0) -> str:
-        assert main(["generate", tiny, "--temperature", "0", *arguments]) == code
+    def generate(*arguments: str) -> str:
+        assert main(["generate", *model, "--ignore-eos", *arguments]) == 0
         return capsys.readouterr().out
 
     return generate
 
 
-def test_one_prompt_prints_its_completion(tiny: str) -> None:
-    done = octavo_command("generate", tiny, "The KV cache", "--max_tokens", "8", "--temperature", "0")
+def test_one_prompt_prints_its_completion(model: list[str]) -> None:
+    done = octavo_command("generate", *model, "The KV cache", "--max_tokens", "8", "--ignore-eos")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
 
 
-def test_streamed_text_is_the_batchs_text(run) -> None:
+def test_streamed_text_is_the_batchs_text(run: Run) -> None:
     streamed = run("What is a block?", "--max-tokens", "12")
     batched = json.loads(run("What is a block?", "--max-tokens", "12", "--json"))
     assert streamed == batched["outputs"][0]["text"] + "\n"
 
 
-def test_several_prompts_print_in_order(run) -> None:
+def test_several_prompts_print_in_order(run: Run) -> None:
     text = run("first prompt", "second prompt", "--max-tokens", "4")
     titles = [line for line in text.splitlines() if line.startswith("[")]
     assert titles == ["[0] first prompt", "[1] second prompt"]
 
 
-def test_json_has_token_ids_and_logprobs(run) -> None:
+def test_json_has_token_ids_and_logprobs(run: Run) -> None:
     lines = run("one", "two", "-n", "2", "--max-tokens", "3", "--logprobs", "2", "--json").splitlines()
     results = [json.loads(line) for line in lines]
     assert [result["prompt"] for result in results] == ["one", "two"]
@@ -53,7 +57,7 @@ def test_json_has_token_ids_and_logprobs(run) -> None:
             assert output["finish_reason"] in ("length", "stop")
 
 
-def test_prompts_come_from_files_and_stdin(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_come_from_files_and_stdin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('"three"\n{"prompt_token_ids": [5, 6]}\n')
     assert (
@@ -61,18 +65,26 @@ def test_prompts_come_from_files_and_stdin(run, tmp_path: Path, monkeypatch: pyt
     )
     lines = run("--prompts-file", str(tmp_path / "b.jsonl"), "--json", "--max-tokens", "1").splitlines()
     assert json.loads(lines[1])["prompt_tokens"] == 2
-    assert octavo_command("generate", "tiny", "--json", "--max-tokens", "1", stdin="four\n").returncode == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("four\n"))
+    assert json.loads(run("--json", "--max-tokens", "1"))["prompt"] == "four"
 
 
-def test_a_bad_line_of_a_prompts_file_is_named(tiny: str, tmp_path: Path) -> None:
+def test_a_bad_line_of_a_prompts_file_is_named(model: list[str], tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('"fine"\n[1]\n')
-    done = octavo_command("generate", tiny, "--prompts-file", str(tmp_path / "p.jsonl"))
+    done = octavo_command("generate", *model, "--prompts-file", str(tmp_path / "p.jsonl"))
     assert done.returncode == 1
     assert "line 2" in done.stderr
 
 
-def test_a_prompt_that_is_too_long_is_one_line(tiny: str) -> None:
-    done = octavo_command("generate", tiny, "word " * 5000, "--max-tokens", "1")
+def test_a_prompt_that_is_too_long_is_one_line(model: list[str]) -> None:
+    done = octavo_command("generate", *model, "word " * 5000, "--max-tokens", "1")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "maximum context length" in done.stderr
+
+
+def test_sampling_follows_the_models_recommendation_unless_a_flag_says_otherwise(run: Run) -> None:
+    greedy = [run("one", "--max-tokens", "8", "--temperature", "0"), run("one", "--max-tokens", "8")]
+    assert greedy[0] == greedy[1]
+    sampled = [run("one", "--max-tokens", "8", "--temperature", "1", "--seed", seed) for seed in ("1", "2")]
+    assert sampled[0] != sampled[1]
