@@ -14,12 +14,13 @@ constexpr uint64_t MixBits(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-// Uniform in [0, 1), 53 bits. Two rounds, so that neighbouring seeds and neighbouring indices are
-// unrelated in both directions.
+// Uniform in [0, 1), 53 bits. The seed picks a place on SplitMix64's cycle by way of a mix of its own
+// and the index steps along it, so that neighbours in either are unrelated.
 constexpr double Uniform(uint64_t seed, uint64_t index) {
-  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
-  const uint64_t key = MixBits(seed + kGolden);
-  const uint64_t bits = MixBits(key ^ MixBits(index * kGolden + kGolden));
+  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, SplitMix64's step
+  constexpr uint64_t kSeedOffset = 0x2545f4914f6cdd1du;
+  const uint64_t start = MixBits(seed + kSeedOffset);
+  const uint64_t bits = MixBits(start + (index + 1) * kGolden);
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
