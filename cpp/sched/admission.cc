@@ -12,11 +12,13 @@ namespace {
 constexpr size_t kMaxPassedOver = 64;
 
 // Linear aging needs no bookkeeping: "one level of priority equals so much waiting" is a constant
-// key.
+// key. Priorities beyond what 62 bits of microseconds express count as the last one that they do.
 OrderKey OrderOf(const EngineConfig& config, int32_t priority, int64_t now_us, uint64_t arrival) {
   if (config.policy == SchedulingPolicy::kFcfs) return {0, arrival};
   if (config.priority_aging_ms == 0) return {priority, arrival};
-  return {now_us + int64_t{priority} * config.priority_aging_ms * 1000, arrival};
+  const int64_t level_us = config.priority_aging_ms * 1000;
+  const int64_t most = (int64_t{1} << 62) / level_us;
+  return {now_us + std::clamp<int64_t>(priority, -most, most) * level_us, arrival};
 }
 
 }  // namespace
@@ -62,18 +64,20 @@ Result<RequestId> Scheduler::Add(std::span<const int32_t> prompt, const Sampling
 
 void Scheduler::AdmitWaiting() {
   passed_over_.clear();
+  Request* head = nullptr;  // the first that does not fit: later ones pass it, but not for ever
   while (pass_.budget > 0 && !free_slots_.empty() && !waiting_.empty()) {
     const WaitingQueue::Entry entry = waiting_.Pop();
     Request* r = requests_.Find(entry.id);
     if (!r || !r->live()) continue;
     const Admission outcome = TryAdmit(*r);
     if (outcome == Admission::kAdmitted) {
-      for (const auto& passed : passed_over_) ++requests_.Find(passed.id)->overtaken;
+      if (head && ++head->overtaken >= config_.max_overtakes) break;
       continue;
     }
     passed_over_.push_back(entry);
     if (outcome == Admission::kStepIsFull || passed_over_.size() >= kMaxPassedOver) break;
-    if (outcome == Admission::kDoesNotFit && r->overtaken >= config_.max_overtakes) break;
+    if (outcome == Admission::kDoesNotFit && !head) head = r;
+    if (head && head->overtaken >= config_.max_overtakes) break;
   }
   for (const auto& entry : passed_over_) waiting_.Push(entry);
 }

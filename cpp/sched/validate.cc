@@ -29,7 +29,7 @@ Status CheckIds(const char* field, const std::vector<int32_t>& ids, size_t limit
   return Status::Ok();
 }
 
-Status CheckNumbers(const SamplingParams& p) {
+Status CheckNumbers(const SamplingParams& p, int32_t vocab_size) {
   const struct {
     const char* field;
     double value, low, high;
@@ -45,10 +45,10 @@ Status CheckNumbers(const SamplingParams& p) {
       {"min_p", p.min_p, 0, 1, "give a value in [0, 1]"},
       {"presence_penalty", p.presence_penalty, -2, 2, "give a value in [-2, 2]"},
       {"frequency_penalty", p.frequency_penalty, -2, 2, "give a value in [-2, 2]"},
-      {"num_logprobs", double(p.num_logprobs), -1, std::numeric_limits<int32_t>::max(),
-       "give -1 (none) or a count"},
-      {"num_prompt_logprobs", double(p.num_prompt_logprobs), -1,
-       std::numeric_limits<int32_t>::max(), "give -1 (none) or a count"},
+      {"num_logprobs", double(p.num_logprobs), -1, double(vocab_size),
+       "give -1 (none) or a count up to the size of the vocabulary"},
+      {"num_prompt_logprobs", double(p.num_prompt_logprobs), -1, double(vocab_size),
+       "give -1 (none) or a count up to the size of the vocabulary"},
   };
   for (const auto& r : ranges) {
     // Written so that NaN fails.
@@ -102,7 +102,7 @@ Status CheckBias(const SamplingParams& p, int32_t vocab_size) {
 }  // namespace
 
 Status Validate(const SamplingParams& p, int32_t vocab_size) {
-  if (Status s = CheckNumbers(p); !s.ok()) return s;
+  if (Status s = CheckNumbers(p, vocab_size); !s.ok()) return s;
   if (Status s = CheckIds("eos_token_ids", p.eos_token_ids, kMaxEosTokens, vocab_size); !s.ok()) {
     return s;
   }
@@ -161,6 +161,11 @@ Status Validate(const EngineConfig& c) {
     return Status::InvalidArgument(
         StrCat("max_num_batched_tokens=", c.max_num_batched_tokens, " is below max_model_len=",
                c.max_model_len, ": without chunked prefill a whole prompt must fit one step"));
+  }
+  if (!c.enable_chunked_prefill && c.long_prefill_token_threshold > 0) {
+    return Status::InvalidArgument(
+        StrCat("long_prefill_token_threshold=", c.long_prefill_token_threshold,
+               " cuts prompts into chunks: give 0 or set enable_chunked_prefill"));
   }
   return Status::Ok();
 }

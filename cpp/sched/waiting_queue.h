@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "sched/request.h"
@@ -19,7 +20,11 @@ class WaitingQueue {
     bool operator>(const Entry& other) const { return key > other.key; }
   };
 
-  void Reserve(size_t entries) { heap_.reserve(entries); }
+  // Grows by doubling: a reserve of exactly one more for each request would copy the queue each
+  // time.
+  void Reserve(size_t entries) {
+    if (entries > heap_.capacity()) heap_.reserve(std::max(entries, 2 * heap_.capacity()));
+  }
   bool empty() const { return heap_.empty(); }
   size_t size() const { return heap_.size(); }
 
