@@ -1,0 +1,110 @@
+// The step path takes nothing from the heap once the engine is warm.
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "engine/counting_new.h"
+#include "engine/harness.h"
+
+namespace octavo::engine {
+namespace {
+
+struct Load {
+  int32_t num_blocks = 101;
+  int lag = 0;
+  bool edits = false;
+  VictimPolicy victim = VictimPolicy::kCost;
+};
+
+EngineConfig ConfigOf(const Load& load) {
+  EngineConfig c = SmallConfig();
+  c.num_blocks = load.num_blocks;
+  c.max_model_len = 64;
+  c.victim = load.victim;
+  c.policy = SchedulingPolicy::kPriority;
+  return c;
+}
+
+// Prompts that share prefixes, some with everything that a sample can ask for.
+void SubmitAll(CoreEngine& engine, const Load& load) {
+  for (int32_t i = 0; i < 24; ++i) {
+    SamplingParams p = Greedy(30);
+    if (load.edits) {
+      p.temperature = 1;
+      p.presence_penalty = 0.5f;
+      p.bad_words = {{1, 2}, {3}};
+      p.logit_bias = {{4, 1.0f}};
+      p.allowed_token_ids = {5, 6, 7};
+      p.min_tokens = 2;
+      p.stop_token_ids = {8};
+    }
+    if (i % 3 == 0) p.num_prompt_logprobs = 1;
+    if (i % 5 == 0) p.eos_token_ids = {9};
+    REQUIRE(engine.AddRequest(Prompt(10 + i, i % 4), p, i % 3, "").ok());
+  }
+}
+
+// Counts inside BeginStep and FinishStep only: submitting may allocate, a step may not.
+int64_t AllocationsOf(CoreEngine& engine, const Load& load) {
+  SubmitAll(engine, load);
+  StepPlan open[kMaxStepsInFlight];
+  int num_open = 0;
+  std::vector<int32_t> tokens(64);
+  const CountAllocations allocations;
+  for (int32_t turn = 0; engine.HasUnfinished() || num_open > 0; ++turn) {
+    const StepPlan* plan = engine.BeginStep();
+    if (plan) open[num_open++] = *plan;
+    while (num_open > (plan ? load.lag : 0)) {
+      for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = (turn + int32_t(i)) % 50;
+      if (turn % 13 == 0) tokens[0] = -1;
+      const auto outputs =
+          engine.FinishStep(open[0].step_id, {tokens.data(), size_t(open[0].num_samples)});
+      if (!outputs.ok()) return -1;
+      open[0] = open[1];
+      --num_open;
+    }
+  }
+  return allocations.count();
+}
+
+TEST_CASE("the counter sees an allocation") {
+  const CountAllocations allocations;
+  const std::vector<int> some(10);
+  CHECK(allocations.count() == 1);
+}
+
+TEST_CASE("a step allocates nothing: prefix hits, block boundaries, ends, failed rows") {
+  const Load load;
+  ManualClock clock;
+  CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+  for (int round = 0; round < 3; ++round) CHECK(AllocationsOf(engine, load) == 0);
+  CHECK(engine.Stats().prefix_hits > 0);
+  CHECK(engine.Stats().evictions > 0);
+}
+
+TEST_CASE("a step allocates nothing while requests are preempted") {
+  for (VictimPolicy victim : {VictimPolicy::kCost, VictimPolicy::kLast}) {
+    const Load load{.num_blocks = 20, .victim = victim};
+    ManualClock clock;
+    CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+    CHECK(AllocationsOf(engine, load) == 0);
+    CHECK(engine.Stats().preemptions > 5);
+  }
+}
+
+TEST_CASE("a step allocates nothing with two steps open") {
+  const Load load{.num_blocks = 20, .lag = 1};
+  ManualClock clock;
+  CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+  CHECK(AllocationsOf(engine, load) == 0);
+  CHECK(engine.Stats().preemptions > 0);
+}
+
+TEST_CASE("a step allocates nothing for penalties, bias, bans and masks") {
+  const Load load{.num_blocks = 30, .lag = 1, .edits = true};
+  ManualClock clock;
+  CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+  CHECK(AllocationsOf(engine, load) == 0);
+}
+
+}  // namespace
+}  // namespace octavo::engine
