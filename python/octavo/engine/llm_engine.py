@@ -143,9 +143,8 @@ class LLMEngine:
         except BaseException:
             # Ctrl-C inside the step: its tokens are lost, so its requests end; the engine can go on.
             self._ready = ready
-            with contextlib.suppress(
-                ValueError, RuntimeError
-            ):  # the core had already taken the step's tokens
+            # Refused where the interrupt came after the core had taken the step's tokens.
+            with contextlib.suppress(ValueError, RuntimeError):
                 self._ready += self._take(self.core.fail_step(step_id), failure="interrupted")
             raise
         if result.prompt_logprobs is not None:
@@ -164,20 +163,16 @@ class LLMEngine:
             if sample is None:
                 continue
             request = sample.request
-            news.setdefault(request, []).append(sample)
             if request.num_cached_tokens is None:
                 request.num_cached_tokens = cached
             stop_string = None
             hidden = finish == _STOP and not request.params.include_stop_str_in_output
             if token >= 0:
-                stop_string = sample.append(token, hidden=hidden)
+                stop_string = sample.append(token, now, hidden=hidden)
                 if rows is not None and request.params.logprobs is not None:
                     self._add_logprobs(sample, rows, row, token)
-                metrics = request.metrics
-                metrics.num_generation_tokens += 1
-                metrics.last_token_ts = now
-                if metrics.first_token_ts is None:
-                    metrics.first_token_ts = now
+            if finish or stop_string is not None or not request.final_only:
+                news.setdefault(request, []).append(sample)
             if stop_string is not None:
                 if not finish:
                     self.core.stop(core_id)
@@ -203,6 +198,7 @@ class LLMEngine:
     def _outputs(self, news: dict[Request, list[Sample]], now: float) -> list[RequestOutput]:
         outputs = []
         for request, samples in news.items():
+            request.count_tokens()
             if request.finished:
                 request.metrics.finished_time = time.time()
                 self._metrics.observe(request, now)

@@ -22,8 +22,7 @@ class Sample:
     """One of a request's n outputs, growing."""
 
     __slots__ = (
-        "_given_text",
-        "_given_tokens",
+        "_given",
         "core_id",
         "cumulative_logprob",
         "detokenizer",
@@ -48,12 +47,15 @@ class Sample:
         self.cumulative_logprob: float | None = None
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
-        self._given_tokens = 0
-        self._given_text = 0
+        self._given = 0
 
-    def append(self, token_id: int, *, hidden: bool) -> str | None:
+    def append(self, token_id: int, now: float, *, hidden: bool) -> str | None:
         """Adds a token; `hidden`: not its text. Returns the stop string that it completed, or None."""
         self.token_ids.append(token_id)
+        metrics = self.request.metrics
+        metrics.last_token_ts = now
+        if metrics.first_token_ts is None:
+            metrics.first_token_ts = now
         if self.late or hidden or self.detokenizer is None:
             return None
         self.detokenizer.push(token_id)
@@ -82,12 +84,14 @@ class Sample:
 
     def output(self, *, delta: bool) -> CompletionOutput:
         """Everything so far, or what is new since the last call."""
-        text = self.detokenizer.text if self.detokenizer is not None else ""
-        first, seen = (self._given_tokens, self._given_text) if delta else (0, 0)
-        self._given_tokens, self._given_text = len(self.token_ids), len(text)
+        text = ""
+        if self.detokenizer is not None:
+            text = self.detokenizer.take() if delta else self.detokenizer.text
+        first = self._given if delta else 0
+        self._given = len(self.token_ids)
         return CompletionOutput(
             index=self.index,
-            text=text[seen:],
+            text=text,
             token_ids=self.token_ids[first:],
             cumulative_logprob=self.cumulative_logprob,
             logprobs=self.logprobs[first:] if self.logprobs is not None else None,
@@ -101,6 +105,7 @@ class Request:
 
     __slots__ = (
         "_given_prompt_logprobs",
+        "final_only",
         "metrics",
         "num_cached_tokens",
         "params",
@@ -125,7 +130,8 @@ class Request:
         if params.prompt_logprobs is not None:
             self.prompt_logprobs = [None] * len(prompt.token_ids)
         self._given_prompt_logprobs = False
-        late = params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
+        self.final_only = params.output_kind is RequestOutputKind.FINAL_ONLY
+        late = self.final_only and not params.stop
         self.samples = [Sample(self, i, self._detokenizer(tokenizer), late=late) for i in range(params.n)]
         self.unfinished = params.n
 
@@ -148,14 +154,17 @@ class Request:
         """Whether every sample has ended."""
         return not self.unfinished
 
+    def count_tokens(self) -> None:
+        """Brings the metrics up to date with the samples."""
+        self.metrics.num_generation_tokens = sum(len(sample.token_ids) for sample in self.samples)
+
     def output(self, news: Iterable[Sample]) -> RequestOutput | None:
         """The output after a step that changed the samples `news`; None while there is nothing to show."""
-        kind = self.params.output_kind
-        if kind is RequestOutputKind.FINAL_ONLY:
+        if self.final_only:
             if not self.finished:
                 return None
             news = self.samples
-        delta = kind is RequestOutputKind.DELTA
+        delta = self.params.output_kind is RequestOutputKind.DELTA
         prompt_logprobs = None if delta and self._given_prompt_logprobs else self.prompt_logprobs
         self._given_prompt_logprobs = True
         return RequestOutput(

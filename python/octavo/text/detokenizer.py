@@ -134,7 +134,7 @@ class Detokenizer:
     no text of the prompt is ever given out. Not safe for use from two threads at once.
     """
 
-    __slots__ = ("_matcher", "_min_tokens", "_parts", "_stream", "_tokens")
+    __slots__ = ("_matcher", "_min_tokens", "_parts", "_stream", "_taken", "_tokens")
 
     def __init__(
         self,
@@ -161,6 +161,7 @@ class Detokenizer:
         self._min_tokens = min_tokens
         self._tokens = 0
         self._parts: list[str] = []
+        self._taken = 0
 
     def push(self, token_id: int) -> str:
         """The text that this token makes certain; empty once a stop string was found."""
@@ -195,9 +196,15 @@ class Detokenizer:
     @property
     def text(self) -> str:
         """All text given out so far."""
-        if len(self._parts) > 1:
+        if len(self._parts) > 1 and not self._taken:
             self._parts = ["".join(self._parts)]
-        return self._parts[0] if self._parts else ""
+        return "".join(self._parts)
+
+    def take(self) -> str:
+        """The text given out since the last call; for streams, at a cost that does not grow with the text."""
+        new = "".join(self._parts[self._taken :])
+        self._taken = len(self._parts)
+        return new
 
     @property
     def stop_hit(self) -> str | None:
