@@ -17,9 +17,9 @@ inline void* RowOf(const TensorView& v, int64_t i, int64_t j) {
   return static_cast<char*>(v.data) + (i * v.stride[0] + second) * DTypeSize(v.dtype);
 }
 
-// Rows of n elements that take a few microseconds: below two such grains an op stays on the calling
-// thread.
-inline constexpr int64_t kGrainElements = 16384;
+// Rows of n elements that take some ten microseconds: below two such grains an op stays on the
+// calling thread.
+inline constexpr int64_t kGrainElements = 32768;
 inline int64_t GrainOfRows(int64_t n) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, n));
 }
