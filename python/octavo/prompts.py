@@ -17,8 +17,12 @@ class TextPrompt(_Options):
     prompt: str
 
 
-class TokensPrompt(_Options):
-    """A prompt as token ids, taken as they are."""
+class _Text(TypedDict, total=False):
+    prompt: str
+
+
+class TokensPrompt(_Options, _Text):
+    """A prompt as token ids, taken as they are; `prompt` is only handed through to the output."""
 
     prompt_token_ids: Sequence[int]
 

@@ -22,7 +22,7 @@ from octavo.errors import invalid
 from octavo.models import registry
 from octavo.outputs import RequestOutput
 from octavo.plan import Plan, resolve
-from octavo.prompts import PromptType
+from octavo.prompts import PromptType, TokensPrompt
 from octavo.runner.runner import ModelRunner
 from octavo.sampling_params import MAX_LOGPROBS, RequestOutputKind, SamplingParams
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
@@ -108,20 +108,23 @@ class LLM:
             if name in extra:
                 raise invalid("chat_template_kwargs", {name: extra[name]}, f"pass {name} to chat() itself")
         tokenizer = self.get_tokenizer()
-        prompts: list[Any] = []
-        for conversation in conversations:
-            text = tokenizer.apply_chat_template(
-                conversation,
-                chat_template=chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=tools,
-                tokenize=False,
-                **extra,
+        texts = [
+            str(
+                tokenizer.apply_chat_template(
+                    conversation,
+                    chat_template=chat_template,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    tools=tools,
+                    tokenize=False,
+                    **extra,
+                )
             )
-            assert isinstance(text, str)
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            prompts.append({"prompt": text, "prompt_token_ids": ids})
+            for conversation in conversations
+        ]
+        # The template writes BOS itself where the model wants it.
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        prompts = [TokensPrompt(prompt=text, prompt_token_ids=ids) for text, ids in zip(texts, encoded)]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, priority=priority)
 
     def get_tokenizer(self) -> Tokenizer:
@@ -137,7 +140,12 @@ class LLM:
         found = {
             ours: values[theirs] for theirs, ours in _RECOMMENDED.items() if values.get(theirs) is not None
         }
-        return SamplingParams(**found)
+        if values.get("do_sample") is False:
+            found["temperature"] = 0.0
+        try:
+            return SamplingParams(**found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; correct the file or pass sampling_params") from error
 
     def get_metrics(self) -> list[Metric]:
         """Counters, gauges and histograms of everything this LLM has done."""

@@ -80,6 +80,11 @@ def test_the_models_own_recommendation_is_the_default(folder: Path) -> None:
     params = llm.get_default_sampling_params()
     assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (0.25, 0.5, 7, 5)
     assert len(llm.generate("the cat")[0].outputs[0].token_ids) <= 5
+    (folder / "generation_config.json").write_text(json.dumps({**recommended, "do_sample": False}))
+    assert llm.get_default_sampling_params().is_greedy
+    (folder / "generation_config.json").write_text(json.dumps({**recommended, "top_p": 7}))
+    with pytest.raises(ValueError, match=r"generation_config\.json: top_p=7.0 is not valid"):
+        llm.generate("the cat")
 
 
 def test_chat_is_generate_on_the_templates_text(llm: LLM) -> None:
