@@ -12,7 +12,7 @@ from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 @pytest.fixture(scope="session")
 def load_kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tokenizer]:
-    """Loads one kind of the zoo, once per session."""
+    """Loads one kind of the zoo, once."""
 
     @cache
     def load(kind: str) -> Tokenizer:
