@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
+from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
 from octavo.layers.norm import RMSNorm
 
@@ -59,7 +59,7 @@ class AttentionContext:
         return out
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Grouped-query attention with rotary positions: x [N, H] -> [N, H].
 
     Biases, the norm of each query and key head, and the window are as the spec says for this layer.

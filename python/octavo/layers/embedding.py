@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from octavo.hf_config import ModelSpec
+from octavo.layers.layer import Layer
 
 
-class Embedding(nn.Module):
+class Embedding(Layer):
     """token_id [N] int32 -> [N, H]. Ids must lie in the vocabulary; the core checked them."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -20,7 +21,7 @@ class Embedding(nn.Module):
         return F.embedding(token_id, self.weight)
 
 
-class Head(nn.Module):
+class Head(Layer):
     """hidden [M, H] -> logits [M, V] float32. A tied head is the embedding's own weight."""
 
     def __init__(self, spec: ModelSpec, tied_to: Embedding | None) -> None:

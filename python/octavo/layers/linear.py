@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from octavo.layers.layer import Layer
 
-class Linear(nn.Module):
+
+class Linear(Layer):
     """y = x W^T + b: x [N, in] -> [N, out].
 
     Parameters are left uninitialised: the loader fills every one or refuses the checkpoint.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
+from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
 
 _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(Layer):
     """down(act(gate(x)) * up(x)): x [N, H] -> [N, H], gate and up in one product."""
 
     def __init__(self, spec: ModelSpec) -> None:

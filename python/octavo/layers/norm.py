@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from octavo import ops
+from octavo.layers.layer import Layer
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Layer):
     """x / rms(x) * weight over the last dimension, in float32 inside."""
 
     def __init__(self, size: int, eps: float, *, dtype: torch.dtype) -> None:

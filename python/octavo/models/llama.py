@@ -11,12 +11,13 @@ from torch import nn
 from octavo.hf_config import ModelSpec
 from octavo.layers.attention import Attention, AttentionContext
 from octavo.layers.embedding import Embedding, Head
+from octavo.layers.layer import Layer
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import RMSNorm
 from octavo.layers.rope import rotary_table
 
 
-class LlamaDecoderLayer(nn.Module):
+class LlamaDecoderLayer(Layer):
     """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
 
     def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
@@ -37,7 +38,7 @@ class LlamaDecoderLayer(nn.Module):
         return out
 
 
-class LlamaModel(nn.Module):
+class LlamaModel(Layer):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         rotary = rotary_table(spec)
@@ -56,7 +57,7 @@ class LlamaModel(nn.Module):
         return self.norm.add(x, residual)
 
 
-class LlamaForCausalLM(nn.Module):
+class LlamaForCausalLM(Layer):
     """A language model. See octavo.models.registry.CausalLM for what its methods take and return."""
 
     def __init__(self, spec: ModelSpec) -> None:

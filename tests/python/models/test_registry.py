@@ -29,6 +29,19 @@ def test_a_model_has_no_weight_that_could_be_trained(tiny_folder: Any) -> None:
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
+def test_a_weight_may_be_looked_up_and_changed_as_in_any_torch_module(tiny_folder: Any) -> None:
+    """Layers keep their parts as plain attributes too; both ways must lead to the same tensor."""
+    model: Any = build(load_model_spec(tiny_folder("qwen2")))
+    for path, module in model.named_modules():
+        assert model.get_submodule(path) is module
+        for name, weight in module.named_parameters(recurse=False):
+            assert getattr(module, name) is weight
+    model.load_state_dict({name: torch.zeros_like(weight) for name, weight in model.state_dict().items()})
+    assert not model.model.layers[1].mlp.down_proj.weight.any()
+    model.to(torch.bfloat16)
+    assert model.model.layers[1].mlp.down_proj.weight.dtype == torch.bfloat16
+
+
 def test_a_model_file_stays_short() -> None:
     """What makes adding a model cheap is kept by counting."""
     folder = Path(octavo.__file__).parent / "models"

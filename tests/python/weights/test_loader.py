@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from octavo.errors import WeightsError
 from octavo.hf_config import load_model_spec
+from octavo.layers.linear import FusedLinear
 from octavo.models.registry import build
 from octavo.weights.checkpoint import INDEX_NAME
 from octavo.weights.loader import load_weights
@@ -58,19 +59,16 @@ def write_index(folder: Path, placed: Any) -> None:
 
 def test_every_tensor_lands_in_its_parameter(tiny_folder: Any, model_name: str) -> None:
     saved = load_file(tiny_folder(model_name) / "model.safetensors")
-    loaded = load(tiny_folder(model_name)).state_dict()
-    for layer in range(3):
-        at = f"model.layers.{layer}."
-        qkv = torch.cat([saved[f"{at}self_attn.{part}_proj.weight"] for part in "qkv"])
-        assert torch.equal(loaded[f"{at}self_attn.qkv_proj.weight"], qkv)
-        gate_up = torch.cat([saved[f"{at}mlp.{part}_proj.weight"] for part in ("gate", "up")])
-        assert torch.equal(loaded[f"{at}mlp.gate_up_proj.weight"], gate_up)
-        if model_name == "qwen2":
-            bias = torch.cat([saved[f"{at}self_attn.{part}_proj.bias"] for part in "qkv"])
-            assert torch.equal(loaded[f"{at}self_attn.qkv_proj.bias"], bias)
-    alone = [name for name in loaded if name in saved]
-    assert all(torch.equal(loaded[name], saved[name]) for name in alone)
-    assert len(alone) == len(saved) - 5 * 3 - 3 * 3 * (model_name == "qwen2")
+    model = load(tiny_folder(model_name))
+    parts = {path: module.parts for path, module in model.named_modules() if isinstance(module, FusedLinear)}
+    read = set()
+    for name, weight in model.named_parameters():
+        path, _, kind = name.rpartition(".")
+        beside = path.rpartition(".")[0]
+        sources = [f"{beside}.{part}.{kind}" for part, _ in parts[path]] if path in parts else [name]
+        assert torch.equal(weight, torch.cat([saved[source] for source in sources]))
+        read.update(sources)
+    assert read == set(saved)
 
 
 def test_a_tied_head_is_the_embedding_itself(tiny_folder: Any) -> None:
