@@ -18,12 +18,36 @@ namespace octavo::cpu::OCTAVO_CPU_ISA {
 inline constexpr int kDotRows = 8;
 // Rows x vectors of the register tile of the matrix product: 6 x 4 accumulators of 32 registers, 6
 // x 2 of 16.
+inline constexpr int64_t kMaxHeadDim = 256;
+// Key rows fetched ahead between two groups of rows of the matrix product.
+inline constexpr int64_t kAheadRows = 6;
 inline constexpr int kTileM = 6;
 inline constexpr int kTileN = OCTAVO_CPU_REGISTERS >= 32 ? 4 : 2;
 
 OCTAVO_INLINE int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 OCTAVO_INLINE int64_t LowerOf(int64_t a, int64_t b) { return a < b ? a : b; }
 OCTAVO_INLINE int64_t HigherOf(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Fetches the next key block into L2 while this one is worked on, a few rows at a time: a head's
+// run of keys ends with its block, before the hardware's own prefetch gets going.
+struct Prefetcher {
+  const char* const* keys = nullptr;
+  const char* const* values = nullptr;
+  int64_t count = 0;
+  int64_t row_bytes = 0;
+  int64_t done = 0;
+
+  OCTAVO_INLINE void Rows(int64_t n) {
+    constexpr int64_t kLine = 64;
+    const int64_t end = LowerOf(done + n, count);
+    for (; done < end; ++done) {
+      for (int64_t b = 0; b < row_bytes; b += kLine) {
+        __builtin_prefetch(keys[done] + b, 0, 2);
+        __builtin_prefetch(values[done] + b, 0, 2);
+      }
+    }
+  }
+};
 
 // c[m][0..N*kLanes) = alpha[m] * c[m] + sum over k of a[m][k] * b[k][...], for M rows. Null alpha:
 // c starts at 0.
@@ -69,11 +93,12 @@ void MultiplyRows(const float* a, int64_t a_stride, const T* const* b, int64_t d
 // c = alpha * c + a * b: a is [rows, depth], row k of b is b[k], columns is a multiple of kLanes.
 template <typename T>
 void Multiply(const float* a, int64_t a_stride, int64_t rows, const T* const* b, int64_t depth,
-              float* c, int64_t c_stride, int64_t columns, const float* alpha) {
+              float* c, int64_t c_stride, int64_t columns, const float* alpha, Prefetcher* ahead) {
   // Even groups of rows: 8 rows are 4 + 4, not 6 + 2.
   const int64_t groups = (rows + kTileM - 1) / kTileM;
   for (int64_t g = 0, m = 0; g < groups; ++g) {
     const int64_t take = (rows - m + (groups - g) - 1) / (groups - g);
+    ahead->Rows(kAheadRows);
     const float* am = a + m * a_stride;
     float* cm = c + m * c_stride;
     const float* scale = alpha == nullptr ? nullptr : alpha + m;
@@ -127,9 +152,10 @@ OCTAVO_INLINE void DotKeys(const float* q, int64_t q_stride, const T* const* key
 // one for fewer).
 template <typename T>
 void DotScores(const float* q, int64_t q_stride, int rows, const T* const* keys, int64_t count,
-               int64_t dim, float* scores) {
+               int64_t dim, float* scores, Prefetcher* ahead) {
   const int heads = rows == 1 ? 1 : rows == 2 ? 2 : 4;
   for (int64_t j = 0; j < count; j += kLanes / heads) {
+    ahead->Rows(kLanes / heads);
     if (heads == 1) {
       DotKeys<1>(q, q_stride, keys + j, dim, scores + j);
     } else if (heads == 2) {
@@ -264,6 +290,73 @@ OCTAVO_INLINE void SoftmaxBlock(const AttentionTile& t, const TileScratch& s, in
   }
 }
 
+// Where the keys and values of one key block lie.
+template <typename T>
+struct KeyBlock {
+  const T* keys[kKeyBlock];
+  const T* values[kKeyBlock];
+  int64_t count = 0;
+
+  // Keys [first, end), kKeyBlock at most; the padding repeats the last one.
+  void Locate(const AttentionTile& t, int64_t first, int64_t end) {
+    count = LowerOf(kKeyBlock, end - first);
+    int64_t entry = first / t.block_size, token = first % t.block_size;
+    const T* key = nullptr;
+    for (int64_t j = 0; j < count; ++j) {
+      if (token == t.block_size) {
+        token = 0;
+        ++entry;
+      }
+      if (j == 0 || token == 0) {
+        key = static_cast<const T*>(t.cache) + t.table[entry] * t.block_stride +
+              token * t.token_stride;
+      }
+      keys[j] = key;
+      values[j] = key + t.kv_stride;
+      key += t.token_stride;
+      ++token;
+    }
+    for (int64_t j = count; j < kKeyBlock; ++j) {
+      keys[j] = keys[count - 1];
+      values[j] = values[count - 1];
+    }
+  }
+};
+
+// The scores of one key block, into s.scores.
+template <typename T>
+void BlockScores(const AttentionTile& t, const TileScratch& s, int64_t rows, const KeyBlock<T>& b,
+                 bool whole, Prefetcher* ahead) {
+  if (rows <= kDotRows && whole) {
+    DotScores(s.q, s.stride, static_cast<int>(rows), b.keys, b.count, t.head_dim, s.scores, ahead);
+    return;
+  }
+  const float* staged[kMaxHeadDim];
+  static_assert(kKeyBlock <= kMaxHeadDim);
+  if (whole) {
+    TransposeKeys(b.keys, b.count, t.head_dim, s.keys);
+  } else {
+    StageRows(b.keys, kKeyBlock, t.head_dim, s.values, staged);
+    TransposeKeys(staged, b.count, s.stride, s.keys);
+  }
+  for (int64_t d = 0; d < t.head_dim; ++d) staged[d] = s.keys + d * kKeyBlock;
+  Multiply(s.q, s.stride, rows, staged, t.head_dim, s.scores, kKeyBlock, kKeyBlock, nullptr, ahead);
+}
+
+// state.o = alpha * state.o + weights * values.
+template <typename T>
+void BlockValues(const AttentionTile& t, const TileScratch& s, int64_t rows, const KeyBlock<T>& b,
+                 bool whole, AttentionState state, Prefetcher* ahead) {
+  if (whole && (sizeof(T) == sizeof(float) || rows <= kDotRows)) {
+    Multiply(s.scores, kKeyBlock, rows, b.values, b.count, state.o, s.stride, t.head_dim, s.alpha,
+             ahead);
+    return;
+  }
+  const float* staged[kKeyBlock];
+  StageRows(b.values, b.count, t.head_dim, s.values, staged);
+  Multiply(s.scores, kKeyBlock, rows, staged, b.count, state.o, s.stride, s.stride, s.alpha, ahead);
+}
+
 template <typename T>
 void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, AttentionState state,
                 float* scratch) {
@@ -277,36 +370,22 @@ void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, Atte
   for (int64_t i = 0; i < rows * s.stride; i += kLanes) Store(state.o + i, VecF{});
 
   const bool whole = t.head_dim % kLanes == 0;  // rows of the cache are whole vectors
-  const T* keys[kKeyBlock];
-  const T* values[kKeyBlock];
-  const float* staged[kKeyBlock > 256 ? kKeyBlock : 256];
-  for (int64_t k0 = key_begin; k0 < key_end; k0 += kKeyBlock) {
-    const int64_t count = LowerOf(kKeyBlock, key_end - k0);
-    for (int64_t j = 0; j < kKeyBlock; ++j) {
-      const int64_t key = k0 + LowerOf(j, count - 1);  // the padding repeats the last key
-      keys[j] = static_cast<const T*>(t.cache) + t.table[key / t.block_size] * t.block_stride +
-                key % t.block_size * t.token_stride;
-      values[j] = keys[j] + t.kv_stride;
+  KeyBlock<T> blocks[2];
+  blocks[0].Locate(t, key_begin, key_end);
+  int now = 0;
+  for (int64_t k0 = key_begin; k0 < key_end; k0 += kKeyBlock, now ^= 1) {
+    Prefetcher ahead;
+    if (k0 + kKeyBlock < key_end) {
+      KeyBlock<T>& next = blocks[now ^ 1];
+      next.Locate(t, k0 + kKeyBlock, key_end);
+      ahead.keys = reinterpret_cast<const char* const*>(next.keys);
+      ahead.values = reinterpret_cast<const char* const*>(next.values);
+      ahead.count = next.count;
+      ahead.row_bytes = t.head_dim * static_cast<int64_t>(sizeof(T));
     }
-    if (rows <= kDotRows && whole) {
-      DotScores(s.q, s.stride, static_cast<int>(rows), keys, count, t.head_dim, s.scores);
-    } else {
-      if (whole) {
-        TransposeKeys(keys, count, t.head_dim, s.keys);
-      } else {
-        StageRows(keys, kKeyBlock, t.head_dim, s.values, staged);
-        TransposeKeys(staged, count, s.stride, s.keys);
-      }
-      for (int64_t d = 0; d < s.stride; ++d) staged[d] = s.keys + d * kKeyBlock;
-      Multiply(s.q, s.stride, rows, staged, t.head_dim, s.scores, kKeyBlock, kKeyBlock, nullptr);
-    }
-    SoftmaxBlock(t, s, rows, k0, count, state);
-    if (whole && (sizeof(T) == sizeof(float) || rows <= kDotRows)) {
-      Multiply(s.scores, kKeyBlock, rows, values, count, state.o, s.stride, t.head_dim, s.alpha);
-    } else {
-      StageRows(values, count, t.head_dim, s.values, staged);
-      Multiply(s.scores, kKeyBlock, rows, staged, count, state.o, s.stride, s.stride, s.alpha);
-    }
+    BlockScores(t, s, rows, blocks[now], whole, &ahead);
+    SoftmaxBlock(t, s, rows, k0, blocks[now].count, state);
+    BlockValues(t, s, rows, blocks[now], whole, state, &ahead);
   }
 }
 
