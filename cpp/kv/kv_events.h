@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kv/prefix_map.h"
-#include "octavo/engine.h"
+#include "octavo/kv_event.h"
 
 namespace octavo::kv {
 

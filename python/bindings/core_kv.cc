@@ -10,6 +10,7 @@
 #include "core_module.h"
 #include "kv/block_pool.h"
 #include "kv/kv_manager.h"
+#include "octavo/config.h"
 
 namespace py = pybind11;
 

@@ -15,48 +15,13 @@
 #include "octavo/config.h"
 #include "octavo/executor.h"
 #include "octavo/ids.h"
+#include "octavo/kv_event.h"
 #include "octavo/sampling_params.h"
+#include "octavo/stats.h"
 #include "octavo/status.h"
 #include "octavo/step.h"
 
 namespace octavo {
-
-struct EngineStats {
-  uint64_t steps = 0;
-  uint64_t failed_steps = 0;
-  uint64_t scheduled_tokens = 0;
-  uint64_t prompt_tokens = 0;  // prompt tokens computed, recomputation after preemption included
-  uint64_t generation_tokens = 0;
-  uint64_t prefix_queries = 0;  // tokens looked up at admission
-  uint64_t prefix_hits = 0;     // tokens of them found
-  uint64_t preemptions = 0;
-  uint64_t evictions = 0;  // cached blocks given to other content
-  uint64_t finished_stop = 0;
-  uint64_t finished_length = 0;
-  uint64_t finished_abort = 0;
-  uint64_t finished_error = 0;
-  uint64_t dropped_events = 0;
-  int64_t running = 0;
-  int64_t waiting = 0;
-  int64_t total_blocks = 0;        // without the null block
-  int64_t free_blocks = 0;         // cached ones included
-  int64_t cached_blocks = 0;       // blocks that carry a prefix hash
-  int64_t kv_slots_allocated = 0;  // slots of the blocks in running requests' tables
-  int64_t kv_slots_filled = 0;     // of these, slots that hold a token
-};
-
-enum class KvEventKind : uint8_t { kStored, kRemoved, kCleared };
-
-// What happened to the prefix cache, for routers. kStored and kRemoved name content: the first and
-// the last copy of it.
-struct KvEvent {
-  KvEventKind kind;
-  int32_t group;
-  BlockId block;
-  uint64_t hash[2];
-  uint64_t parent[2];
-  std::vector<int32_t> tokens;  // of a stored block
-};
 
 class Engine {
  public:

@@ -1,0 +1,24 @@
+// KvEvent: a change of what the prefix cache holds, for routers and tests.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "octavo/ids.h"
+
+namespace octavo {
+
+enum class KvEventKind : uint8_t { kStored, kRemoved, kCleared };
+
+// What happened to the prefix cache, for routers. kStored and kRemoved name content: the first and
+// the last copy of it.
+struct KvEvent {
+  KvEventKind kind;
+  int32_t group;
+  BlockId block;
+  uint64_t hash[2];
+  uint64_t parent[2];
+  std::vector<int32_t> tokens;  // of a stored block
+};
+
+}  // namespace octavo

@@ -1,0 +1,32 @@
+// EngineStats: counters since the start and the state of the memory right now.
+#pragma once
+
+#include <cstdint>
+
+namespace octavo {
+
+struct EngineStats {
+  uint64_t steps = 0;
+  uint64_t failed_steps = 0;
+  uint64_t scheduled_tokens = 0;
+  uint64_t prompt_tokens = 0;  // prompt tokens computed, recomputation after preemption included
+  uint64_t generation_tokens = 0;
+  uint64_t prefix_queries = 0;  // tokens looked up at admission
+  uint64_t prefix_hits = 0;     // tokens of them found
+  uint64_t preemptions = 0;
+  uint64_t evictions = 0;  // cached blocks given to other content
+  uint64_t finished_stop = 0;
+  uint64_t finished_length = 0;
+  uint64_t finished_abort = 0;
+  uint64_t finished_error = 0;
+  uint64_t dropped_events = 0;
+  int64_t running = 0;
+  int64_t waiting = 0;
+  int64_t total_blocks = 0;        // without the null block
+  int64_t free_blocks = 0;         // cached ones included
+  int64_t cached_blocks = 0;       // blocks that carry a prefix hash
+  int64_t kv_slots_allocated = 0;  // slots of the blocks in running requests' tables
+  int64_t kv_slots_filled = 0;     // of these, slots that hold a token
+};
+
+}  // namespace octavo
