@@ -12,14 +12,16 @@ from octavo.version import __version__
 
 if TYPE_CHECKING:
     from octavo.engine.llm import LLM
-    from octavo.outputs import CompletionOutput, RequestOutput
+    from octavo.outputs import CompletionOutput, Logprob, RequestOutput
     from octavo.prompts import TextPrompt, TokensPrompt
-    from octavo.sampling_params import SamplingParams
+    from octavo.sampling_params import RequestOutputKind, SamplingParams
 
 __all__ = [
     "LLM",
     "CompletionOutput",
+    "Logprob",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "TextPrompt",
     "TokensPrompt",
@@ -29,7 +31,9 @@ __all__ = [
 _HOMES = {
     "LLM": "octavo.engine.llm",
     "CompletionOutput": "octavo.outputs",
+    "Logprob": "octavo.outputs",
     "RequestOutput": "octavo.outputs",
+    "RequestOutputKind": "octavo.sampling_params",
     "SamplingParams": "octavo.sampling_params",
     "TextPrompt": "octavo.prompts",
     "TokensPrompt": "octavo.prompts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -28,7 +29,12 @@ class CapacityError(OctavoError, ValueError):
 
 def invalid(field: str, value: object, remedy: str) -> ConfigError:
     """Return the error for one option: what it is called, what it was, what to do instead."""
-    return ConfigError(f"{field}={value!r} is not valid: {remedy}")
+    return ConfigError(f"{field}={_VALUES.repr(value)} is not valid: {remedy}")
+
+
+# A value is shown, but a huge one does not fill the log.
+_VALUES = reprlib.Repr()
+_VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 120
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
