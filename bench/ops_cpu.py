@@ -4,8 +4,8 @@
 
 Each figure is the best of several timed repeats, in microseconds a call; with one thread it is CPU time,
 which a busy machine disturbs less. torch's attention gets what the paged one does not have: keys and values
-of each row contiguous, rows of one length. "chain" alternates a torch linear layer with an op, as a model does:
-two thread pools that fight over the cores only show there.
+of each row contiguous, rows of one length. "chain" alternates a torch linear layer with an op, as a model
+does: two thread pools that fight over the cores only show there.
 """
 
 from __future__ import annotations
