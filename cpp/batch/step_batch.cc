@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace octavo::batch {
 
 StepBatch::StepBatch(const EngineConfig& config, HostMemory& memory) : arena_(config, memory) {
-  samples_.reserve(config.max_num_seqs);
   for (int slot = 0; slot < kMaxStepsInFlight; ++slot) BindPlan(slot);
   at_ = PointersOf(0);
 }
@@ -51,7 +52,7 @@ void StepBatch::BindPlan(int slot) {
 void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
   slot_ = static_cast<int>(step_id % kMaxStepsInFlight);
   at_ = PointersOf(slot_);
-  samples_.clear();
+  described_ = 0;
   StepPlan& p = plan();
   p.step_id = step_id;
   p.num_tokens = p.num_rows = p.num_samples = p.num_scores = 0;
@@ -81,18 +82,6 @@ int32_t StepBatch::AddRow(RequestId request, RowSlot slot, const int32_t* tokens
   return row;
 }
 
-int32_t StepBatch::AddSample(const SampleSpec& spec) {
-  StepPlan& p = plan();
-  const int32_t sample = p.num_samples++;
-  at_.sample_token[sample] = p.num_tokens - 1;
-  at_.sample_row[sample] = p.num_rows - 1;
-  at_.num_logprobs[sample] = spec.params->num_logprobs;
-  p.max_logprobs = std::max(p.max_logprobs, spec.params->num_logprobs);
-  p.all_greedy = p.all_greedy && spec.plain_greedy;
-  samples_.push_back(spec);
-  return sample;
-}
-
 void StepBatch::AddScore(int32_t offset, int32_t target, int32_t top) {
   StepPlan& p = plan();
   const int32_t row = p.num_rows - 1;
@@ -103,35 +92,34 @@ void StepBatch::AddScore(int32_t offset, int32_t target, int32_t top) {
   at_.score_top[i] = top;
 }
 
-void StepBatch::WriteSampling() {
+void StepBatch::DescribeSample(const SampleSpec& spec) {
   const auto i32 = [&](Column c) { return arena_.At<int32_t>(slot_, c); };
   const auto f32 = [&](Column c) { return arena_.At<float>(slot_, c); };
+  const int32_t s = described_++;
+  const SamplingParams& params = *spec.params;
+  f32(Column::kTemperature)[s] = params.temperature;
+  f32(Column::kTopP)[s] = params.top_p;
+  f32(Column::kMinP)[s] = params.min_p;
+  f32(Column::kPresence)[s] = params.presence_penalty;
+  f32(Column::kFrequency)[s] = params.frequency_penalty;
+  f32(Column::kRepetition)[s] = params.repetition_penalty;
+  i32(Column::kTopK)[s] = std::max(0, params.top_k);
+  i32(Column::kHistoryLen)[s] = spec.history_len;
+  i32(Column::kPromptLen)[s] = spec.prompt_len;
+  arena_.At<uint64_t>(slot_, Column::kSeed)[s] = params.seed;
+  arena_.At<int64_t>(slot_, Column::kSampleIndex)[s] = spec.sample_index;
+  arena_.At<uint64_t>(slot_, Column::kHistory)[s] = reinterpret_cast<uint64_t>(spec.history);
+  arena_.At<uint64_t>(slot_, Column::kMask)[s] = reinterpret_cast<uint64_t>(spec.mask);
   int32_t* const bias_start = i32(Column::kBiasStart);
-  EditWriter edits(i32(Column::kBiasToken), f32(Column::kBiasValue));
-  bias_start[0] = 0;
-  for (size_t s = 0; s < samples_.size(); ++s) {
-    const SampleSpec& spec = samples_[s];
-    const SamplingParams& params = *spec.params;
-    f32(Column::kTemperature)[s] = params.temperature;
-    f32(Column::kTopP)[s] = params.top_p;
-    f32(Column::kMinP)[s] = params.min_p;
-    f32(Column::kPresence)[s] = params.presence_penalty;
-    f32(Column::kFrequency)[s] = params.frequency_penalty;
-    f32(Column::kRepetition)[s] = params.repetition_penalty;
-    i32(Column::kTopK)[s] = std::max(0, params.top_k);
-    i32(Column::kHistoryLen)[s] = spec.history_len;
-    i32(Column::kPromptLen)[s] = spec.prompt_len;
-    arena_.At<uint64_t>(slot_, Column::kSeed)[s] = params.seed;
-    arena_.At<int64_t>(slot_, Column::kSampleIndex)[s] = spec.sample_index;
-    arena_.At<uint64_t>(slot_, Column::kHistory)[s] = reinterpret_cast<uint64_t>(spec.history);
-    arena_.At<uint64_t>(slot_, Column::kMask)[s] = reinterpret_cast<uint64_t>(spec.mask);
-    if (spec.edits) spec.edits->Write(edits);
-    bias_start[s + 1] = edits.count();
-  }
+  if (s == 0) bias_start[0] = 0;
+  const int32_t first = bias_start[s];
+  EditWriter edits(i32(Column::kBiasToken) + first, f32(Column::kBiasValue) + first);
+  if (spec.edits) spec.edits->Write(edits);
+  bias_start[s + 1] = first + edits.count();
 }
 
 const StepPlan* StepBatch::Close() {
-  if (!plan().all_greedy) WriteSampling();
+  OCTAVO_CHECK(all_greedy() || described_ == plan().num_samples, "a sample is not described");
   return &plan();
 }
 

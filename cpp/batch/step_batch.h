@@ -1,13 +1,14 @@
 // StepBatch: writes one step into a host slot of the arena, row by row.
 //
-// Open, then AddRow for each row, AddSample and AddScore for what the row yields, then Close. The
-// sampling columns are written at Close and only when a sample needs more than the highest logit.
-// Nothing allocates. One thread.
+// Open, then AddRow for each row, AddSample and AddScore for what the row yields, then Close. When
+// some sample needs more than the highest logit (`!all_greedy()`), DescribeSample follows for every
+// sample in order before Close; otherwise the sampling columns stay unwritten. Nothing allocates.
+// One thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "batch/arena.h"
 #include "octavo/step.h"
@@ -24,7 +25,6 @@ struct SampleSpec {
   const uint32_t* mask = nullptr;
   // Appends this sample's logit edits; null: none.
   const class LogitEdits* edits = nullptr;
-  bool plain_greedy = false;
 };
 
 // Writes (token, value) pairs that are added to a sample's logits.
@@ -60,12 +60,43 @@ class StepBatch {
   // ones become -1. Returns the row's index.
   int32_t AddRow(RequestId request, RowSlot slot, const int32_t* tokens, int32_t known,
                  int32_t position, int32_t count);
+  // A row of one token, -1 when its id is not known: what decoding adds. In the header because a
+  // full batch adds thousands.
+  int32_t AddToken(RequestId request, RowSlot slot, int32_t token, int32_t position) {
+    StepPlan& p = plan();
+    const int32_t n = p.num_tokens++;
+    const int32_t row = p.num_rows++;
+    at_.token_id[n] = token;
+    at_.position[n] = position;
+    at_.query_start[row + 1] = n + 1;
+    at_.row_slot[row] = Index(slot);
+    at_.seq_len[row] = position + 1;
+    at_.request[row] = Value(request);
+    p.max_query_len = std::max(p.max_query_len, 1);
+    p.max_seq_len = std::max(p.max_seq_len, position + 1);
+    return row;
+  }
   // The last token of the latest row is sampled from. Returns the sample's index.
-  int32_t AddSample(const SampleSpec& spec);
+  int32_t AddSample(bool plain_greedy, int32_t num_logprobs) {
+    StepPlan& p = plan();
+    const int32_t sample = p.num_samples++;
+    at_.sample_token[sample] = p.num_tokens - 1;
+    at_.sample_row[sample] = p.num_rows - 1;
+    at_.num_logprobs[sample] = num_logprobs;
+    p.max_logprobs = std::max(p.max_logprobs, num_logprobs);
+    p.all_greedy = p.all_greedy && plain_greedy;
+    return sample;
+  }
   // The logprob of `target` is wanted at token `offset` of the latest row.
   void AddScore(int32_t offset, int32_t target, int32_t top);
 
-  // Fills what depends on the whole step. The plan is valid until this host slot is opened again.
+  // Whether no sample so far needs more than the highest logit.
+  bool all_greedy() const { return plan().all_greedy; }
+  // Writes the sampling columns of the next sample that has none yet.
+  void DescribeSample(const SampleSpec& spec);
+
+  // The plan is valid until this host slot is opened again.
+  // REQUIRES: all_greedy(), or every sample is described.
   const StepPlan* Close();
 
   int32_t num_rows() const { return plan().num_rows; }
@@ -82,13 +113,12 @@ class StepBatch {
   const StepPlan& plan() const { return plans_[slot_]; }
   Pointers PointersOf(int slot) const;
   void BindPlan(int slot);
-  void WriteSampling();
 
   Arena arena_;
   StepPlan plans_[kMaxStepsInFlight];
   Pointers at_;
   int slot_ = 0;
-  std::vector<SampleSpec> samples_;
+  int32_t described_ = 0;
 };
 
 }  // namespace octavo::batch

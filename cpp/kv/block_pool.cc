@@ -50,6 +50,14 @@ void BlockPool::Unref(BlockId b) {
   if (--r.refs == 0) PushBack(Index(b));
 }
 
+void BlockPool::UnrefReversed(std::span<const int32_t> blocks) {
+  constexpr size_t kAhead = 8;
+  for (size_t i = blocks.size(); i-- > 0;) {
+    if (i >= kAhead) __builtin_prefetch(&records_[blocks[i - kAhead]], 1);
+    Unref(BlockId{blocks[i]});
+  }
+}
+
 void BlockPool::SetClass(BlockId b, EvictionClass c) {
   Record& r = records_[Index(b)];
   if (r.cls == c) return;

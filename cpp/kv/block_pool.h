@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "octavo/ids.h"
@@ -39,6 +40,9 @@ class BlockPool {
   // One reference less; the last one puts the block at the recent end of its class.
   // REQUIRES: refs(b) > 0.
   void Unref(BlockId b);
+  // Unref of each, last to first: of the blocks of one sequence the head is the most recent.
+  void UnrefReversed(std::span<const int32_t> blocks);
+  void Prefetch(BlockId b) const { __builtin_prefetch(&records_[Index(b)], 1); }
   // Moves a block to another class, also while it is free (to the recent end).
   void SetClass(BlockId b, EvictionClass c);
 

@@ -77,7 +77,7 @@ void KvManager::Append(RowSlot slot, int32_t count) {
 
 BlockId KvManager::TakeBlock() {
   const BlockId b = pool_.Next();
-  if (map_.Contains(b)) {
+  if (pool_.eviction_class(b) != EvictionClass::kUnhashed) {  // the same as map_.Contains, nearer
     const PrefixKey key = map_.KeyOf(b);
     if (map_.Remove(b)) events_.Removed(b, key);
     ++evictions_;
@@ -106,6 +106,16 @@ void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) 
   }
 }
 
+void KvManager::PrefetchRow(RowSlot slot) const { __builtin_prefetch(row(slot) + published(slot)); }
+
+void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
+  const size_t next = published(slot);
+  if (next >= chain.hashes.size()) return;
+  const BlockId b{row(slot)[next]};
+  map_.PrefetchInsert(b, chain.hashes[next], 0);
+  pool_.Prefetch(b);
+}
+
 void KvManager::Unpublish(RowSlot slot, int32_t first) {
   int32_t& done = published_[Index(slot)];
   for (; done > first; --done) Forget(BlockId{row(slot)[done - 1]});
@@ -125,11 +135,9 @@ int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
 }
 
 void KvManager::Release(RowSlot slot) {
-  const int32_t* entries = row(slot);
-  int32_t& length = lengths_[Index(slot)];
-  released_[Index(slot)] = std::max(released_[Index(slot)], length);
-  while (length > 0) pool_.Unref(BlockId{entries[--length]});
-  published_[Index(slot)] = 0;
+  pool_.UnrefReversed(blocks(slot));
+  released_[Index(slot)] = std::max(released_[Index(slot)], length(slot));
+  lengths_[Index(slot)] = published_[Index(slot)] = 0;
 }
 
 void KvManager::ClearRow(RowSlot slot) {

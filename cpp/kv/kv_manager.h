@@ -63,6 +63,10 @@ class KvManager {
   bool Grow(RowSlot slot, int32_t tokens);
   // Files the slot's full blocks of the first `tokens` tokens under their content.
   void Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens);
+  // Brings the cache lines on their way that a Publish of the slot's next block will need. The
+  // first call is for its row, the second, some requests later, for what the block's hash names.
+  void PrefetchRow(RowSlot slot) const;
+  void PrefetchPublish(RowSlot slot, const PrefixChain& chain) const;
   // Takes blocks from `first` on out of the map: their content was never written.
   void Unpublish(RowSlot slot, int32_t first);
   // Takes one block out of the map, whoever holds it.

@@ -58,6 +58,12 @@ void PrefixMap::PrefetchKey(const Hash128& hash, int32_t group) const {
   __builtin_prefetch(TokensOf(block));
 }
 
+void PrefixMap::PrefetchInsert(BlockId block, const Hash128& hash, int32_t group) const {
+  __builtin_prefetch(&entries_[Home(Mix(hash, group))], 1);
+  __builtin_prefetch(&meta_[Index(block)], 1);
+  __builtin_prefetch(TokensOf(Index(block)), 1);
+}
+
 PrefixMap::InsertResult PrefixMap::Insert(BlockId block, const PrefixKey& key) {
   const int32_t b = Index(block);
   OCTAVO_CHECK(!Contains(block), "a block is filed under one content at a time");

@@ -35,6 +35,9 @@ class PrefixMap {
   void PrefetchEntry(const Hash128& hash, int32_t group) const;
   void PrefetchKey(const Hash128& hash, int32_t group) const;
 
+  // The same for an Insert of this block.
+  void PrefetchInsert(BlockId block, const Hash128& hash, int32_t group) const;
+
   enum class InsertResult { kFirst, kCopy, kCollision };
   // Files a block. kCollision: another content has the same hash; the block stays out.
   // REQUIRES: the block is not in the map.

@@ -124,6 +124,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   }
   StartRunning(r, start);
   AddRow(r, count);
+  if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it
   pass_.reserved_blocks += kv_.NeedFor(slot, r.num_tokens);
   return Admission::kAdmitted;
 }

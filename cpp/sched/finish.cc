@@ -26,12 +26,16 @@ Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
     return Status::InvalidArgument(StrCat("step ", step_id, " has ", step.samples, " samples, but ",
                                           tokens.size(), " tokens were given"));
   }
-  outputs_.clear();
-  for (const RowRecord& row : step.rows) {
+  num_outputs_ = 0;
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    const RowRecord& row = step.rows[i];
+    if (i + kPrefetchRequest < step.rows.size()) {
+      __builtin_prefetch(step.rows[i + kPrefetchRequest].request, 1);
+    }
     FinishRow(row, row.sample >= 0 ? tokens[row.sample] : -1);
   }
   CloseStep(step);
-  return std::span<const StepOutput>(outputs_);
+  return Outputs();
 }
 
 void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
@@ -52,7 +56,8 @@ void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
 }
 
 void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
-  r.tokens[r.num_tokens++] = token;
+  r.Append(token);
+  if (r.status != RequestStatus::kRunning) r.Flush();  // stale: the queue looks its prefix up
   ++stats_.generation_tokens;
   int32_t stop_token = -1;
   const FinishReason reason = r.ReasonToFinish(token, &stop_token);
@@ -76,13 +81,20 @@ void Scheduler::FailRow(const RowRecord& row) {
 
 void Scheduler::Emit(const Request& r, int32_t token, int32_t sample, FinishReason reason,
                      int32_t stop_token) {
-  outputs_.push_back(
-      {Value(r.id), token, sample, stop_token, r.cached_tokens, static_cast<uint8_t>(reason), {}});
+  // Field by field in place: a record built on the stack and copied stalls on its own small stores,
+  // which was most of what finishing a row cost.
+  StepOutput& o = outputs_[num_outputs_++];
+  o.request = Value(r.id);
+  o.token = token;
+  o.sample = sample;
+  o.stop_token = stop_token;
+  o.cached_tokens = r.cached_tokens;
+  o.finish = static_cast<uint8_t>(reason);
 }
 
 Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
   if (Status s = CheckOpen(step_id); !s.ok()) return s;
-  outputs_.clear();
+  num_outputs_ = 0;
   // A later open step built on what this one did not write, so it fails with it.
   while (num_open() > 0) {
     StepRecord& step = record(first_open_);
@@ -100,7 +112,7 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
     CloseStep(step);
     ++stats_.failed_steps;
   }
-  return std::span<const StepOutput>(outputs_);
+  return Outputs();
 }
 
 void Scheduler::Close(Request& r, FinishReason reason) {

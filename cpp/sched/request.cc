@@ -52,19 +52,18 @@ void RequestEdits::Write(batch::EditWriter& out) const {
   }
 }
 
-batch::SampleSpec Request::SampleNext() {
+batch::SampleSpec Request::DescribeSample() {
   batch::SampleSpec spec;
   spec.params = &params;
   spec.history = tokens;
   spec.history_len = num_tokens;
   spec.prompt_len = prompt_len;
-  spec.sample_index = num_tokens + placeholders - prompt_len;
+  spec.sample_index = num_tokens + placeholders - 1 - prompt_len;
   spec.mask = mask.empty() ? nullptr : mask.data();
   if (edits.any()) {
     edits.Observe(tokens, num_tokens, prompt_len);
     spec.edits = &edits;
   }
-  spec.plain_greedy = plain_greedy;
   return spec;
 }
 
@@ -91,15 +90,15 @@ void Request::ExtendChain(const ChainHasher& hasher, int32_t block_size) {
 Request& RequestTable::Create() {
   uint32_t index;
   if (free_.empty()) {
-    index = static_cast<uint32_t>(requests_.size());
-    requests_.push_back(std::make_unique<Request>());
+    index = static_cast<uint32_t>(generations_.size());
+    if (index % kSlab == 0) slabs_.push_back(std::make_unique<Request[]>(kSlab));
     generations_.push_back(0);
-    free_.reserve(requests_.capacity());
+    free_.reserve(generations_.capacity());
   } else {
     index = free_.back();
     free_.pop_back();
   }
-  Request& request = *requests_[index];
+  Request& request = At(index);
   request.id = RequestId{(uint64_t{++generations_[index]} << 32) | index};
   ++live_;
   return request;
@@ -116,9 +115,9 @@ void RequestTable::Recycle(Request& request) {
 
 Request* RequestTable::Find(RequestId id) const {
   const uint32_t index = static_cast<uint32_t>(Value(id));
-  if (index >= requests_.size()) return nullptr;
-  Request* request = requests_[index].get();
-  return request->id == id && Value(id) != 0 ? request : nullptr;
+  if (index >= generations_.size()) return nullptr;
+  Request& request = At(index);
+  return request.id == id && Value(id) != 0 ? &request : nullptr;
 }
 
 void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParams& params,
@@ -131,7 +130,10 @@ void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParam
   r.tokens = r.storage.get();
   std::copy(prompt.begin(), prompt.end(), r.tokens);
 
-  r.placeholders = r.computed = r.in_flight = 0;
+  r.placeholders = 0;
+  r.computed = r.in_flight = 0;
+  r.last_token = prompt.back();
+  r.pending = false;
   r.slot = -1;
   r.epoch = 0;
   r.status = RequestStatus::kWaiting;
@@ -143,6 +145,7 @@ void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParam
   r.plain_greedy = IsPlainGreedy(params);
   r.needs_history = UsesPenalties(params) || r.edits.needs_history();
   r.wants_scores = params.num_prompt_logprobs >= 0;
+  r.wants_logprobs = params.num_logprobs >= 0;
   const bool one_eos = !params.ignore_eos && params.eos_token_ids.size() == 1;
   r.eos = one_eos ? params.eos_token_ids[0] : -1;
   r.more_stops =

@@ -55,26 +55,29 @@ class RequestEdits final : public batch::LogitEdits {
 
 struct alignas(64) Request {
   // What a decode step touches: one cache line.
-  int32_t* tokens = nullptr;
+  int32_t* tokens = nullptr;  // all of them only after Flush: the latest may wait in last_token
   RequestId id{};
   int32_t num_tokens = 0;
-  int32_t placeholders = 0;
+  int32_t last_token = -1;  // token num_tokens - 1
   int32_t computed = 0;
   int32_t in_flight = 0;
   int32_t stop_len = 0;  // tokens at which the request ends by length
   int32_t eos = -1;      // the only EOS id, when there is exactly one
   int32_t slot = -1;
-  uint32_t epoch = 0;  // preemptions so far: rows of an older epoch are stale
+  int16_t placeholders = 0;
+  uint16_t epoch = 0;  // preemptions so far: rows of an older epoch are stale
   RequestStatus status = RequestStatus::kWaiting;
   bool plain_greedy = false;   // the highest logit is all it needs
   bool more_stops = false;     // `stops` must be searched
   bool needs_history = false;  // cannot run ahead of its own tokens
   bool wants_scores = false;
-
-  // The rest.
+  bool wants_logprobs = false;
+  bool pending = false;  // last_token is not among `tokens` yet
   int32_t prompt_len = 0;
   int32_t cached_tokens = -1;  // -1: not admitted yet
-  int32_t scored = 0;          // prompt positions whose logprob was asked for already
+
+  // The rest.
+  int32_t scored = 0;  // prompt positions whose logprob was asked for already
   int32_t overtaken = 0;
   OrderKey order;
   SamplingParams params;
@@ -90,8 +93,23 @@ struct alignas(64) Request {
   kv::PrefixChain chain() const {
     return {{tokens, static_cast<size_t>(num_tokens)}, hashes, root};
   }
-  // What the next sample of this request needs; brings the edits up to its latest token.
-  batch::SampleSpec SampleNext();
+  // A new token stays in the hot line: finishing a step then touches no other, and the next row of
+  // this request writes it to `tokens`, which it needs anyway.
+  void Append(int32_t token) {
+    Flush();
+    ++num_tokens;
+    last_token = token;
+    pending = true;
+  }
+  void Flush() {
+    if (!pending) return;
+    tokens[num_tokens - 1] = last_token;
+    pending = false;
+  }
+  int32_t num_logprobs() const { return wants_logprobs ? params.num_logprobs : -1; }
+  // What the sample just planned needs (it is the last placeholder); brings the edits up to the
+  // latest token.
+  batch::SampleSpec DescribeSample();
   // Whether `token`, the latest one, ends the request; sets the stop id for stop_token_ids.
   FinishReason ReasonToFinish(int32_t token, int32_t* stop_token) const;
   // Hashes the blocks that became full.
@@ -107,7 +125,11 @@ class RequestTable {
   int32_t live() const { return live_; }
 
  private:
-  std::vector<std::unique_ptr<Request>> requests_;
+  // Side by side, so that the hot lines of a full batch lie on few pages.
+  static constexpr uint32_t kSlab = 256;
+  Request& At(uint32_t index) const { return slabs_[index / kSlab][index % kSlab]; }
+
+  std::vector<std::unique_ptr<Request[]>> slabs_;
   std::vector<uint32_t> generations_;
   std::vector<uint32_t> free_;
   int32_t live_ = 0;

@@ -27,9 +27,10 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
       hasher_(config.hash_seed != 0 ? config.hash_seed : RandomSeed()) {
   const size_t rows = config.max_num_seqs;
   running_.reserve(rows);
+  filled_.reserve(rows);
   free_slots_.reserve(rows);
   quarantine_.reserve(rows);
-  outputs_.reserve(2 * rows);
+  outputs_.resize(2 * rows);
   for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   for (StepRecord& step : records_) {
     step.rows.reserve(rows);
@@ -54,6 +55,7 @@ const StepPlan* Scheduler::Begin() {
   // New work while older work is being thrown out would only be thrown out in turn.
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
+  if (!batch_.all_greedy()) DescribeSamples(step);
   ++next_step_;
   ++stats_.steps;
   const StepPlan* plan = batch_.Close();
@@ -61,17 +63,35 @@ const StepPlan* Scheduler::Begin() {
   return plan;
 }
 
+void Scheduler::DescribeSamples(const StepRecord& step) {
+  for (const RowRecord& row : step.rows) {
+    if (row.sample >= 0) batch_.DescribeSample(row.request->DescribeSample());
+  }
+}
+
 void Scheduler::ScheduleRunning() {
+  filled_.clear();
   // Preemption takes from the end of the list, so the index stays valid while the list shrinks.
   for (size_t i = 0; i < running_.size(); ++i) {
     Request& r = *running_[i];
+    if (i + kPrefetchRequest < running_.size()) {
+      __builtin_prefetch(running_[i + kPrefetchRequest], 1);
+      const Request& soon = *running_[i + kPrefetchTokens];
+      __builtin_prefetch(soon.tokens + soon.computed, 1);
+    }
     const int32_t count = TokensFor(r);
     const bool scheduled = count > 0 && MakeRoom(r, i, r.computed + count);
-    if (scheduled) AddRow(r, count);
+    if (scheduled) {
+      AddRow(r, count);
+      if (FillsBlock(r, count)) filled_.push_back(&r);
+    }
     if (r.status == RequestStatus::kRunning && r.computed < r.num_tokens) {
       pass_.reserved_blocks += kv_.NeedFor(r.row_slot(), r.num_tokens);
     }
   }
+  // Before anybody is admitted, who may hit these blocks: within a step every layer writes its KV
+  // before it reads any.
+  PublishFilled();
 }
 
 int32_t Scheduler::TokensFor(const Request& r) const {
@@ -147,7 +167,15 @@ void Scheduler::Preempt(size_t index) {
 }
 
 void Scheduler::AddRow(Request& r, int32_t count) {
-  batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens, r.computed, count);
+  r.Flush();
+  if (count == 1) {
+    const bool known = r.computed < r.num_tokens;
+    const bool latest = r.computed + 1 == r.num_tokens;
+    const int32_t token = latest ? r.last_token : known ? r.tokens[r.computed] : -1;
+    batch_.AddToken(r.id, r.row_slot(), token, r.computed);
+  } else {
+    batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens, r.computed, count);
+  }
   stats_.scheduled_tokens += count;
   if (r.computed < r.prompt_len) {
     stats_.prompt_tokens += std::min(r.prompt_len - r.computed, count);
@@ -155,19 +183,46 @@ void Scheduler::AddRow(Request& r, int32_t count) {
   }
   int32_t sample = -1;
   if (r.computed + count == r.num_tokens + r.placeholders) {
-    sample = batch_.AddSample(r.SampleNext());
+    sample = batch_.AddSample(r.plain_greedy, r.num_logprobs());
     ++r.placeholders;
   }
   r.computed += count;
   r.in_flight += count;
   pass_.budget -= count;
-  record(next_step_).rows.push_back({&r, count, sample, r.epoch});
-  // Within a step every layer writes its KV before it reads any, so what this row fills can be hit
-  // by a row that is added after it. With a token in flight the block becomes known full one step
-  // later.
-  if (kv_.caching() && (count > 1 || (r.computed & (config_.block_size - 1)) <= 1)) {
-    r.ExtendChain(hasher_, config_.block_size);
-    kv_.Publish(r.row_slot(), r.chain(), std::min(r.computed, r.num_tokens));
+  RowRecord& row = record(next_step_).rows.emplace_back();  // in place, as in Emit
+  row.request = &r;
+  row.count = count;
+  row.sample = sample;
+  row.epoch = r.epoch;
+}
+
+bool Scheduler::FillsBlock(const Request& r, int32_t count) const {
+  // With a token in flight the block becomes known full one step later.
+  if (!kv_.caching()) return false;
+  if (count == 1 && (r.computed & (config_.block_size - 1)) > 1) return false;
+  const int32_t known = std::min(r.computed, r.num_tokens);
+  return known >= (kv_.published(r.row_slot()) + 1) * config_.block_size;
+}
+
+void Scheduler::Publish(Request& r) {
+  r.ExtendChain(hasher_, config_.block_size);
+  kv_.Publish(r.row_slot(), r.chain(), std::min(r.computed, r.num_tokens));
+}
+
+void Scheduler::PublishFilled() {
+  // Three stages, each some requests behind the one before: a block filed on its own waits for six
+  // misses, and one request in block_size files one in each step.
+  const size_t n = filled_.size();
+  for (size_t i = 0; i < n + kPrefetchRow; ++i) {
+    if (i < n) {
+      __builtin_prefetch(&filled_[i]->hashes);
+      kv_.PrefetchRow(filled_[i]->row_slot());
+    }
+    if (const size_t at = i - kPrefetchBlock; i >= kPrefetchBlock && at < n) {
+      filled_[at]->ExtendChain(hasher_, config_.block_size);
+      kv_.PrefetchPublish(filled_[at]->row_slot(), filled_[at]->chain());
+    }
+    if (i >= kPrefetchRow) Publish(*filled_[i - kPrefetchRow]);
   }
 }
 

@@ -21,7 +21,9 @@
 #include "batch/step_batch.h"
 #include "encoder/encoder_budget.h"
 #include "kv/kv_manager.h"
-#include "octavo/engine.h"
+#include "octavo/config.h"
+#include "octavo/executor.h"
+#include "octavo/stats.h"
 #include "sched/request.h"
 #include "sched/waiting_queue.h"
 #include "transfer/kv_connector.h"
@@ -51,11 +53,19 @@ class Scheduler {
   void CheckInvariants() const;
 
  private:
+  // How many requests ahead the memory of the next ones is fetched, because a full batch does not
+  // fit the first caches: the hot line, the place of the latest token, and for those that fill a
+  // block first their rows and then what the block's hash names.
+  static constexpr size_t kPrefetchRequest = 16;
+  static constexpr size_t kPrefetchTokens = 6;
+  static constexpr size_t kPrefetchRow = 16;
+  static constexpr size_t kPrefetchBlock = 8;
+
   struct RowRecord {
     Request* request;
     int32_t count;
     int32_t sample;  // -1: none
-    uint32_t epoch;
+    uint16_t epoch;
   };
   struct StepRecord {
     uint64_t id = 0;
@@ -84,9 +94,13 @@ class Scheduler {
   void StartRunning(Request& request, int32_t hit_tokens);
   // scheduler.cc
   void ScheduleRunning();
+  void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;
   bool MakeRoom(Request& request, size_t index, int32_t tokens);
   void AddRow(Request& request, int32_t count);
+  bool FillsBlock(const Request& request, int32_t count) const;
+  void Publish(Request& request);
+  void PublishFilled();
   void AddScores(Request& request, int32_t count);
   int32_t PickVictim(size_t requester) const;
   void Preempt(size_t index);
@@ -101,6 +115,7 @@ class Scheduler {
             int32_t stop_token);
   void CloseStep(StepRecord& step);
 
+  std::span<const StepOutput> Outputs() const { return {outputs_.data(), num_outputs_}; }
   StepRecord& record(uint64_t step_id) { return records_[step_id % kMaxStepsInFlight]; }
   int32_t num_open() const { return static_cast<int32_t>(next_step_ - first_open_); }
 
@@ -116,6 +131,7 @@ class Scheduler {
   WaitingQueue waiting_;
   std::vector<WaitingQueue::Entry> passed_over_;
   std::vector<Request*> running_;  // in scheduling order
+  std::vector<Request*> filled_;   // of these, whose row of this step fills a block
   std::vector<int32_t> free_slots_;
   std::vector<Quarantine> quarantine_;
   int32_t num_waiting_ = 0;
@@ -126,7 +142,8 @@ class Scheduler {
   uint64_t first_open_ = 1;
   uint64_t next_step_ = 1;
   Pass pass_;
-  std::vector<StepOutput> outputs_;
+  std::vector<StepOutput> outputs_;  // as large as two steps need; the first num_outputs_ count
+  size_t num_outputs_ = 0;
   EngineStats stats_;
 };
 
