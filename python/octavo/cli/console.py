@@ -42,7 +42,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -78,5 +78,5 @@ def gib(size: float) -> str:
     """Bytes in the unit that suits them."""
     for unit, factor in (("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= factor:
-            return f"{size / factor:.2f} {unit}"
+            return f"{size / factor:.{1 if size >= 100 * factor else 2}f} {unit}"
     return f"{size:.0f} B"

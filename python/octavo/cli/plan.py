@@ -28,7 +28,7 @@ length run at once. Reads config.json and the safetensors headers only. Exit cod
 ENGINE_FLAGS = ("dtype", "load_format", "block_size", "max_num_seqs", "max_num_batched_tokens")
 KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
 USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
-USUAL_BATCHES = (1, 4, 16, 64)
+USUAL_BATCHES = (1, 8, 64)  # a table of 80 columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +166,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     limits = f"{footprint.max_num_batched_tokens} tokens and {footprint.max_num_seqs} rows a step"
     sizes["activations"] += f", the most that {limits} take"
     print_facts("Memory", sizes)
-    header = ["context", "KV a request", "most requests", *(f"batch {batch}" for batch in batches)]
+    header = ["context", "KV each", "at most", *(f"batch {batch}" for batch in batches)]
     rows = []
     for context in contexts:
         cells = [cell(fit, context, batch) for batch in batches]
