@@ -7,8 +7,8 @@ namespace {
 
 // Two stages, far enough ahead to hide two misses to memory behind the compares of the blocks
 // before.
-constexpr int32_t kEntryDistance = 8;
-constexpr int32_t kKeyDistance = 4;
+constexpr int32_t kEntryDistance = 16;
+constexpr int32_t kKeyDistance = 8;
 
 }  // namespace
 

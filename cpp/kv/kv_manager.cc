@@ -6,6 +6,12 @@
 #include "kv/full_attention_group.h"
 
 namespace octavo::kv {
+namespace {
+
+// How many blocks ahead a hit's records are fetched.
+constexpr int32_t kRecordDistance = 16;
+
+}  // namespace
 
 KvManager::KvManager(const KvConfig& config, HostMemory& memory)
     : config_(config),
@@ -29,7 +35,10 @@ KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
   const int32_t n = groups_[0]->Match(map_, chain, max_tokens, scratch_.data());
   hit.tokens = n * config_.block_size;
   hit.blocks = {scratch_.data(), size_t(n)};
-  for (BlockId b : hit.blocks) hit.revived += pool_.refs(b) == 0;
+  for (int32_t i = 0; i < n; ++i) {
+    if (i + kRecordDistance < n) pool_.Prefetch(scratch_[i + kRecordDistance]);
+    hit.revived += pool_.refs(scratch_[i]) == 0;
+  }
   return hit;
 }
 

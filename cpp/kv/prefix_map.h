@@ -54,7 +54,7 @@ class PrefixMap {
     uint32_t tag = 0;
     int32_t block = -1;  // -1: empty
   };
-  struct Meta {
+  struct alignas(64) Meta {  // one cache line
     Hash128 hash;
     Hash128 parent;
     int32_t group = 0;

@@ -50,19 +50,33 @@ kv::KvConfig Config(int32_t num_blocks, int32_t num_slots) {
   return c;
 }
 
+// Fills the pool with chains whose blocks lie apart, as they do after many requests grew side by
+// side.
+void FillWithChains(kv::KvManager& kv, const std::vector<Chain>& chains) {
+  const int32_t slots = kv.num_slots();
+  for (size_t first = 0; first < chains.size(); first += size_t(slots)) {
+    for (int32_t tokens = kBlockSize; tokens <= kChainTokens; tokens += kBlockSize) {
+      for (int32_t s = 0; s < slots; ++s) {
+        OCTAVO_CHECK(kv.Grow(RowSlot{s}, tokens), "the pool is too small");
+      }
+    }
+    for (int32_t s = 0; s < slots; ++s) {
+      kv.Publish(RowSlot{s}, chains[first + size_t(s)].view(), kChainTokens);
+      kv.Release(RowSlot{s});
+      kv.ClearRow(RowSlot{s});
+    }
+  }
+}
+
 }  // namespace
 
 Measures BenchLookup(const Effort& effort) {
   const int32_t chains = effort.quick ? 64 : 2048;  // 2,048 of 512: a million blocks
-  kv::KvManager kv(Config(chains * kChainBlocks + 1, 1));
+  constexpr int32_t kSlots = 64;
+  kv::KvManager kv(Config(chains * kChainBlocks + 1, kSlots));
   std::vector<Chain> all;
-  for (int32_t i = 0; i < chains; ++i) {
-    all.push_back(MakeChain(uint32_t(i)));
-    OCTAVO_CHECK(kv.Admit(RowSlot{0}, {}, kChainTokens, 0), "the pool is too small");
-    kv.Publish(RowSlot{0}, all.back().view(), kChainTokens);
-    kv.Release(RowSlot{0});
-    kv.ClearRow(RowSlot{0});
-  }
+  for (int32_t i = 0; i < chains; ++i) all.push_back(MakeChain(uint32_t(i)));
+  FillWithChains(kv, all);
   std::mt19937 random(1);
   std::vector<int32_t> order(all.size());
   std::iota(order.begin(), order.end(), 0);
@@ -70,15 +84,14 @@ Measures BenchLookup(const Effort& effort) {
   for (int round = 0; round < effort.rounds; ++round) {
     std::shuffle(order.begin(), order.end(), random);
     const size_t count = std::min<size_t>(order.size(), 512);
-    double total = 0;
+    std::vector<double> times;
     for (size_t i = 0; i < count; ++i) {
       const auto start = BenchClock::now();
       const auto hit = kv.Match(all[order[i]].view(), kChainTokens);
-      total += Nanoseconds(start, BenchClock::now());
+      times.push_back(Nanoseconds(start, BenchClock::now()) / kChainBlocks);
       OCTAVO_CHECK(hit.tokens == kChainTokens, "a cached prefix was missed");
     }
-    const double blocks = double(count) * kChainBlocks;
-    KeepBest(&measures, {{"lookup_1m_blocks", total / blocks, "ns/block", kLookupBudget}});
+    KeepBest(&measures, {{"lookup_1m_blocks", Percentile(&times, 0.5), "ns/block", kLookupBudget}});
   }
   return measures;
 }
