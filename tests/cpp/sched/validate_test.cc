@@ -1,0 +1,146 @@
+// Every number a caller controls is refused out of range, by name, with its value.
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "doctest/doctest.h"
+#include "octavo/config.h"
+#include "octavo/sampling_params.h"
+
+namespace octavo {
+namespace {
+
+constexpr int32_t kVocab = 100;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+EngineConfig Good() {
+  EngineConfig c;
+  c.num_blocks = 101;
+  c.vocab_size = kVocab;
+  c.max_model_len = 1000;
+  return c;
+}
+
+// The message for a configuration with one thing changed; empty: it is accepted.
+std::string Said(const std::function<void(EngineConfig&)>& change) {
+  EngineConfig c = Good();
+  change(c);
+  return Validate(c).message();
+}
+
+std::string Said(const std::function<void(SamplingParams&)>& change) {
+  SamplingParams p;
+  change(p);
+  return Validate(p, kVocab).message();
+}
+
+using C = EngineConfig;
+using P = SamplingParams;
+
+bool Has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST_CASE("a good configuration and the default parameters are accepted") {
+  CHECK(Said([](C&) {}).empty());
+  CHECK(Said([](P&) {}).empty());
+}
+
+TEST_CASE("every field of the configuration is checked by name and value") {
+  CHECK(Has(Said([](C& c) { c.block_size = 0; }), "block_size=0"));
+  CHECK(Has(Said([](C& c) { c.block_size = 512; }), "block_size=512"));
+  CHECK(Has(Said([](C& c) { c.block_size = 12; }), "block_size=12"));
+  CHECK(Has(Said([](C& c) { c.num_blocks = 1; }), "num_blocks=1"));
+  CHECK(Has(Said([](C& c) { c.vocab_size = 0; }), "vocab_size=0"));
+  CHECK(Has(Said([](C& c) { c.max_model_len = 1; }), "max_model_len=1"));
+  CHECK(Has(Said([](C& c) { c.max_num_seqs = 0; }), "max_num_seqs=0"));
+  CHECK(Has(Said([](C& c) { c.max_num_seqs = 70000; }), "max_num_seqs=70000"));
+  CHECK(Has(Said([](C& c) { c.max_num_batched_tokens = -5; }), "max_num_batched_tokens=-5"));
+  CHECK(Has(Said([](C& c) { c.max_queued_requests = 0; }), "max_queued_requests=0"));
+  CHECK(Has(Said([](C& c) { c.long_prefill_token_threshold = -1; }),
+            "long_prefill_token_threshold=-1"));
+  CHECK(Has(Said([](C& c) { c.priority_aging_ms = -1; }), "priority_aging_ms=-1"));
+  CHECK(Has(Said([](C& c) { c.max_overtakes = -1; }), "max_overtakes=-1"));
+  CHECK(Has(Said([](C& c) { c.watermark = 1.0; }), "watermark=1"));
+  CHECK(Has(Said([](C& c) { c.watermark = std::nan(""); }), "watermark=nan"));
+}
+
+TEST_CASE("a pool that cannot hold one request of full length is refused with both remedies") {
+  const std::string text = Said([](C& c) {
+    c.num_blocks = 10;
+    c.max_model_len = 146;
+  });
+  CHECK(Has(text, "max_model_len=146"));
+  CHECK(Has(text, "at most 145"));
+  CHECK(Has(text, "num_blocks of at least 11"));
+  // The last token of a request needs no KV.
+  CHECK(Said([](C& c) {
+          c.num_blocks = 10;
+          c.max_model_len = 145;
+        }).empty());
+}
+
+TEST_CASE("without chunked prefill a step must hold a whole prompt, and nothing cuts it") {
+  const std::string small = Said([](C& c) {
+    c.enable_chunked_prefill = false;
+    c.max_num_batched_tokens = 999;
+  });
+  CHECK(Has(small, "max_num_batched_tokens=999"));
+  const std::string cut = Said([](C& c) {
+    c.enable_chunked_prefill = false;
+    c.long_prefill_token_threshold = 64;
+  });
+  CHECK(Has(cut, "long_prefill_token_threshold=64"));
+}
+
+TEST_CASE("every number of the sampling parameters is checked by name and value") {
+  CHECK(Has(Said([](P& p) { p.max_tokens = 0; }), "max_tokens=0"));
+  CHECK(Has(Said([](P& p) { p.min_tokens = -1; }), "min_tokens=-1"));
+  CHECK(Has(Said([](P& p) { p.min_tokens = 17; }), "min_tokens=17"));
+  CHECK(Has(Said([](P& p) { p.temperature = -0.1f; }), "temperature=-0.1"));
+  CHECK(Has(Said([](P& p) { p.temperature = kNan; }), "temperature=nan"));
+  CHECK(Has(Said([](P& p) { p.temperature = kInf; }), "temperature=inf"));
+  CHECK(Has(Said([](P& p) { p.top_k = -2; }), "top_k=-2"));
+  CHECK(Has(Said([](P& p) { p.top_p = 0; }), "top_p=0"));
+  CHECK(Has(Said([](P& p) { p.top_p = 1.5f; }), "top_p=1.5"));
+  CHECK(Has(Said([](P& p) { p.top_p = kNan; }), "top_p=nan"));
+  CHECK(Has(Said([](P& p) { p.min_p = 2; }), "min_p=2"));
+  CHECK(Has(Said([](P& p) { p.presence_penalty = 3; }), "presence_penalty=3"));
+  CHECK(Has(Said([](P& p) { p.frequency_penalty = -3; }), "frequency_penalty=-3"));
+  CHECK(Has(Said([](P& p) { p.repetition_penalty = 0; }), "repetition_penalty=0"));
+  CHECK(Has(Said([](P& p) { p.num_logprobs = -2; }), "num_logprobs=-2"));
+  CHECK(Has(Said([](P& p) { p.num_logprobs = kVocab + 1; }), "num_logprobs=101"));
+  CHECK(Has(Said([](P& p) { p.num_prompt_logprobs = 1 << 30; }), "num_prompt_logprobs=1"));
+}
+
+TEST_CASE("token ids outside the vocabulary are refused wherever they stand") {
+  CHECK(Has(Said([](P& p) { p.eos_token_ids = {kVocab}; }), "eos_token_ids contains 100"));
+  CHECK(Has(Said([](P& p) { p.stop_token_ids = {-1}; }), "stop_token_ids contains -1"));
+  CHECK(Has(Said([](P& p) { p.allowed_token_ids = {100}; }), "allowed_token_ids contains 100"));
+  CHECK(Has(Said([](P& p) { p.logit_bias = {{100, 1.0f}}; }), "logit_bias names token 100"));
+  CHECK(Has(Said([](P& p) { p.bad_words = {{1, 100}}; }), "bad_words contains 100"));
+}
+
+TEST_CASE("lists have limits, because a step has room for so many edits") {
+  CHECK(Has(Said([](P& p) { p.stop_token_ids.assign(kMaxStopTokens + 1, 1); }),
+            "stop_token_ids has 129 entries"));
+  CHECK(Has(Said([](P& p) { p.eos_token_ids.assign(kMaxEosTokens + 1, 1); }),
+            "eos_token_ids has 17 entries"));
+  CHECK(Has(Said([](P& p) { p.logit_bias.assign(kMaxLogitBias + 1, {1, 0.0f}); }),
+            "logit_bias has 301 entries"));
+  CHECK(Has(Said([](P& p) { p.bad_words.assign(kMaxBadWords + 1, {1}); }),
+            "bad_words has 129 entries"));
+  CHECK(Has(Said([](P& p) { p.bad_words.assign(2, std::vector<int32_t>(600, 1)); }),
+            "bad_words holds 1200 tokens"));
+  CHECK(Has(Said([](P& p) { p.bad_words = {{}}; }), "empty word"));
+}
+
+TEST_CASE("a bias must be a number of ordinary size") {
+  CHECK(Has(Said([](P& p) { p.logit_bias = {{1, kNan}}; }), "logit_bias=nan"));
+  CHECK(Has(Said([](P& p) { p.logit_bias = {{1, 101.0f}}; }), "logit_bias=101"));
+}
+
+}  // namespace
+}  // namespace octavo
