@@ -1,0 +1,209 @@
+#include "octavo/engine.h"
+
+#include <string>
+#include <vector>
+
+#include "doctest/doctest.h"
+#include "engine/harness.h"
+
+namespace octavo::engine {
+namespace {
+
+// Samples a fixed token, or fails.
+class FixedExecutor final : public Executor {
+ public:
+  Status Execute(const StepPlan&, std::span<int32_t> tokens) override {
+    if (fail) return Status::Unavailable("the device is gone");
+    for (int32_t& token : tokens) token = 5;
+    return Status::Ok();
+  }
+  bool fail = false;
+};
+
+TEST_CASE("an engine is not made from a configuration that cannot work") {
+  EngineConfig c = SmallConfig();
+  c.num_blocks = 0;
+  const auto engine = Engine::Create(c);
+  REQUIRE_FALSE(engine.ok());
+  CHECK(engine.status().code() == StatusCode::kInvalidArgument);
+  CHECK(engine.status().message().find("num_blocks=0") != std::string::npos);
+}
+
+TEST_CASE("Step turns the crank until nothing is left") {
+  auto engine = Engine::Create(SmallConfig());
+  REQUIRE(engine.ok());
+  REQUIRE((*engine)->AddRequest(Prompt(5), Greedy(3)).ok());
+  FixedExecutor executor;
+  int outputs = 0;
+  while ((*engine)->HasUnfinished()) {
+    const auto out = (*engine)->Step(executor);
+    REQUIRE(out.ok());
+    outputs += int(out->size());
+  }
+  CHECK(outputs == 3);
+  CHECK((*engine)->Step(executor)->empty());
+  CHECK((*engine)->LastError().ok());
+}
+
+TEST_CASE("an executor that fails ends the step's requests and leaves its reason") {
+  auto engine = Engine::Create(SmallConfig());
+  REQUIRE(engine.ok());
+  REQUIRE((*engine)->AddRequest(Prompt(5), Greedy(3)).ok());
+  FixedExecutor executor;
+  executor.fail = true;
+  const auto out = (*engine)->Step(executor);
+  REQUIRE(out.ok());
+  REQUIRE(out->size() == 1);
+  CHECK(FinishReason{(*out)[0].finish} == FinishReason::kError);
+  CHECK((*engine)->LastError().message() == "the device is gone");
+  CHECK_FALSE((*engine)->HasUnfinished());
+}
+
+TEST_CASE("a step is finished once, in order, with one token a sample, or nothing changes") {
+  Harness h(SmallConfig());
+  h.Add(Prompt(5), Greedy(8));
+  const std::vector<int32_t> one{5}, two{5, 5};
+  const auto refused = [&](uint64_t step, const std::vector<int32_t>& tokens) {
+    const auto out = h.engine.FinishStep(step, tokens);
+    h.engine.CheckInvariants();
+    return out.ok() ? std::string("accepted") : out.status().message();
+  };
+  CHECK(refused(1, one).find("step 1 is not open") != std::string::npos);
+  const uint64_t first = h.engine.BeginStep()->step_id;
+  const uint64_t second = h.engine.BeginStep()->step_id;
+  CHECK(h.engine.BeginStep() == nullptr);
+  CHECK(refused(second, one).find("not the oldest open step") != std::string::npos);
+  CHECK(refused(first, two).find("has 1 samples, but 2 tokens") != std::string::npos);
+  CHECK(refused(first, one) == "accepted");
+  CHECK(refused(first, one).find("not the oldest open step") != std::string::npos);
+  CHECK_FALSE(h.engine.FailStep(first).ok());
+  CHECK(refused(second, one) == "accepted");
+}
+
+TEST_CASE("an id that outlived its request names nobody, also when its place is taken again") {
+  Harness h(SmallConfig());
+  const RequestId old = h.Add(Prompt(5), Greedy(1));
+  h.Drain();
+  CHECK(h.engine.Abort(old).code() == StatusCode::kNotFound);
+  const RequestId next = h.Add(Prompt(5), Greedy(1));
+  CHECK(Value(next) != Value(old));
+  CHECK(h.engine.Abort(old).code() == StatusCode::kNotFound);
+  CHECK(h.engine.Abort(RequestId{0}).code() == StatusCode::kNotFound);
+  CHECK(h.engine.Abort(RequestId{12345}).code() == StatusCode::kNotFound);
+  CHECK(h.engine.Abort(next).ok());
+}
+
+TEST_CASE("a refused request changes nothing") {
+  Harness h(SmallConfig());
+  h.Add(Prompt(5), Greedy(4));
+  h.Step();
+  const EngineStats before = h.stats();
+  SamplingParams bad = Greedy(4);
+  bad.top_p = 2;
+  CHECK_FALSE(h.engine.AddRequest(Prompt(5), bad, 0, "").ok());
+  const std::vector<int32_t> outside{1, 50};
+  const auto refused = h.engine.AddRequest(outside, Greedy(4), 0, "");
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.status().message() ==
+        "prompt token 1 is 50: token ids of this model lie in [0, 50)");
+  CHECK(h.stats().waiting == before.waiting);
+  CHECK(h.stats().free_blocks == before.free_blocks);
+  h.engine.CheckInvariants();
+}
+
+TEST_CASE("block tables hold a row's blocks in order and the null block after them") {
+  Harness h(SmallConfig());
+  h.Add(Prompt(9), Greedy(4));
+  const StepPlan* plan = h.Begin();
+  const BlockTableView& table = plan->block_tables[0];
+  CHECK(table.block_size == 4);
+  CHECK(table.row_stride == 50);
+  const int32_t* row = table.data + plan->row_slot[0] * table.row_stride;
+  for (int i = 0; i < 3; ++i) CHECK(row[i] > 0);
+  for (int i = 3; i < 50; ++i) CHECK(row[i] == 0);
+}
+
+TEST_CASE("the statistics count tokens, hits and the slots that hold nothing") {
+  Harness h(SmallConfig());
+  h.Add(Prompt(9), Greedy(2));
+  h.Step();
+  EngineStats s = h.stats();
+  CHECK(s.steps == 1);
+  CHECK(s.scheduled_tokens == 9);
+  CHECK(s.prompt_tokens == 9);
+  CHECK(s.generation_tokens == 1);
+  CHECK(s.prefix_queries == 9);
+  CHECK(s.prefix_hits == 0);
+  CHECK(s.kv_slots_allocated == 12);
+  CHECK(s.kv_slots_filled == 9);
+  CHECK(s.total_blocks == 100);
+  CHECK(s.free_blocks == 97);
+  CHECK(s.cached_blocks == 2);
+  h.Drain();
+  h.Add(Prompt(9), Greedy(2));
+  h.Drain();
+  s = h.stats();
+  CHECK(s.prefix_hits == 8);
+  CHECK(s.finished_length == 2);
+  CHECK(s.prompt_tokens == 10);
+}
+
+// Everything a caller can see of a run.
+std::vector<std::vector<int32_t>> Record(uint32_t seed) {
+  EngineConfig c = SmallConfig();
+  c.num_blocks = 24;
+  c.max_model_len = 60;
+  c.policy = SchedulingPolicy::kPriority;
+  Harness h(c);
+  std::vector<std::vector<int32_t>> all;
+  for (int32_t turn = 0; turn < 60 || h.engine.HasUnfinished() || h.open_steps() > 0; ++turn) {
+    if (turn < 60 && turn % 2 == 0) {
+      h.Add(Prompt(5 + turn % 30, turn % 3), Greedy(20), turn % 3);
+    }
+    h.clock.now_us += seed;
+    const StepPlan* plan = h.Begin();
+    if (plan) {
+      std::vector<int32_t> step = h.TokenIds(plan);
+      for (int32_t r = 0; r < plan->num_rows; ++r) {
+        const int32_t* row =
+            plan->block_tables[0].data + plan->row_slot[r] * plan->block_tables[0].row_stride;
+        step.push_back(plan->row_slot[r]);
+        step.insert(step.end(), row, row + (plan->seq_len[r] + 3) / 4);
+      }
+      all.push_back(step);
+    }
+    if (h.open_steps() > (plan ? 1 : 0)) {
+      std::vector<int32_t> tokens;
+      for (const StepOutput& o : h.Finish()) tokens.push_back(o.token);
+      all.push_back(tokens);
+    }
+  }
+  CHECK(h.stats().preemptions > 0);
+  return all;
+}
+
+TEST_CASE("the same calls at the same times give the same plans, bit for bit") {
+  CHECK(Record(7) == Record(7));
+}
+
+TEST_CASE("events tell what entered and left the cache, and a drain forgets nothing") {
+  EngineConfig c = SmallConfig();
+  c.enable_kv_events = true;
+  c.num_blocks = 12;
+  c.max_model_len = 40;
+  Harness h(c);
+  int64_t cached = 0;
+  for (int32_t i = 0; i < 10; ++i) {
+    h.Add(Prompt(9 + i, i), Greedy(4));
+    h.Drain();
+    std::vector<KvEvent> events;
+    h.engine.TakeEvents(&events);
+    for (const KvEvent& e : events) cached += e.kind == KvEventKind::kStored ? 1 : -1;
+    CHECK(cached == h.stats().cached_blocks);
+  }
+  CHECK(h.stats().evictions > 0);
+  CHECK(h.stats().dropped_events == 0);
+}
+
+}  // namespace
+}  // namespace octavo::engine
