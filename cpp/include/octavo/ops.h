@@ -90,7 +90,7 @@ struct PagedAttentionArgs {
   float scale = 1.0f;
   int64_t window = 0;
   float soft_cap = 0.0f;
-  std::optional<TensorView> sinks;  // [Hq] float32
+  std::optional<TensorView> sinks = std::nullopt;  // [Hq] float32
 };
 
 // out = act(gate) * up with gate_up = [gate | up] along the last dimension.
