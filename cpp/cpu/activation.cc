@@ -17,7 +17,7 @@ Status Gated(const GatedActivationArgs& a, GatedFn fn) {
   const int64_t n = a.out.shape[1];
   const int64_t pieces = (n + kPiece - 1) / kPiece;
   const int64_t size = DTypeSize(a.out.dtype);
-  const int64_t grain = std::max<int64_t>(1, GrainOfRows(std::min(n, kPiece)) / 4);
+  const int64_t grain = std::max<int64_t>(1, GrainOfRows(std::min(n, kPiece)) / 2);
   ParallelRanges(a.out.shape[0] * pieces, grain, NumThreads(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % pieces * kPiece;

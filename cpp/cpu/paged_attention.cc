@@ -17,11 +17,10 @@ namespace octavo::cpu {
 namespace {
 
 constexpr int64_t kSplitKeys = 512;  // the shortest split: a merge costs well under 1 % of it
-constexpr int64_t kMaxSplits =
-    32;  // longer rows get longer splits, so that partial results stay bounded
-// Below this much work (rows x keys x head dim) a call stays on the calling thread: a few
-// microseconds.
-constexpr int64_t kSmallWork = 1 << 16;
+// Rows beyond kMaxSplits of those get longer splits, so that partial results stay bounded.
+constexpr int64_t kMaxSplits = 32;
+// Below this much work (rows x keys x head dim) a call stays on the calling thread: some 15 us.
+constexpr int64_t kSmallWork = 1 << 18;
 constexpr int64_t kUnitsPerThread = 4;
 constexpr int64_t kPlanSlack =
     256;  // planning looks at a row in the place behind the last kept one
