@@ -1,0 +1,235 @@
+// Times paged attention on the device: graph replays of many layers, K and V rotating through a
+// block-outermost pool far beyond L2. Prints microseconds a layer, the plan left out (it runs once
+// a step for all layers and is timed by itself).
+//
+//   attention_bench [decode|prefill|all]
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention/call.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int64_t kHeadDim = 128, kKvHeads = 8, kGroup = 4, kBlockSize = 16, kLayers = 8;
+constexpr int64_t kBlocks = 40000;  // 21 GB
+constexpr int64_t kLayerElements = 2 * kKvHeads * kBlockSize * kHeadDim;
+constexpr double kTokenBytes = 2.0 * kKvHeads * kHeadDim * 2;
+constexpr double kRotatedBytes = 260e6;  // more than four times L2
+constexpr int kSamples = 15;
+
+struct Cell {
+  const char* name;
+  int rows, queries, length;
+  double peer;  // the best peer on one H200, us
+  double probe;
+};
+
+constexpr Cell kDecodeCells[] = {
+    {"1x1k", 1, 1, 1024, 8.5, 6.7},      {"1x8k", 1, 1, 8192, 16.5, 13.8},
+    {"1x32k", 1, 1, 32768, 44.0, 37.4},  {"8x1k", 8, 1, 1024, 15.0, 13.6},
+    {"8x8k", 8, 1, 8192, 74.1, 66.9},    {"64x1k", 64, 1, 1024, 75.4, 69.2},
+    {"64x8k", 64, 1, 8192, 490.6, 475.9}, {"256x1k", 256, 1, 1024, 264.9, 250.8},
+};
+constexpr Cell kPrefillCells[] = {
+    {"1x8k", 1, 8192, 8192, 1699, 1544},
+    {"4x2k", 4, 2048, 2048, 469, 419},
+    {"16x512@4k", 16, 512, 4608, 1829, 1759},
+};
+
+void Check(cudaError_t e, const char* what) {
+  if (e == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(e));
+  std::exit(1);
+}
+
+void Check(const Status& s) {
+  if (s.ok()) return;
+  std::fprintf(stderr, "%s\n", s.message().c_str());
+  std::exit(1);
+}
+
+template <typename T>
+T* Allocate(int64_t count) {
+  void* p = nullptr;
+  Check(cudaMalloc(&p, static_cast<size_t>(count) * sizeof(T)), "cudaMalloc");
+  return static_cast<T*>(p);
+}
+
+template <typename T>
+T* Upload(const std::vector<T>& v) {
+  T* p = Allocate<T>(static_cast<int64_t>(v.size()));
+  Check(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  return p;
+}
+
+// Random bfloat16 of about unit size: a seed on the host, doubled on the device.
+void* RandomElements(int64_t count) {
+  constexpr int64_t kSeed = 1 << 24;
+  std::mt19937 rng(1);
+  std::vector<uint16_t> seed(static_cast<size_t>(std::min(count, kSeed)));
+  for (uint16_t& x : seed) x = static_cast<uint16_t>(0x3f00 | (rng() & 0x80ff));
+  auto* p = Allocate<uint16_t>(count);
+  Check(cudaMemcpy(p, seed.data(), seed.size() * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
+  for (auto done = static_cast<int64_t>(seed.size()); done < count; done *= 2) {
+    const int64_t more = std::min(done, count - done);
+    Check(cudaMemcpy(p + done, p, static_cast<size_t>(more) * 2, cudaMemcpyDeviceToDevice), "copy");
+  }
+  return p;
+}
+
+class Bench {
+ public:
+  Bench() {
+    Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+    pool_ = RandomElements(kBlocks * kLayers * kLayerElements);
+    q_ = RandomElements(kMaxTokens * kKvHeads * kGroup * kHeadDim);
+    out_ = Allocate<uint16_t>(kMaxTokens * kKvHeads * kGroup * kHeadDim);
+    std::vector<int32_t> blocks(kBlocks);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), std::mt19937(7));
+    blocks.insert(blocks.end(), blocks.begin(), blocks.end());
+    table_ = Upload(blocks);
+  }
+
+  // Microseconds a layer; with `plan_us`, of a plan too.
+  double Time(const Cell& cell, const AttentionOptions& options, DecodeCtaShape shape,
+              double* plan_us) {
+    PagedAttentionArgs a = Args(cell);
+    AttentionCall call;
+    Check(ResolveCall(a, options, shape, &call));
+    const int64_t bytes = LayOutPlan(nullptr, call.shape, call.capacity, kHeadDim).bytes;
+    auto* memory = Allocate<char>(bytes);
+    const int64_t blocks = int64_t{cell.rows} * (cell.length / kBlockSize);
+    const double cell_bytes = kTokenBytes * cell.rows * cell.length;
+    const int layers =
+        cell.queries > 1 ? 2
+                         : static_cast<int>(std::clamp(2 * kRotatedBytes / cell_bytes, 4.0, 64.0));
+    const auto layer = [&](int i) {
+      a.cache.data = static_cast<uint16_t*>(pool_) + i % kLayers * kLayerElements;
+      a.block_table.data = table_ + i * blocks % kBlocks;
+      Check(EnqueueLayer(a, call, memory, stream_));
+    };
+    if (plan_us != nullptr) {
+      *plan_us = Replay(16, [&](int) { Check(EnqueuePlan(a, call, memory, stream_)); });
+    }
+    Check(EnqueuePlan(a, call, memory, stream_));
+    const double us = Replay(layers, layer);
+    Check(cudaFree(memory), "cudaFree");
+    Check(cudaFree(a.query_start.data), "cudaFree");
+    Check(cudaFree(a.seq_len.data), "cudaFree");
+    Check(cudaFree(a.row_slot.data), "cudaFree");
+    return us;
+  }
+
+ private:
+  static constexpr int64_t kMaxTokens = 8192;
+
+  PagedAttentionArgs Args(const Cell& cell) {
+    std::vector<int32_t> start(static_cast<size_t>(cell.rows) + 1), slot(start.size() - 1);
+    for (size_t i = 0; i < start.size(); ++i) start[i] = static_cast<int32_t>(i) * cell.queries;
+    std::iota(slot.begin(), slot.end(), 0);
+    const std::vector<int32_t> length(slot.size(), cell.length);
+    PagedAttentionArgs a;
+    const int64_t tokens = int64_t{cell.rows} * cell.queries;
+    a.q = TensorView::Dense(q_, DType::kBF16, {tokens, kKvHeads * kGroup, kHeadDim});
+    a.out = TensorView::Dense(out_, DType::kBF16, {tokens, kKvHeads * kGroup, kHeadDim});
+    a.cache = TensorView::Dense(pool_, DType::kBF16, {kBlocks, 2, kKvHeads, kBlockSize, kHeadDim});
+    a.cache.stride[0] = kLayers * kLayerElements;
+    a.block_table =
+        TensorView::Dense(table_, DType::kI32, {cell.rows, cell.length / kBlockSize});
+    a.query_start = TensorView::Dense(Upload(start), DType::kI32, {cell.rows + 1});
+    a.seq_len = TensorView::Dense(Upload(length), DType::kI32, {cell.rows});
+    a.row_slot = TensorView::Dense(Upload(slot), DType::kI32, {cell.rows});
+    a.scale = 0.088388f;
+    return a;
+  }
+
+  // Captures `count` calls into a graph; the median time of a replay over `count`.
+  template <typename F>
+  double Replay(int count, F enqueue) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < count; ++i) enqueue(i);
+    Check(cudaStreamEndCapture(stream_, &graph), "capture");
+    Check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+    cudaEvent_t events[kSamples + 1];
+    for (cudaEvent_t& e : events) Check(cudaEventCreate(&e), "event");
+    for (int i = 0; i < 2; ++i) Check(cudaGraphLaunch(exec, stream_), "launch");
+    Check(cudaEventRecord(events[0], stream_), "event");
+    for (int i = 0; i < kSamples; ++i) {
+      Check(cudaGraphLaunch(exec, stream_), "launch");
+      Check(cudaEventRecord(events[i + 1], stream_), "event");
+    }
+    Check(cudaStreamSynchronize(stream_), "replay");
+    std::vector<float> ms(kSamples);
+    for (int i = 0; i < kSamples; ++i) {
+      Check(cudaEventElapsedTime(&ms[static_cast<size_t>(i)], events[i], events[i + 1]), "event");
+    }
+    for (cudaEvent_t e : events) cudaEventDestroy(e);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    std::sort(ms.begin(), ms.end());
+    return static_cast<double>(ms[kSamples / 2]) * 1000.0 / count;
+  }
+
+  cudaStream_t stream_ = nullptr;
+  void* pool_ = nullptr;
+  void* q_ = nullptr;
+  void* out_ = nullptr;
+  int32_t* table_ = nullptr;
+};
+
+void RunDecode(Bench& bench) {
+  std::printf("decode, us a layer: 8 KV heads, group 4, d128, bf16, blocks of 16\n");
+  std::printf("%-10s %8s %8s %8s %8s %8s %8s %6s %6s %8s\n", "cell", "auto", "wide", "pair",
+              "fixed", "no pdl", "plan", "peer", "probe", "GB/s");
+  for (const Cell& cell : kDecodeCells) {
+    AttentionOptions options;
+    options.max_queries = 1;
+    double plan = 0.0;
+    const double best = bench.Time(cell, options, DecodeCtaShape::kAuto, &plan);
+    const double wide = bench.Time(cell, options, DecodeCtaShape::kWide, nullptr);
+    const double pair = bench.Time(cell, options, DecodeCtaShape::kPair, nullptr);
+    AttentionOptions fixed = options;
+    fixed.fixed_split = true;
+    const double invariant = bench.Time(cell, fixed, DecodeCtaShape::kAuto, nullptr);
+    AttentionOptions serial = options;
+    serial.dependent_launch = false;
+    const double no_pdl = bench.Time(cell, serial, DecodeCtaShape::kAuto, nullptr);
+    std::printf("%-10s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %6.1f %6.1f %8.0f\n", cell.name, best,
+                wide, pair, invariant, no_pdl, plan, cell.peer, cell.probe,
+                kTokenBytes * cell.rows * cell.length / best / 1e3);
+  }
+}
+
+void RunPrefill(Bench& bench) {
+  std::printf("prefill, us a layer (its decode kernel finds no rows)\n");
+  std::printf("%-10s %8s %8s %8s %8s\n", "cell", "us", "TFLOP/s", "fi fa2", "probe");
+  for (const Cell& cell : kPrefillCells) {
+    const double us = bench.Time(cell, {}, DecodeCtaShape::kAuto, nullptr);
+    const double q = cell.queries, pairs = cell.rows * (q * (cell.length - q) + q * (q + 1) / 2);
+    std::printf("%-10s %8.1f %8.0f %8.0f %8.0f\n", cell.name, us,
+                4 * pairs * kKvHeads * kGroup * kHeadDim / us / 1e6, cell.peer, cell.probe);
+  }
+}
+
+}  // namespace
+}  // namespace octavo::cuda
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "all";
+  octavo::cuda::Bench bench;
+  if (what != "prefill") octavo::cuda::RunDecode(bench);
+  if (what != "decode") octavo::cuda::RunPrefill(bench);
+  return 0;
+}

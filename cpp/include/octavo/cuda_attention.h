@@ -1,0 +1,61 @@
+// Paged attention on CUDA: the op of ops.h with its tensors in device memory.
+//
+// Two calls. PlanPagedAttention cuts a step's rows into work, on the device and once a step for
+// each (window, heads, head dim) of the model. PagedAttention computes one layer by that plan. Both
+// only enqueue kernels: no allocation, no synchronisation, nothing read on the host but shapes, so
+// both may be captured into a graph. Row counts, lengths and tables are read on the device; the
+// shapes of the tensors are capacities: a row whose seq_len is 0, or that owns no token, does
+// nothing.
+//
+// Rows of up to decode_queries query tokens go to the decode kernel (bound by the bytes of K and
+// V), longer ones to the prefill kernel (bound by FLOPs), both by one plan. bfloat16 and float16
+// with a head dim of 64, 128 or 256 and blocks of a multiple of 16 tokens run on tensor cores;
+// every other shape that the op allows runs on a plain kernel, which is right but not fast.
+//
+// Results repeat bit for bit for the same rows. With fixed_split a row of one query has the same
+// bits in any batch.
+#pragma once
+
+#include <cstdint>
+
+#include "octavo/ops.h"
+
+struct CUstream_st;  // what cudaStream_t points to
+
+namespace octavo::cuda {
+
+using Stream = CUstream_st*;
+
+struct AttentionOptions {
+  // No row has more query tokens than this; 0 is unknown. A value <= decode_queries leaves the
+  // prefill kernel out of the step.
+  int64_t max_queries = 0;
+  int64_t decode_queries = 1;
+  // Cut long rows at places that depend on the row alone, not where the batch balances best.
+  bool fixed_split = false;
+  // Let each kernel begin its prologue before the one in front of it has ended (sm_90 on).
+  bool dependent_launch = true;
+};
+
+// A plan's memory. It belongs to the caller, on the device, 256-byte aligned, and needs no initial
+// value. Calls that share one must be ordered by their stream.
+struct AttentionPlan {
+  void* memory = nullptr;
+  int64_t bytes = 0;
+  AttentionOptions options;
+};
+
+// Bytes of device memory that a plan for these shapes takes. Only shapes, dtypes and the window of
+// `a` are read.
+Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionOptions& options);
+
+// Writes the plan for the rows of `a` (query_start, seq_len, row_slot) and for its window, heads
+// and head dim.
+Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream);
+
+// REQUIRES: the plan was written for the same rows, shapes, window and options, in stream order
+// before this. Unlike the CPU op it cannot check indices: a block table entry outside the cache is
+// undefined behaviour.
+Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream);
+
+}  // namespace octavo::cuda

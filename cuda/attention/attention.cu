@@ -1,0 +1,227 @@
+// Host side of paged attention: checks, picks the kernels, enqueues them.
+#include "octavo/cuda_attention.h"
+
+#include <string>
+
+#include "attention/call.h"
+#include "attention/generic.h"
+#include "base/ops_check.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr const char* kOp = "paged_attention";
+constexpr int64_t kElementAlign = 8;       // elements: 16 bytes of a 16-bit type
+constexpr uintptr_t kPointerAlign = 16;    // bytes: what cp.async moves
+constexpr uintptr_t kMemoryAlign = 256;    // bytes, of a plan's memory
+constexpr int64_t kNoWindow = 1 << 30;     // no row is as long: such a window is none
+constexpr int64_t kMaxLength = INT64_C(1) << 30;
+constexpr int64_t kMaxGrid = INT64_C(1) << 31;
+
+bool Aligned(const TensorView& v) {
+  bool aligned = reinterpret_cast<uintptr_t>(v.data) % kPointerAlign == 0;
+  for (int i = 0; i + 1 < v.rank; ++i) {
+    aligned = aligned && (v.shape[i] <= 1 || v.stride[i] % kElementAlign == 0);
+  }
+  return aligned;
+}
+
+// Whether the kernels on tensor cores take these shapes.
+bool FitsTensorCores(const PagedAttentionArgs& a) {
+  const int64_t head_dim = a.q.shape[2], group = a.q.shape[1] / a.cache.shape[2];
+  const bool dtype = a.q.dtype == DType::kBF16 || a.q.dtype == DType::kF16;
+  const bool dims = head_dim == 64 || head_dim == 128 || head_dim == 256;
+  const bool blocks = a.cache.shape[3] % kTileTokens == 0 && a.cache.stride[3] == head_dim;
+  return dtype && dims && blocks && group <= kMaxPrefillGroup && a.scale > 0.0f &&
+         a.row_slot.shape[0] <= kMaxPlanRows && Aligned(a.q) && Aligned(a.out) && Aligned(a.cache);
+}
+
+LayerParams MakeLayer(const PagedAttentionArgs& a) {
+  const int64_t size = DTypeSize(a.q.dtype);
+  LayerParams p{};
+  p.cache = a.cache.ptr<char>();
+  p.block_stride = a.cache.stride[0] * size;
+  p.value_stride = a.cache.stride[1] * size;
+  p.head_stride = a.cache.stride[2] * size;
+  p.table = a.block_table.ptr<int32_t>();
+  p.table_stride = a.block_table.stride[0];
+  p.block_size = static_cast<int32_t>(a.cache.shape[3]);
+  p.q = a.q.ptr<char>();
+  p.q_token_stride = a.q.stride[0] * size;
+  p.q_head_stride = a.q.stride[1] * size;
+  p.out = a.out.ptr<char>();
+  p.out_token_stride = a.out.stride[0] * size;
+  p.out_head_stride = a.out.stride[1] * size;
+  p.sinks = a.sinks.has_value() ? a.sinks->ptr<float>() : nullptr;
+  p.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
+  p.group = static_cast<int32_t>(a.q.shape[1] / a.cache.shape[2]);
+  p.window = a.window >= kNoWindow ? 0 : static_cast<int32_t>(a.window);
+  p.scale_log2 = a.scale * kLog2E;
+  if (a.soft_cap != 0.0f) {
+    p.cap_log2 = a.soft_cap * kLog2E;
+    p.cap_scale = a.scale / a.soft_cap;
+  }
+  return p;
+}
+
+PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options,
+                    const AttentionCall& call) {
+  PlanShape s;
+  s.rows = static_cast<int32_t>(a.row_slot.shape[0]);
+  s.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
+  s.group = static_cast<int32_t>(a.q.shape[1] / a.cache.shape[2]);
+  s.window = a.window >= kNoWindow ? 0 : a.window;
+  s.decode_queries = static_cast<int32_t>(options.decode_queries);
+  s.columns = call.choice.columns();
+  s.ctas = Min(DecodeCtas(call.choice, call.facts) * call.facts.multiprocessors, kMaxCtas);
+  s.warps = DecodeWarps(call.choice);
+  s.fixed_split = options.fixed_split ? 1 : 0;
+  if (options.max_queries == 0 || options.max_queries > options.decode_queries) {
+    s.prefill_tokens = PrefillTokens(call.choice.head_dim, s.group);
+  }
+  return s;
+}
+
+bool PickPair(const PagedAttentionArgs& a, const AttentionOptions& options, DecodeCtaShape shape,
+              const DeviceFacts& facts) {
+  if (shape != DecodeCtaShape::kAuto) return shape == DecodeCtaShape::kPair;
+  // Which warp sees which tile decides the bits: a fixed split must not depend on the batch.
+  if (options.fixed_split) return true;
+  return a.row_slot.shape[0] * a.cache.shape[2] >= facts.multiprocessors;
+}
+
+Status CheckOptions(const PagedAttentionArgs& a, const AttentionOptions& o) {
+  const auto text = [](int64_t v) { return std::to_string(v); };
+  if (o.max_queries < 0) {
+    return InvalidOp(kOp, "max_queries is " + text(o.max_queries) + ", need 0 (unknown) or more");
+  }
+  if (o.decode_queries < 1 || o.decode_queries > INT32_MAX / a.q.shape[1]) {
+    return InvalidOp(kOp, "decode_queries is " + text(o.decode_queries) + ", need 1 to " +
+                              text(INT32_MAX / a.q.shape[1]));
+  }
+  if (a.block_table.shape[1] * a.cache.shape[3] > kMaxLength) {
+    return InvalidOp(kOp, "block_table has " + text(a.block_table.shape[1]) +
+                              " columns, need at most 2^30 tokens a row");
+  }
+  if (a.q.shape[0] * a.q.shape[1] >= kMaxGrid) {
+    return InvalidOp(kOp, "q has " + text(a.q.shape[0]) + " tokens, need fewer than 2^31 heads");
+  }
+  return Status::Ok();
+}
+
+Status CheckPlanMemory(const PagedAttentionArgs& a, const AttentionPlan& plan,
+                       const AttentionCall& call) {
+  if (!call.tensor_cores) return Status::Ok();
+  const int64_t need = LayOutPlan(nullptr, call.shape, call.capacity, a.q.shape[2]).bytes;
+  if (plan.bytes < need) {
+    return InvalidOp(kOp, "the plan has " + std::to_string(plan.bytes) + " bytes, need " +
+                              std::to_string(need) + " (AttentionPlanBytes)");
+  }
+  if (plan.memory == nullptr || reinterpret_cast<uintptr_t>(plan.memory) % kMemoryAlign != 0) {
+    return InvalidOp(kOp, "the plan's memory is null or not 256-byte aligned");
+  }
+  return Status::Ok();
+}
+
+bool Empty(const PagedAttentionArgs& a) { return a.q.shape[0] == 0 || a.row_slot.shape[0] == 0; }
+
+LaunchShape MakeLaunch(const AttentionCall& call, Stream stream) {
+  LaunchShape launch;
+  launch.dependent = call.dependent;
+  launch.stream = stream;
+  return launch;
+}
+
+Status EnqueueGeneric(const PagedAttentionArgs& a, const AttentionCall& call, Stream stream) {
+  GenericParams p{};
+  p.layer = MakeLayer(a);
+  p.token_stride = a.cache.stride[3] * DTypeSize(a.cache.dtype);
+  p.query_start = a.query_start.ptr<int32_t>();
+  p.seq_len = a.seq_len.ptr<int32_t>();
+  p.row_slot = a.row_slot.ptr<int32_t>();
+  p.rows = static_cast<int32_t>(a.row_slot.shape[0]);
+  p.heads = static_cast<int32_t>(a.q.shape[1]);
+  p.head_dim = static_cast<int32_t>(a.q.shape[2]);
+  p.scale = a.scale;
+  p.soft_cap = a.soft_cap;
+  return LaunchGeneric(a.q.dtype, a.q.shape[0], p, MakeLaunch(call, stream));
+}
+
+}  // namespace
+
+Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
+                   DecodeCtaShape shape, AttentionCall* call) {
+  OCTAVO_RETURN_IF_ERROR(CheckOptions(a, options));
+  const Result<DeviceFacts> facts = CurrentDeviceFacts();
+  if (!facts.ok()) return facts.status();
+  call->facts = facts.value();
+  call->dependent = options.dependent_launch && call->facts.dependent_launch;
+  call->tensor_cores = FitsTensorCores(a);
+  if (!call->tensor_cores) return Status::Ok();
+  const int64_t group = a.q.shape[1] / a.cache.shape[2];
+  DecodeChoice& choice = call->choice;
+  choice.head_dim = static_cast<int>(a.q.shape[2]);
+  choice.half = a.q.dtype == DType::kF16;
+  choice.column_tiles =
+      choice.head_dim < 256 && group * options.decode_queries > kColumnsOfMma ? 2 : 1;
+  choice.pair = PickPair(a, options, shape, call->facts);
+  call->shape = MakeShape(a, options, *call);
+  call->capacity = CapacityOf(call->shape, a.q.shape[0]);
+  return Status::Ok();
+}
+
+Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
+                   Stream stream) {
+  if (!call.tensor_cores || Empty(a)) return Status::Ok();
+  PlanParams p{};
+  p.shape = call.shape;
+  p.query_start = a.query_start.ptr<int32_t>();
+  p.seq_len = a.seq_len.ptr<int32_t>();
+  p.row_slot = a.row_slot.ptr<int32_t>();
+  p.parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
+  return LaunchPlan(p, call.dependent, stream);
+}
+
+Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
+                    Stream stream) {
+  if (Empty(a)) return Status::Ok();
+  if (!call.tensor_cores) return EnqueueGeneric(a, call, stream);
+  const PlanParts parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
+  LaunchShape launch = MakeLaunch(call, stream);
+  if (call.shape.prefill_tokens > 0) {
+    constexpr uint32_t kOne = 1u << 16;
+    const auto group = static_cast<uint32_t>(call.shape.group);
+    const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
+    launch.grid = static_cast<unsigned>(call.facts.multiprocessors);
+    OCTAVO_RETURN_IF_ERROR(LaunchPrefill(call.choice.head_dim, call.choice.half, p, launch));
+  }
+  const DecodeParams p{MakeLayer(a),  parts.ctas, parts.segments,
+                       parts.arrived, parts.sums, parts.stats};
+  launch.grid = static_cast<unsigned>(call.shape.ctas);
+  return LaunchDecode(call.choice, p, launch);
+}
+
+Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionOptions& options) {
+  AttentionCall call;
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, options, DecodeCtaShape::kAuto, &call));
+  if (!call.tensor_cores) return int64_t{0};
+  return LayOutPlan(nullptr, call.shape, call.capacity, a.q.shape[2]).bytes;
+}
+
+Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  AttentionCall call;
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, DecodeCtaShape::kAuto, &call));
+  OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
+  return EnqueuePlan(a, call, plan.memory, stream);
+}
+
+Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  AttentionCall call;
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, DecodeCtaShape::kAuto, &call));
+  OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
+  return EnqueueLayer(a, call, plan.memory, stream);
+}
+
+}  // namespace octavo::cuda

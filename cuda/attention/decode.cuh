@@ -1,0 +1,67 @@
+// Paged decode attention: out[t, h] = softmax(q[t, h] K^T) V for rows of few query tokens.
+//
+// Shapes as PagedAttentionArgs; bfloat16 or float16; D = 64, 128, 256; blocks of k * 16 tokens.
+// Grid: the plan's CTAs (one or two on a multiprocessor); CTA c walks its segments (schedule.h). A
+// round gives each warp one tile of 16 keys; a warp loads its own tiles into its own ring of shared
+// memory and keeps its own softmax state, so the loop has no barrier between warps. At a segment's
+// end the warps' states are merged in shared memory; where an item has several segments, the last
+// of its CTAs to arrive merges them in split order, so that results repeat bit for bit.
+//
+// Shared memory: warps x stages x {K tile, V tile}, then a merge buffer of warps x 8 columns.
+// In a tile, 16-byte piece c of token r lies at piece c ^ (r % 8): ldmatrix then meets no bank
+// twice.
+//
+// The products are swapped, S^T = K Q^T and O^T = V^T P^T: packed queries are the n side of mma
+// m16n8k16, so that a group of 8 heads fills it where M padded to 16 would waste half.
+//
+// Bound by the bytes of K and V. Loads are cp.async of 16 bytes: measured on an H200 they beat TMA
+// boxes of a block and equal bulk copies. Source: online softmax, arXiv 1805.02867; split keys,
+// "Flash-Decoding" (Dao et al., 2023).
+#pragma once
+
+#include "attention/decode.h"
+#include "attention/decode_merge.cuh"
+#include "attention/decode_softmax.cuh"
+#include "attention/decode_stream.cuh"
+
+namespace octavo::cuda {
+
+template <class S>
+__global__ __launch_bounds__(S::kThreads) void DecodeKernel(const __grid_constant__
+                                                                DecodeParams p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  GridDependencyWait();
+  GridDependencyLaunch();
+  const CtaWork work = p.ctas[blockIdx.x];
+  if (work.segments == 0) return;
+  float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
+  const int warp = threadIdx.x / kWarpSize;
+  TileStream<S> stream(p, work, SharedAddress(shared));
+  stream.Start();
+#pragma unroll 1
+  for (int i = 0; i < work.segments; ++i) {
+    const Segment g = i == 0 ? work.first : p.segments[work.first_segment + i];
+    SoftmaxState<S> state;
+    state.LoadQueries(p.layer, g);
+#pragma unroll 1
+    for (int first = 0; first < g.tiles; first += S::kWarps) {
+      const uint32_t tile = stream.Next();
+      if (first + warp < g.tiles) {
+        state.AddTile(p.layer, g, (g.first_tile + first + warp) * kTileTokens, tile);
+      }
+    }
+    state.SumColumns();
+    MergeWarps<S>(p, g, state, merge);
+    if (g.slot >= 0) MergeSplits<S>(p, g, merge);
+  }
+}
+
+template <class S>
+Status LaunchDecodeShape(const DecodeParams& p, const LaunchShape& launch) {
+  LaunchShape shape = launch;
+  shape.threads = S::kThreads;
+  shape.shared_bytes = S::kSharedBytes;
+  return Launch(DecodeKernel<S>, shape, p);
+}
+
+}  // namespace octavo::cuda

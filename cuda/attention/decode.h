@@ -1,0 +1,115 @@
+// The decode kernel's parameters, its compile-time shapes and their launchers.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+#include "attention/params.h"
+#include "attention/plan.h"
+#include "common/launch.h"
+#include "octavo/dtype.h"
+
+namespace octavo::cuda {
+
+struct DecodeParams {
+  LayerParams layer;
+  const CtaWork* ctas;
+  const Segment* segments;
+  uint32_t* arrived;
+  float* sums;
+  float2* stats;
+};
+
+inline constexpr int kColumnsOfMma = 8;  // the n side of mma m16n8k16
+
+// Warps and stages of a CTA: what fills a multiprocessor's memory pipeline. Measured on an H200:
+// eight warps in one CTA are best for few rows, two CTAs of four warps for many.
+template <typename ElementT, int kHeadDimV, int kColumnTilesV, int kWarpsV, int kStagesV>
+struct DecodeShape {
+  using Element = ElementT;
+  static constexpr int kHeadDim = kHeadDimV;
+  static constexpr int kColumnTiles = kColumnTilesV;
+  static constexpr int kColumns = kColumnTiles * kColumnsOfMma;
+  static constexpr int kWarps = kWarpsV;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kStages = kStagesV;
+  static constexpr int kRowBytes = kHeadDim * 2;
+  static constexpr int kRowPieces = kRowBytes / 16;
+  static constexpr int kTileBytes = kTileTokens * kRowBytes;  // of K or of V
+  static constexpr int kStageBytes = 2 * kTileBytes;
+  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
+  // Four floats of padding put neighbouring columns of the merge buffer into different banks.
+  static constexpr int kMergeRow = kHeadDim + 4;
+  static constexpr int kMergeFloats = kWarps * kColumnsOfMma * kMergeRow;
+  static constexpr int kStatFloats = kWarps * kColumnsOfMma * 2;
+  static constexpr int kSharedBytes = kRingBytes + (kMergeFloats + kStatFloats) * 4;
+
+  static_assert(sizeof(Element) == 2);
+  static_assert(kHeadDim % 64 == 0, "rows are whole groups of eight swizzled pieces");
+  static_assert(kStages >= 2, "one stage is read while another one fills");
+  static_assert(kSharedBytes <= 163 * 1024, "what sm_80 gives a block");
+};
+
+template <typename T, int kHeadDim>
+struct DecodeShapesOf;
+
+template <typename T>
+struct DecodeShapesOf<T, 64> {
+  template <int kColumnTiles>
+  using Wide = DecodeShape<T, 64, kColumnTiles, 8, 4>;
+  template <int kColumnTiles>
+  using Pair = DecodeShape<T, 64, kColumnTiles, 4, 6>;
+};
+
+template <typename T>
+struct DecodeShapesOf<T, 128> {
+  template <int kColumnTiles>
+  using Wide = DecodeShape<T, 128, kColumnTiles, 8, 2>;
+  template <int kColumnTiles>
+  using Pair = DecodeShape<T, 128, kColumnTiles, 4, 3>;
+};
+
+// One shape: a second CTA would leave each warp a ring of one stage.
+template <typename T>
+struct DecodeShapesOf<T, 256> {
+  template <int kColumnTiles>
+  using Wide = DecodeShape<T, 256, kColumnTiles, 4, 2>;
+  template <int kColumnTiles>
+  using Pair = Wide<kColumnTiles>;
+};
+
+// Which instantiation runs. Two column tiles would not fit the registers at head dim 256.
+struct DecodeChoice {
+  int head_dim = 0;
+  bool half = false;  // float16, not bfloat16
+  int column_tiles = 1;
+  bool pair = false;
+
+  int columns() const { return column_tiles * kColumnsOfMma; }
+};
+
+int DecodeWarps(const DecodeChoice& choice);
+// CTAs that a multiprocessor holds.
+int DecodeCtas(const DecodeChoice& choice, const DeviceFacts& facts);
+Status LaunchDecode(const DecodeChoice& choice, const DecodeParams& p, const LaunchShape& launch);
+
+// One instantiation each, in decode_<head dim>_<dtype>.cu.
+template <typename T, int kHeadDim>
+Status LaunchDecodeOf(const DecodeChoice& choice, const DecodeParams& p,
+                      const LaunchShape& launch);
+extern template Status LaunchDecodeOf<__nv_bfloat16, 64>(const DecodeChoice&, const DecodeParams&,
+                                                         const LaunchShape&);
+extern template Status LaunchDecodeOf<__nv_bfloat16, 128>(const DecodeChoice&, const DecodeParams&,
+                                                          const LaunchShape&);
+extern template Status LaunchDecodeOf<__nv_bfloat16, 256>(const DecodeChoice&, const DecodeParams&,
+                                                          const LaunchShape&);
+extern template Status LaunchDecodeOf<__half, 64>(const DecodeChoice&, const DecodeParams&,
+                                                  const LaunchShape&);
+extern template Status LaunchDecodeOf<__half, 128>(const DecodeChoice&, const DecodeParams&,
+                                                   const LaunchShape&);
+extern template Status LaunchDecodeOf<__half, 256>(const DecodeChoice&, const DecodeParams&,
+                                                   const LaunchShape&);
+
+}  // namespace octavo::cuda

@@ -1,0 +1,103 @@
+// Paged causal prefill and append attention for rows of many query tokens, on mma.sync.
+//
+// Shapes as PagedAttentionArgs; bfloat16 or float16; D = 64, 128, 256; blocks of k * 16 tokens.
+// Grid: persistent; CTAs take (tile, KV head) items, the most expensive first, by a ticket that the
+// last CTA puts back. A tile's rows are packed queries, token * group + head, so that the heads of a
+// group share the loads of their KV head. A warp owns 32 rows (16 at D = 256) and all keys.
+//
+// Shared memory: Q [rows, D], then two stages of {K [keys, D], V [keys, D]}, swizzled as in decode.
+// Keys run from the diagonal down: masked tiles come first, and the block table is read one tile
+// ahead. Slots past the row's length are filled with zeros instead of being read.
+//
+// Bound by FLOPs: 4 * D for each query-key pair and head. Source: FlashAttention-2 (arXiv
+// 2307.08691).
+#pragma once
+
+#include "attention/prefill.h"
+#include "attention/prefill_keys.cuh"
+#include "attention/prefill_softmax.cuh"
+
+namespace octavo::cuda {
+
+template <class S>
+__device__ __forceinline__ void LoadQueryTile(const PrefillParams& p, const PrefillTile& tile,
+                                              int kv_head, uint32_t queries) {
+  constexpr int kRowsAtOnce = S::kThreads / S::kRowPieces;
+  const int piece = threadIdx.x % S::kRowPieces;
+#pragma unroll 4
+  for (int row = threadIdx.x / S::kRowPieces; row < S::kRows; row += kRowsAtOnce) {
+    const int token = TokenOfRow(p, row), head = row - token * p.layer.group;
+    const bool live = token < tile.tokens;
+    const int64_t at = (tile.first_token + (live ? token : 0)) * p.layer.q_token_stride +
+                       (kv_head * p.layer.group + head) * p.layer.q_head_stride;
+    CopyAsync16OrZero(queries + PieceOffset<S>(row, piece), p.layer.q + at + piece * kPieceBytes,
+                      live);
+  }
+}
+
+// One tile of queries for one KV head.
+template <class S>
+__device__ __forceinline__ void PrefillItem(const PrefillParams& p, const PrefillTile& tile,
+                                            int kv_head, uint32_t queries) {
+  const int window = p.layer.window, last_position = tile.position + tile.tokens - 1;
+  const int first = window == 0 ? 0 : Max(0, tile.position - window + 1) / S::kKeys;
+  LoadQueryTile<S>(p, tile, kv_head, queries);
+  KeyStream<S> keys(p.layer, tile, kv_head, queries + S::kQueryBytes);
+  keys.Start(last_position / S::kKeys, first);
+  PrefillState<S> state;
+#pragma unroll 1
+  for (int j = last_position / S::kKeys; j >= first; --j) {
+    const uint32_t stage = keys.Next(j, first);
+    const int key = j * S::kKeys;
+    float s[S::kRowTiles][S::kKeys / 8][4];
+    Scores<S>(queries, stage, s);
+    if (p.layer.cap_log2 != 0.0f) SoftCap<S>(p.layer, s);
+    if (NeedsMask(tile.position, last_position, key, S::kKeys, window)) {
+      MaskScores<S>(p, tile, key, s);
+    }
+    state.Add(p.layer.cap_log2 != 0.0f ? 1.0f : p.layer.scale_log2, s, stage + S::kTileBytes);
+  }
+  state.Store(p, tile, kv_head);
+}
+
+template <class S>
+__global__ __launch_bounds__(S::kThreads, S::kCtasPerMultiprocessor) void PrefillKernel(
+    const __grid_constant__ PrefillParams p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ int next;
+  // Registers are what this kernel is short of: the loop reads the tile from shared memory.
+  __shared__ PrefillTile tile;
+  GridDependencyWait();
+  GridDependencyLaunch();
+  const int items = p.prefill[kPrefillCount] * p.layer.kv_heads;
+  int item = blockIdx.x;
+#pragma unroll 1
+  while (item < items) {
+    const int index = item / p.layer.kv_heads;
+    if (threadIdx.x == 0) {
+      tile = p.tiles[index];
+      next = gridDim.x + atomicAdd(&p.prefill[kPrefillTicket], 1);
+    }
+    __syncthreads();
+    PrefillItem<S>(p, tile, item - index * p.layer.kv_heads, SharedAddress(shared));
+    __syncthreads();  // `next` is there, and nobody reads this item's shared memory any more
+    item = next;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0 && atomicAdd(&p.prefill[kPrefillDone], 1) + 1 == gridDim.x) {
+    p.prefill[kPrefillTicket] = 0;  // for the next layer
+    p.prefill[kPrefillDone] = 0;
+  }
+}
+
+template <typename T, int kHeadDim>
+Status LaunchPrefillOf(const PrefillParams& p, const LaunchShape& launch) {
+  using S = PrefillShape<T, kHeadDim>;
+  LaunchShape shape = launch;
+  shape.grid *= S::kCtasPerMultiprocessor;
+  shape.threads = S::kThreads;
+  shape.shared_bytes = S::kSharedBytes;
+  return Launch(PrefillKernel<S>, shape, p);
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,190 @@
+// The arithmetic of a prefill tile: scores, masks, online softmax, weighted sums of V.
+//
+// Fragments of mma m16n8k16, lane l: an accumulator holds rows l / 4 and l / 4 + 8, columns
+// 2 (l % 4) and the next. Rows are packed queries; columns are keys in S, head dims in O.
+#pragma once
+
+#include "attention/decode_merge.cuh"
+#include "attention/prefill.h"
+#include "attention/tile_layout.cuh"
+
+namespace octavo::cuda {
+
+// row / group for row < 2^7 and group <= 2^7: the inverse errs by less than 2^-16 * group a row.
+__device__ __forceinline__ int TokenOfRow(const PrefillParams& p, int row) {
+  return static_cast<int>((row * p.group_inverse) >> 16);
+}
+
+// The tile row of accumulator row tile `m`, half `h`.
+template <class S>
+__device__ __forceinline__ int RowOf(int m, int h) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  return warp * S::kRowTiles * 16 + m * 16 + h * 8 + lane / 4;
+}
+
+template <class S>
+__device__ __forceinline__ void Scores(uint32_t queries, uint32_t keys,
+                                       float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
+  using T = typename S::Element;
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int q_row = warp * S::kRowTiles * 16 + lane % 16, q_half = lane / 16;
+  const int k_row = (lane & 7) + (lane >> 4) * 8, k_half = (lane >> 3) & 1;
+#pragma unroll
+  for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 8; ++n) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0;
+  }
+#pragma unroll
+  for (int d = 0; d < S::kHeadDim / 16; ++d) {
+    uint32_t a[S::kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+      LoadMatrix4(a[m], queries + m * 16 * S::kRowBytes + PieceOffset<S>(q_row, 2 * d + q_half));
+    }
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 16; ++n) {
+      uint32_t b[4];
+      LoadMatrix4(b, keys + n * 16 * S::kRowBytes + PieceOffset<S>(k_row, 2 * d + k_half));
+#pragma unroll
+      for (int m = 0; m < S::kRowTiles; ++m) {
+        Mma16x8x16<T>(s[m][2 * n], a[m], b[0], b[1]);
+        Mma16x8x16<T>(s[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Scores become log2 of their weights, up to the maximum.
+template <class S>
+__device__ __forceinline__ void SoftCap(const LayerParams& p,
+                                        float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
+#pragma unroll
+  for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[m][n][i] = p.cap_log2 * Tanh(s[m][n][i] * p.cap_scale);
+    }
+  }
+}
+
+template <class S>
+__device__ __forceinline__ void MaskScores(const PrefillParams& p, const PrefillTile& tile, int key,
+                                           float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
+  const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+  for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // Keys are counted from this lane's first one, so that each test is against a constant.
+      const int from = key + 2 * (lane % 4);
+      const int high = tile.position + TokenOfRow(p, RowOf<S>(m, h)) - from;
+      const int low = p.layer.window == 0 ? INT32_MIN : high - p.layer.window;
+#pragma unroll
+      for (int n = 0; n < S::kKeys / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int at = 8 * n + i;
+          if (at > high || at <= low) s[m][n][2 * h + i] = -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+template <class S>
+struct PrefillState {
+  using T = typename S::Element;
+  static constexpr int kKeySteps = S::kKeys / 16;
+
+  float o[S::kRowTiles][S::kHeadDim / 8][4] = {};
+  float maximum[S::kRowTiles][2];  // of the scores, before `scale`
+  float sum[S::kRowTiles][2] = {};
+
+  __device__ __forceinline__ PrefillState() {
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) maximum[m][0] = maximum[m][1] = kNoScore;
+  }
+
+  // Adds a tile of keys by their scores; a score s weighs 2^(s * scale). REQUIRES: scale > 0.
+  __device__ __forceinline__ void Add(float scale, float (&s)[S::kRowTiles][S::kKeys / 8][4],
+                                      uint32_t values) {
+    uint32_t a[S::kRowTiles][kKeySteps][4];
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+      Weigh(scale, m, 0, s[m], a[m]);
+      Weigh(scale, m, 1, s[m], a[m]);
+    }
+    const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+    for (int k = 0; k < kKeySteps; ++k) {
+#pragma unroll
+      for (int d = 0; d < S::kHeadDim / 16; ++d) {
+        uint32_t b[4];
+        LoadMatrix4Transposed(b, values + k * 16 * S::kRowBytes +
+                                     PieceOffset<S>(lane % 16, 2 * d + lane / 16));
+#pragma unroll
+        for (int m = 0; m < S::kRowTiles; ++m) {
+          Mma16x8x16<T>(o[m][2 * d], a[m][k], b[0], b[1]);
+          Mma16x8x16<T>(o[m][2 * d + 1], a[m][k], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Store(const PrefillParams& p, const PrefillTile& tile,
+                                        int kv_head) {
+    const float scale = p.layer.cap_log2 != 0.0f ? 1.0f : p.layer.scale_log2;
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float total = sum[m][h];
+        total += __shfl_xor_sync(kFullWarp, total, 1);
+        total += __shfl_xor_sync(kFullWarp, total, 2);
+        const int row = RowOf<S>(m, h), token = TokenOfRow(p, row);
+        if (token >= tile.tokens) continue;
+        const int head = kv_head * p.layer.group + row - token * p.layer.group;
+        const float f = OutputFactor(p.layer, head, maximum[m][h] * scale, total);
+        const ColumnPlace at{tile.first_token + token, head};
+        char* const out = OutAt<T>(p.layer, at, 2 * (threadIdx.x % 4));
+#pragma unroll
+        for (int d = 0; d < S::kHeadDim / 8; ++d) {
+          *reinterpret_cast<uint32_t*>(out + d * 8 * sizeof(T)) =
+              Pack<T>(o[m][d][2 * h] * f, o[m][d][2 * h + 1] * f);
+        }
+      }
+    }
+  }
+
+ private:
+  // Row half h of row tile m: new maximum, rescaled sums, weights packed as the A operand.
+  __device__ __forceinline__ void Weigh(float scale, int m, int h, float (&s)[S::kKeys / 8][4],
+                                        uint32_t (&a)[kKeySteps][4]) {
+    float high = maximum[m][h];
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 8; ++n) {
+      high = fmaxf(high, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+    }
+    high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, 1));
+    high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, 2));
+    const float factor = Exp2((maximum[m][h] - high) * scale), offset = high * scale;
+    maximum[m][h] = high;
+    float total = 0.0f;
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 8; ++n) {
+      const float w0 = Exp2(fmaf(s[n][2 * h], scale, -offset));
+      const float w1 = Exp2(fmaf(s[n][2 * h + 1], scale, -offset));
+      total += w0 + w1;
+      a[n / 2][n % 2 * 2 + h] = Pack<T>(w0, w1);
+    }
+    sum[m][h] = sum[m][h] * factor + total;
+#pragma unroll
+    for (int d = 0; d < S::kHeadDim / 8; ++d) {
+      o[m][d][2 * h] *= factor;
+      o[m][d][2 * h + 1] *= factor;
+    }
+  }
+};
+
+}  // namespace octavo::cuda

@@ -1,0 +1,69 @@
+#include "common/launch.h"
+
+#include <array>
+
+#include "base/ops_check.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kMaxDevices = 64;
+constexpr int kDefaultSharedBytes = 48 * 1024;  // what a block gets without asking
+constexpr int kDependentLaunchMajor = 9;
+
+Status ReadFacts(int device, DeviceFacts* facts) {
+  int major = 0;
+  const std::pair<cudaDeviceAttr, int*> wanted[] = {
+      {cudaDevAttrMultiProcessorCount, &facts->multiprocessors},
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_per_block},
+      {cudaDevAttrMaxSharedMemoryPerMultiprocessor, &facts->shared_per_multiprocessor},
+      {cudaDevAttrComputeCapabilityMajor, &major},
+  };
+  for (const auto& [attribute, value] : wanted) {
+    OCTAVO_RETURN_IF_ERROR(
+        ToStatus(cudaDeviceGetAttribute(value, attribute, device), "reading the device"));
+  }
+  facts->dependent_launch = major >= kDependentLaunchMajor;
+  return Status::Ok();
+}
+
+}  // namespace
+
+Result<DeviceFacts> CurrentDeviceFacts() {
+  // One copy a thread: no lock in the step path, and a thread asks the driver once.
+  static thread_local std::array<DeviceFacts, kMaxDevices> known;
+  int device = 0;
+  OCTAVO_RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "cudaGetDevice"));
+  if (device < 0 || device >= kMaxDevices) return Status::Internal("more than 64 devices");
+  DeviceFacts& facts = known[static_cast<size_t>(device)];
+  if (facts.multiprocessors == 0) {
+    DeviceFacts read;
+    OCTAVO_RETURN_IF_ERROR(ReadFacts(device, &read));
+    facts = read;
+  }
+  return facts;
+}
+
+Status AllowSharedMemory(const void* kernel, int bytes) {
+  if (bytes <= kDefaultSharedBytes) return Status::Ok();
+  return ToStatus(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+      "cudaFuncSetAttribute");
+}
+
+Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args) {
+  OCTAVO_RETURN_IF_ERROR(AllowSharedMemory(kernel, shape.shared_bytes));
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(shape.grid);
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = shape.stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.dependent ? 1 : 0;
+  return ToStatus(cudaLaunchKernelExC(&config, kernel, args), "launching a kernel");
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,48 @@
+// Launches and device facts, as Status. Nothing here allocates device memory or synchronises, so
+// everything may run while a stream is being captured.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <utility>
+
+#include "octavo/status.h"
+
+namespace octavo::cuda {
+
+inline Status ToStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return Status::Ok();
+  return Status::Internal(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// What launchers ask about the current device. Read once per device and process.
+struct DeviceFacts {
+  int multiprocessors = 0;
+  int shared_per_block = 0;  // bytes that a block may opt in to
+  int shared_per_multiprocessor = 0;
+  bool dependent_launch = false;  // programmatic dependent launch: compute capability 9.0 on
+};
+
+Result<DeviceFacts> CurrentDeviceFacts();
+
+// Raises a kernel's limit of dynamic shared memory. Costs a microsecond and is idempotent.
+Status AllowSharedMemory(const void* kernel, int bytes);
+
+struct LaunchShape {
+  unsigned grid = 1;
+  unsigned threads = 1;
+  int shared_bytes = 0;
+  bool dependent = false;  // may start before the stream's previous kernel has ended
+  cudaStream_t stream = nullptr;
+};
+
+Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args);
+
+template <typename Params>
+Status Launch(void (*kernel)(Params), const LaunchShape& shape, const Params& params) {
+  void* args[] = {const_cast<Params*>(&params)};
+  return LaunchKernel(reinterpret_cast<const void*>(kernel), shape, args);
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,232 @@
+#include "attention_problem.h"
+
+namespace octavo::cuda {
+namespace {
+
+using cpu::Tensor;
+
+constexpr int32_t kPoisonedEntry = INT32_MAX;  // a table entry that nobody may follow
+
+int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t BlocksOf(const Problem& p, const Row& r) { return Ceil(r.length, p.block_size); }
+
+int64_t PoolBlocks(const Problem& p) {
+  int64_t n = 1;  // the null block
+  for (const Row& r : p.rows) n += BlocksOf(p, r);
+  return n + n / 4;
+}
+
+int64_t Bytes(const Tensor& t) { return static_cast<int64_t>(t.bytes().size()); }
+
+template <typename T>
+int64_t Bytes(const std::vector<T>& v) {
+  return static_cast<int64_t>(v.size() * sizeof(T));
+}
+
+TensorView At(TensorView v, const DeviceMemory& memory) {
+  v.data = memory.data();
+  return v;
+}
+
+// Fills rows' slots with numbers, block by block in random order; everything else stays NaN.
+std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cache) {
+  std::mt19937_64 rng(p.seed);
+  std::vector<int32_t> blocks(static_cast<size_t>(cache->dim(0)) - 1);
+  std::iota(blocks.begin(), blocks.end(), 1);
+  std::shuffle(blocks.begin(), blocks.end(), rng);
+  std::vector<int32_t> table(p.rows.size() * static_cast<size_t>(max_blocks), kPoisonedEntry);
+  std::normal_distribution<float> normal;
+  size_t taken = 0;
+  for (size_t r = 0; r < p.rows.size(); ++r) {
+    for (int64_t b = 0; b < BlocksOf(p, p.rows[r]); ++b) {
+      const int32_t id = blocks[taken++];
+      // The table's lines run the other way than the rows.
+      table[(p.rows.size() - 1 - r) * static_cast<size_t>(max_blocks) + static_cast<size_t>(b)] =
+          id;
+      const int64_t live = std::min<int64_t>(p.block_size, p.rows[r].length - b * p.block_size);
+      for (int64_t kv = 0; kv < 2; ++kv) {
+        for (int64_t h = 0; h < p.kv_heads; ++h) {
+          for (int64_t t = 0; t < live; ++t) {
+            const int64_t at = cache->Offset({id, kv, h, t, 0});
+            for (int64_t d = 0; d < p.head_dim; ++d) {
+              cache->Put(at + d, static_cast<double>(normal(rng)));
+            }
+          }
+        }
+      }
+    }
+  }
+  return table;
+}
+
+}  // namespace
+
+Instance::Instance(const Problem& p)
+    : problem(p),
+      q(p.dtype, {p.tokens(), p.kv_heads * p.group, p.head_dim}, p.gap),
+      out(p.dtype, {p.tokens(), p.kv_heads * p.group, p.head_dim}, p.gap),
+      cache(p.dtype, {PoolBlocks(p), 2, p.kv_heads, p.block_size, p.head_dim}),
+      device_q(Bytes(q)),
+      device_out(Bytes(out)),
+      device_cache(Bytes(cache)),
+      device_table(0),
+      device_row_slot(Bytes(p.rows)),
+      device_query_start(Bytes(p.rows) + 64),
+      device_seq_len(Bytes(p.rows)),
+      device_sinks(Bytes(p.rows) + p.kv_heads * p.group * 4),
+      device_plan(0) {
+  std::mt19937_64 rng(p.seed + 1);
+  q.Randomize(rng);
+  max_blocks = 1;
+  for (const Row& r : p.rows) max_blocks = std::max(max_blocks, BlocksOf(p, r));
+  table = FillPool(p, max_blocks, &cache);
+  query_start.push_back(0);
+  for (size_t r = 0; r < p.rows.size(); ++r) {
+    row_slot.push_back(static_cast<int32_t>(p.rows.size() - 1 - r));
+    query_start.push_back(query_start.back() + p.rows[r].queries);
+    seq_len.push_back(p.rows[r].length);
+  }
+  std::normal_distribution<float> normal;
+  for (int64_t h = 0; h < p.kv_heads * p.group; ++h) sinks.push_back(normal(rng));
+  device_q.Copy(q.bytes().data(), Bytes(q));
+  device_cache.Copy(cache.bytes().data(), Bytes(cache));
+  device_row_slot.Copy(row_slot.data(), Bytes(row_slot));
+  device_query_start.Copy(query_start.data(), Bytes(query_start));
+  device_seq_len.Copy(seq_len.data(), Bytes(seq_len));
+  device_sinks.Copy(sinks.data(), Bytes(sinks));
+  device_table.Resize(Bytes(table));
+  device_table.Copy(table.data(), Bytes(table));
+}
+
+PagedAttentionArgs Instance::Args(TensorView q_view, TensorView out_view, TensorView cache_view,
+                                  const Instance* device) const {
+  auto* self = const_cast<Instance*>(this);
+  PagedAttentionArgs a;
+  a.out = out_view;
+  a.q = q_view;
+  a.cache = cache_view;
+  a.block_table = TensorView::Dense(self->table.data(), DType::kI32,
+                                    {static_cast<int64_t>(problem.rows.size()), max_blocks});
+  a.row_slot = cpu::Column(self->row_slot);
+  a.query_start = cpu::Column(self->query_start);
+  a.seq_len = cpu::Column(self->seq_len);
+  a.scale = 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
+  a.window = problem.window;
+  a.soft_cap = problem.soft_cap;
+  if (problem.sinks) a.sinks = cpu::Column(self->sinks, DType::kF32);
+  if (device == nullptr) return a;
+  a.block_table = At(a.block_table, device->device_table);
+  a.row_slot = At(a.row_slot, device->device_row_slot);
+  a.query_start = At(a.query_start, device->device_query_start);
+  a.seq_len = At(a.seq_len, device->device_seq_len);
+  if (a.sinks.has_value()) a.sinks = At(*a.sinks, device->device_sinks);
+  return a;
+}
+
+PagedAttentionArgs Instance::DeviceArgs() const {
+  return Args(At(q.view(), device_q), At(out.view(), device_out), At(cache.view(), device_cache),
+              this);
+}
+
+void Instance::Enqueue(const AttentionPlan& with, Stream stream) const {
+  const PagedAttentionArgs a = DeviceArgs();
+  const Status planned = PlanPagedAttention(a, with, stream);
+  INFO(planned.message());
+  REQUIRE(planned.ok());
+  const Status done = PagedAttention(a, with, stream);
+  INFO(done.message());
+  REQUIRE(done.ok());
+}
+
+std::vector<double> Instance::Gather(size_t row, int64_t head, int64_t kv) const {
+  std::vector<double> x;
+  const int32_t* line = table.data() + row_slot[row] * max_blocks;
+  for (int32_t t = 0; t < seq_len[row]; ++t) {
+    const int64_t at =
+        cache.Offset({line[t / problem.block_size], kv, head, t % problem.block_size, 0});
+    for (int64_t d = 0; d < problem.head_dim; ++d) x.push_back(cache.Get(at + d));
+  }
+  return x;
+}
+
+std::vector<double> Instance::Answer() const {
+  const Problem& p = problem;
+  const auto dim = static_cast<size_t>(p.head_dim);
+  const int64_t heads = p.kv_heads * p.group;
+  std::vector<double> answer(static_cast<size_t>(p.tokens() * heads) * dim, cpu::kNan);
+  for (size_t r = 0; r < p.rows.size(); ++r) {
+    if (p.rows[r].length == 0) continue;
+    for (int64_t h = 0; h < heads; ++h) {
+      const std::vector<double> k = Gather(r, h / p.group, 0), v = Gather(r, h / p.group, 1);
+      for (int32_t t = query_start[r]; t < query_start[r + 1]; ++t) {
+        const int64_t position = p.rows[r].length - query_start[r + 1] + t;
+        const int64_t first = p.window > 0 ? std::max<int64_t>(0, position - p.window + 1) : 0;
+        std::vector<double> s, x;
+        for (size_t d = 0; d < dim; ++d) x.push_back(q.Get(q.Offset({t, h, 0}) + int64_t(d)));
+        for (int64_t j = first; j <= position; ++j) {
+          const double* kj = k.data() + static_cast<size_t>(j) * dim;
+          double score = std::inner_product(x.begin(), x.end(), kj, 0.0) / std::sqrt(double(dim));
+          if (p.soft_cap > 0.0f) score = p.soft_cap * std::tanh(score / p.soft_cap);
+          s.push_back(score);
+        }
+        const double sink = p.sinks ? double(sinks[size_t(h)]) : -INFINITY;
+        const double high = std::max(sink, *std::max_element(s.begin(), s.end()));
+        double sum = std::exp(sink - high);
+        std::vector<double> o(dim, 0.0);
+        for (size_t j = 0; j < s.size(); ++j) {
+          const double w = std::exp(s[j] - high);
+          const double* vj = v.data() + (static_cast<size_t>(first) + j) * dim;
+          sum += w;
+          for (size_t d = 0; d < dim; ++d) o[d] += w * vj[d];
+        }
+        double* to = answer.data() + static_cast<size_t>(t * heads + h) * dim;
+        for (size_t d = 0; d < dim; ++d) to[d] = o[d] / sum;
+      }
+    }
+  }
+  return answer;
+}
+
+void Instance::Run() {
+  const PagedAttentionArgs a = DeviceArgs();
+  const Result<int64_t> bytes = AttentionPlanBytes(a, problem.options);
+  REQUIRE(bytes.ok());
+  if (device_plan.size() < bytes.value()) device_plan.Resize(bytes.value());
+  device_plan.Fill(0xff);  // a plan needs no initial value
+  device_out.Fill(0xff);
+  plan = {device_plan.data(), device_plan.size(), problem.options};
+  Enqueue(plan, nullptr);
+  REQUIRE(cudaGetLastError() == cudaSuccess);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  const std::vector<unsigned char> bits = device_out.Bytes();
+  std::copy_n(bits.begin(), out.bytes().size(), out.view().ptr<unsigned char>());
+}
+
+void Instance::CheckOut(const std::vector<double>& answer, double tolerance) const {
+  const int64_t heads = problem.kv_heads * problem.group, dim = problem.head_dim;
+  double worst = 0.0;
+  int64_t wrong = 0, written = 0;
+  for (int64_t i = 0; i < problem.tokens() * heads; ++i) {
+    const double* want = answer.data() + i * dim;
+    const int64_t at = out.Offset({i / heads, i % heads, 0});
+    double error = 0.0, norm = 0.0;
+    for (int64_t d = 0; d < dim; ++d) {
+      const double got = out.Get(at + d);
+      if (std::isnan(want[d])) {
+        written += std::isnan(got) ? 0 : 1;
+        continue;
+      }
+      error += (got - want[d]) * (got - want[d]);
+      norm += want[d] * want[d];
+    }
+    const double relative = std::sqrt(error / std::max(norm, 1e-30));
+    if (!(relative <= tolerance)) ++wrong;
+    if (!(relative <= worst)) worst = relative;
+  }
+  CAPTURE(worst);
+  CHECK(wrong == 0);
+  CHECK(written == 0);
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,120 @@
+// Attention problems for the tests on a GPU: random rows over a pool whose dead slots, gaps and
+// outputs are poisoned, with the answer in float64.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "cpu/tensor.h"
+#include "doctest/doctest.h"
+#include "octavo/cuda_attention.h"
+
+namespace octavo::cuda {
+
+inline bool HasDevice() {
+  int devices = 0;
+  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+}
+
+// Device memory that lives as long as this.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(int64_t bytes) : bytes_(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {
+    REQUIRE(cudaMalloc(&data_, bytes_) == cudaSuccess);
+  }
+  DeviceMemory(const void* from, int64_t bytes) : DeviceMemory(bytes) { Copy(from, bytes); }
+  ~DeviceMemory() { cudaFree(data_); }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  void Resize(int64_t bytes) {
+    cudaFree(data_);
+    bytes_ = static_cast<size_t>(bytes);
+    REQUIRE(cudaMalloc(&data_, bytes_) == cudaSuccess);
+  }
+  void Copy(const void* from, int64_t bytes) {
+    REQUIRE(cudaMemcpy(data_, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice) ==
+            cudaSuccess);
+  }
+  void Fill(int value) { REQUIRE(cudaMemset(data_, value, bytes_) == cudaSuccess); }
+  std::vector<unsigned char> Bytes() const {
+    std::vector<unsigned char> bytes(bytes_);
+    REQUIRE(cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost) == cudaSuccess);
+    return bytes;
+  }
+  void* data() const { return data_; }
+  int64_t size() const { return static_cast<int64_t>(bytes_); }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+struct Row {
+  int32_t queries;
+  int32_t length;  // 0: a row that does nothing, though it may own query tokens
+};
+
+struct Problem {
+  DType dtype = DType::kBF16;
+  int64_t head_dim = 128;
+  int64_t kv_heads = 2;
+  int64_t group = 4;
+  int64_t block_size = 16;
+  std::vector<Row> rows;
+  int64_t window = 0;
+  float soft_cap = 0.0f;
+  bool sinks = false;
+  int64_t gap = 0;             // elements between rows of q and out
+  int64_t spare_tokens = 0;    // of q, behind the last row's
+  uint64_t seed = 1;
+  AttentionOptions options;
+
+  int64_t tokens() const {
+    int64_t n = spare_tokens;
+    for (const Row& r : rows) n += r.queries;
+    return n;
+  }
+};
+
+// A problem's tensors in host memory, and on the device.
+class Instance {
+ public:
+  explicit Instance(const Problem& p);
+
+  PagedAttentionArgs HostArgs() const { return Args(q.view(), out.view(), cache.view(), nullptr); }
+  PagedAttentionArgs DeviceArgs() const;
+  // Plans and runs on `stream`.
+  void Enqueue(const AttentionPlan& plan, Stream stream) const;
+  // Runs once on the default stream and copies `out` back.
+  void Run();
+  // The bytes of `out` on the device.
+  std::vector<unsigned char> DeviceOut() const { return device_out.Bytes(); }
+  // Checks `out` against the answer: every live row close, nothing else written.
+  void CheckOut(const std::vector<double>& answer, double tolerance) const;
+  // The answer in float64, [tokens, heads, dim]; NaN where nothing may be written.
+  std::vector<double> Answer() const;
+
+  Problem problem;
+  cpu::Tensor q, out, cache;
+  std::vector<int32_t> table, row_slot, query_start, seq_len;
+  std::vector<float> sinks;
+  int64_t max_blocks = 0;
+  DeviceMemory device_q, device_out, device_cache, device_table, device_row_slot,
+      device_query_start, device_seq_len, device_sinks, device_plan;
+  AttentionPlan plan;
+
+ private:
+  PagedAttentionArgs Args(TensorView q_view, TensorView out_view, TensorView cache_view,
+                          const Instance* device) const;
+  std::vector<double> Gather(size_t row, int64_t head, int64_t kv) const;
+};
+
+}  // namespace octavo::cuda

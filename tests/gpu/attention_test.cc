@@ -1,0 +1,306 @@
+// Paged attention on CUDA beside float64 and the CPU op. Needs a CUDA device; without one every
+// case that launches is skipped.
+#include <future>
+
+#include "attention_problem.h"
+
+namespace octavo::cuda {
+namespace {
+
+// Relative L2 error of one head's output: rounding of the weights and of the output.
+double Tolerance(DType dtype) {
+  return dtype == DType::kBF16 ? 8e-3 : dtype == DType::kF16 ? 1e-3 : 1e-5;
+}
+
+// Runs each problem and compares it with float64. The answers are computed side by side.
+void CheckAll(const std::vector<Problem>& problems) {
+  std::vector<std::unique_ptr<Instance>> instances;
+  std::vector<std::future<std::vector<double>>> answers;
+  for (const Problem& p : problems) {
+    instances.push_back(std::make_unique<Instance>(p));
+    const Instance* instance = instances.back().get();
+    answers.push_back(std::async(std::launch::async, [instance] { return instance->Answer(); }));
+  }
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const Problem& p = problems[i];
+    CAPTURE(p.head_dim);
+    CAPTURE(p.group);
+    CAPTURE(p.block_size);
+    CAPTURE(p.window);
+    CAPTURE(p.soft_cap);
+    CAPTURE(p.sinks);
+    CAPTURE(p.seed);
+    CAPTURE(static_cast<int>(p.dtype));
+    instances[i]->Run();
+    instances[i]->CheckOut(answers[i].get(), Tolerance(p.dtype));
+  }
+}
+
+template <typename T>
+T OneOf(std::mt19937_64& rng, std::initializer_list<T> values) {
+  return values.begin()[rng() % values.size()];
+}
+
+int32_t RandomLength(std::mt19937_64& rng) {
+  if (rng() % 2 == 0) return OneOf<int32_t>(rng, {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127});
+  return 1 + static_cast<int32_t>(rng() % 1500);
+}
+
+Problem RandomProblem(uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  Problem p;
+  p.seed = seed;
+  p.dtype = OneOf(rng, {DType::kBF16, DType::kF16});
+  p.head_dim = OneOf<int64_t>(rng, {64, 128, 256});
+  p.kv_heads = OneOf<int64_t>(rng, {1, 2, 3});
+  p.group = OneOf<int64_t>(rng, {1, 2, 3, 4, 5, 7, 8, 12, 16, 20});
+  p.block_size = OneOf<int64_t>(rng, {16, 32, 48, 64});
+  p.window = OneOf<int64_t>(rng, {0, 0, 1, 7, 64, 500, 100000});
+  p.soft_cap = OneOf(rng, {0.0f, 0.0f, 2.0f, 50.0f});
+  p.sinks = rng() % 3 == 0;
+  p.gap = OneOf<int64_t>(rng, {0, 8, 64});
+  return p;
+}
+
+Problem RandomDecode(uint64_t seed) {
+  Problem p = RandomProblem(seed);
+  std::mt19937_64 rng(seed * 7 + 1);
+  p.options.max_queries = 1;
+  for (int i = OneOf(rng, {1, 3, 9, 70}); i > 0; --i) {
+    p.rows.push_back({1, rng() % 8 == 0 ? 0 : RandomLength(rng)});
+  }
+  p.spare_tokens = static_cast<int64_t>(rng() % 3);
+  return p;
+}
+
+Problem RandomMixed(uint64_t seed) {
+  Problem p = RandomProblem(seed);
+  std::mt19937_64 rng(seed * 11 + 3);
+  p.options.decode_queries = OneOf<int64_t>(rng, {1, 1, 2, 5});
+  for (int i = OneOf(rng, {1, 4, 8}); i > 0; --i) {
+    const int32_t length = RandomLength(rng);
+    int32_t queries = 1;
+    if (rng() % 4 != 0) queries = 1 + static_cast<int32_t>(rng() % uint64_t(length));
+    if (rng() % 4 == 0) queries = std::min(length, 1 + static_cast<int32_t>(rng() % 6));
+    p.rows.push_back({std::min(queries, 150), rng() % 9 == 0 ? 0 : length});
+    if (rng() % 9 == 0) p.rows.push_back({0, length});
+  }
+  p.spare_tokens = static_cast<int64_t>(rng() % 3);
+  return p;
+}
+
+TEST_CASE("CUDA decode attention is float64's on random rows" * doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= 60; ++seed) problems.push_back(RandomDecode(seed));
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA mixed prefill and decode is float64's on random rows" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= 60; ++seed) problems.push_back(RandomMixed(seed));
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA decode attention covers every group size and block edge" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (int64_t group = 1; group <= 8; ++group) {
+    Problem p;
+    p.group = group;
+    p.seed = 100 + static_cast<uint64_t>(group);
+    p.options.max_queries = 1;
+    for (int32_t length = 0; length <= 67; ++length) p.rows.push_back({1, length});
+    problems.push_back(p);
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA decode attention splits one row of 32k over many CTAs" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (const bool fixed : {false, true}) {
+    for (const int64_t window : {0, 20000}) {
+      Problem p;
+      p.kv_heads = 1;
+      p.group = 8;
+      p.window = window;
+      p.seed = 7;
+      p.options.max_queries = 1;
+      p.options.fixed_split = fixed;
+      p.rows = {{1, 32768}, {1, 5}, {1, 3001}};
+      problems.push_back(p);
+    }
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA decode attention takes a row for each of many CTAs, lengths skewed" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (const bool fixed : {false, true}) {
+    Problem p;
+    p.kv_heads = 2;
+    p.options.max_queries = 1;
+    p.options.fixed_split = fixed;
+    for (int i = 0; i < 255; ++i) p.rows.push_back({1, 1 + i * 37 % 300});
+    p.rows.push_back({1, 9000});
+    problems.push_back(p);
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA attention of other dtypes and head dims runs on the plain kernel" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Problem p = RandomMixed(seed);
+    std::mt19937_64 rng(seed);
+    p.dtype = OneOf(rng, {DType::kF32, DType::kF32, DType::kBF16});
+    p.head_dim = OneOf<int64_t>(rng, {8, 16, 40, 80, 256});
+    p.block_size = OneOf<int64_t>(rng, {1, 5, 8, 16});
+    p.gap = OneOf<int64_t>(rng, {0, 3});
+    problems.push_back(p);
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA attention is the CPU op's on a long prefill" * doctest::skip(!HasDevice())) {
+  for (const int64_t head_dim : {64, 128, 256}) {
+    Problem p;
+    p.head_dim = head_dim;
+    p.seed = 5;
+    p.rows = {{700, 2300}, {1, 900}, {1500, 1500}, {64, 4000}};
+    Instance instance(p);
+    instance.Run();
+    const std::vector<unsigned char> got = instance.out.bytes();
+    REQUIRE(cpu::PagedAttention(instance.HostArgs()).ok());
+    std::vector<double> answer;
+    for (int64_t i = 0; i < instance.out.view().num_elements(); ++i) {
+      answer.push_back(instance.out.Get(i));
+    }
+    std::copy(got.begin(), got.end(), instance.out.view().ptr<unsigned char>());
+    instance.CheckOut(answer, Tolerance(p.dtype));
+  }
+}
+
+TEST_CASE("CUDA attention repeats bit for bit" * doctest::skip(!HasDevice())) {
+  Problem p = RandomMixed(3);
+  p.rows = {{1, 12000}, {1, 77}, {90, 500}, {1, 3000}, {1, 4000}};
+  Instance instance(p);
+  instance.Run();
+  const std::vector<unsigned char> first = instance.DeviceOut();
+  for (int i = 0; i < 20; ++i) {
+    instance.Run();
+    CHECK(instance.DeviceOut() == first);
+  }
+}
+
+TEST_CASE("a row's bits are the same in any batch with fixed splits" *
+          doctest::skip(!HasDevice())) {
+  Problem alone;
+  alone.options.fixed_split = true;
+  alone.options.max_queries = 1;
+  alone.rows = {{1, 7000}};
+  Problem batch = alone;
+  for (int i = 0; i < 255; ++i) batch.rows.push_back({1, 1 + i * 53 % 900});
+  Instance one(alone), many(batch);
+  one.Run();
+  // The batch's first row gets the lone row's query and blocks.
+  many.Run();
+  const int64_t heads = alone.kv_heads * alone.group * alone.head_dim;
+  for (int64_t i = 0; i < heads; ++i) many.q.Put(i, one.q.Get(i));
+  many.device_q.Copy(many.q.bytes().data(), int64_t(many.q.bytes().size()));
+  for (int64_t t = 0; t < 7000; ++t) {
+    const auto block = static_cast<size_t>(t / 16);
+    const int32_t from = one.table[block];
+    const int32_t to = many.table[size_t(many.row_slot[0] * many.max_blocks) + block];
+    for (int64_t kv = 0; kv < 2; ++kv) {
+      for (int64_t h = 0; h < alone.kv_heads; ++h) {
+        for (int64_t d = 0; d < alone.head_dim; ++d) {
+          many.cache.Set({to, kv, h, t % 16, d}, one.cache.At({from, kv, h, t % 16, d}));
+        }
+      }
+    }
+  }
+  many.device_cache.Copy(many.cache.bytes().data(), int64_t(many.cache.bytes().size()));
+  many.Run();
+  int64_t differ = 0;
+  for (int64_t i = 0; i < heads; ++i) {
+    differ += one.out.view().ptr<uint16_t>()[i] != many.out.view().ptr<uint16_t>()[i] ? 1 : 0;
+  }
+  CHECK(differ == 0);
+}
+
+TEST_CASE("a captured step follows lengths that change on the device" *
+          doctest::skip(!HasDevice())) {
+  Problem p;
+  p.rows = {{1, 4000}, {1, 300}, {40, 2000}, {1, 17}};
+  Instance instance(p);
+  instance.Run();
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  instance.Enqueue(instance.plan, stream);
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+  for (const int32_t less : {0, 1, 200, 299, 300}) {
+    for (size_t r : {0u, 1u}) {
+      instance.seq_len[r] = p.rows[r].length - less;
+      instance.problem.rows[r].length = instance.seq_len[r];
+    }
+    instance.device_seq_len.Copy(instance.seq_len.data(), int64_t(instance.seq_len.size() * 4));
+    instance.Run();
+    const std::vector<unsigned char> eager = instance.DeviceOut();
+    instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
+    for (int i = 0; i < 3; ++i) {
+      instance.device_out.Fill(0xff);
+      REQUIRE(cudaGraphLaunch(exec, stream) == cudaSuccess);
+      REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+      CHECK(instance.DeviceOut() == eager);
+    }
+  }
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+TEST_CASE("CUDA attention reaches blocks beyond 2^31 elements" * doctest::skip(!HasDevice())) {
+  constexpr int64_t kStride = INT64_C(1) << 29;  // elements between blocks: the pool spans 12 GB
+  for (const int32_t queries : {1, 40}) {
+    Problem p;
+    p.kv_heads = 1;
+    p.rows = {{queries, 130}};
+    Instance instance(p);
+    instance.Run();
+    const std::vector<unsigned char> near = instance.DeviceOut();
+    const int64_t blocks = instance.cache.dim(0), used = instance.cache.view().stride[0] * 2;
+    DeviceMemory far_pool(blocks * kStride * 2);
+    for (int64_t b = 0; b < blocks; ++b) {
+      REQUIRE(cudaMemcpy(static_cast<char*>(far_pool.data()) + b * kStride * 2,
+                         instance.cache.bytes().data() + b * used, static_cast<size_t>(used),
+                         cudaMemcpyHostToDevice) == cudaSuccess);
+    }
+    PagedAttentionArgs a = instance.DeviceArgs();
+    a.cache.data = far_pool.data();
+    a.cache.stride[0] = kStride;
+    instance.device_out.Fill(0xff);
+    REQUIRE(PlanPagedAttention(a, instance.plan, nullptr).ok());
+    REQUIRE(PagedAttention(a, instance.plan, nullptr).ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(instance.DeviceOut() == near);
+  }
+}
+
+TEST_CASE("CUDA attention refuses a plan without memory for it" * doctest::skip(!HasDevice())) {
+  Problem p;
+  p.rows = {{1, 20}};
+  Instance instance(p);
+  const Status s = PlanPagedAttention(instance.DeviceArgs(), {nullptr, 16, {}}, nullptr);
+  CHECK(cpu::Refused(s, "AttentionPlanBytes"));
+}
+
+}  // namespace
+}  // namespace octavo::cuda
