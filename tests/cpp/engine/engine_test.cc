@@ -1,5 +1,7 @@
 #include "octavo/engine.h"
 
+#include <algorithm>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -146,6 +148,51 @@ TEST_CASE("the statistics count tokens, hits and the slots that hold nothing") {
   CHECK(s.prefix_hits == 8);
   CHECK(s.finished_length == 2);
   CHECK(s.prompt_tokens == 10);
+}
+
+TEST_CASE("a shared prefix of 2,000 tokens is computed once, also when all come at once") {
+  EngineConfig c = SmallConfig();
+  c.block_size = 16;
+  c.num_blocks = 400;
+  c.max_model_len = 2100;
+  c.max_num_batched_tokens = 4096;
+  Harness h(c);
+  for (int32_t i = 0; i < 8; ++i) {
+    std::vector<int32_t> prompt = Prompt(2000);
+    prompt.push_back(i);
+    h.Add(prompt, Greedy(4));
+  }
+  h.Drain();
+  CHECK(h.stats().prompt_tokens == 2000 + 8);
+}
+
+TEST_CASE("less than 4 percent of the slots of allocated blocks hold nothing") {
+  // Prompts and outputs of a chat: log-normal lengths with medians of about 100 and 150 tokens.
+  EngineConfig c = SmallConfig();
+  c.block_size = 16;
+  c.num_blocks = 4000;
+  c.max_model_len = 2048;
+  c.max_num_seqs = 64;
+  c.max_num_batched_tokens = 2048;
+  Harness h(c);
+  std::mt19937 random(5);
+  std::lognormal_distribution<double> prompt_length(4.6, 1.1), output_length(5.0, 0.9);
+  for (int32_t i = 0; i < 200; ++i) {
+    const int32_t length = std::clamp(int32_t(prompt_length(random)), 4, 1000);
+    std::vector<int32_t> prompt(length);
+    for (int32_t& token : prompt) token = int32_t(random() % 50);
+    h.Add(prompt, Greedy(std::clamp(int32_t(output_length(random)), 1, 1000)));
+  }
+  int64_t allocated = 0;
+  int64_t filled = 0;
+  const std::vector<int32_t> tokens(64, 5);
+  while (const StepPlan* plan = h.engine.BeginStep()) {
+    allocated += h.stats().kv_slots_allocated;
+    filled += h.stats().kv_slots_filled;
+    const std::span<const int32_t> sampled(tokens.data(), size_t(plan->num_samples));
+    REQUIRE(h.engine.FinishStep(plan->step_id, sampled).ok());
+  }
+  CHECK(double(allocated - filled) < 0.04 * double(allocated));
 }
 
 // Everything a caller can see of a run.

@@ -128,7 +128,8 @@ class Simulation {
   }
 
   void Turn() {
-    const bool planned = h_.Begin() != nullptr;
+    // Asking again after nothing could be planned must be harmless.
+    const bool planned = h_.Begin() || h_.Begin();
     if (planned && !options_.late) h_.Execute();
     // Also fewer open steps than the lag allows, now and then.
     const int keep = Below(random_, 8) == 0 ? 0 : options_.lag;
