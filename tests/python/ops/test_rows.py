@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from ops.reference import DTYPES, close
 
-from octavo import ops
+from octavo import _ops, ops
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +117,24 @@ def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(RuntimeError, match='"mmx" is not available'):
         ops.set_isa("mmx")
     assert ops.isa() in ("avx512", "avx2", "base")
+
+
+def test_numpy_arrays_cross_as_well() -> None:
+    gate_up = np.ones((1, 8), dtype=np.float32)
+    out = np.empty((1, 4), dtype=np.float32)
+    _ops.silu_mul(out, gate_up)  # type: ignore[arg-type]
+    np.testing.assert_allclose(out, 1 / (1 + np.exp(-1.0)), rtol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_ops_borrow_torchs_threads_and_start_none() -> None:
+    if ops.thread_backend() != "openmp":
+        pytest.skip("this torch brings no OpenMP runtime")
+    x, weight = torch.randn(512, 256), torch.randn(2048, 256)
+    gate_up, out = F.linear(x, weight), torch.empty(512, 1024)
+    ops.silu_mul(out, gate_up)
+    before = len(list(Path("/proc/self/task").iterdir()))
+    for _ in range(5):
+        F.linear(x, weight)
+        ops.silu_mul(out, gate_up)
+    assert len(list(Path("/proc/self/task").iterdir())) == before
