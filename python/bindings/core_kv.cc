@@ -25,6 +25,7 @@ struct OwnedChain {
   std::vector<int32_t> tokens;
   std::vector<Hash128> hashes;
   Hash128 root;
+  int32_t block_size;
   kv::PrefixChain view() const { return {tokens, hashes, root}; }
 };
 
@@ -35,7 +36,7 @@ OwnedChain MakeChain(std::vector<int32_t> tokens, int block_size, const std::str
                           " is out of range: give 1 to 256");
   }
   const ChainHasher hasher(seed);
-  OwnedChain chain{std::move(tokens), {}, hasher.Root(salt)};
+  OwnedChain chain{std::move(tokens), {}, hasher.Root(salt), block_size};
   Hash128 parent = chain.root;
   const std::span<const int32_t> all(chain.tokens);
   for (size_t at = 0; at + block_size <= all.size(); at += block_size) {
@@ -120,9 +121,25 @@ void CheckFits(const KvManager& kv, int32_t tokens) {
   }
 }
 
+void CheckChain(const KvManager& kv, const OwnedChain& chain) {
+  if (chain.block_size != kv.block_size()) {
+    throw py::value_error("the chain has block_size=" + std::to_string(chain.block_size) +
+                          ", the manager " + std::to_string(kv.block_size()));
+  }
+}
+
+int32_t Match(KvManager& kv, const OwnedChain& chain, int32_t max_tokens) {
+  CheckChain(kv, chain);
+  if (max_tokens < 0) {
+    throw py::value_error("max_tokens=" + std::to_string(max_tokens) + " is negative");
+  }
+  return kv.Match(chain.view(), std::min(max_tokens, kv.max_tokens_per_slot())).tokens;
+}
+
 bool Admit(KvManager& kv, int32_t slot, const OwnedChain& chain, int32_t tokens,
            int32_t keep_free) {
   CheckFits(kv, tokens);
+  CheckChain(kv, chain);
   if (kv.length(CheckedSlot(kv, slot)) != 0) {
     throw py::value_error("slot=" + std::to_string(slot) + " is in use: release it first");
   }
@@ -131,6 +148,7 @@ bool Admit(KvManager& kv, int32_t slot, const OwnedChain& chain, int32_t tokens,
 }
 
 void Publish(KvManager& kv, int32_t slot, const OwnedChain& chain, int32_t tokens) {
+  CheckChain(kv, chain);
   const int32_t held = kv.length(CheckedSlot(kv, slot)) * kv.block_size();
   if (tokens < 0 || tokens > held || tokens > static_cast<int32_t>(chain.tokens.size())) {
     throw py::value_error("tokens=" + std::to_string(tokens) +
@@ -151,12 +169,8 @@ void BindManager(py::module_& m) {
       .def(py::init(&MakeManager), py::kw_only(), py::arg("num_blocks"), py::arg("block_size"),
            py::arg("num_slots"), py::arg("max_tokens_per_slot"),
            py::arg("enable_prefix_caching") = true)
-      .def(
-          "match",
-          [](KvManager& kv, const OwnedChain& chain, int32_t max_tokens) {
-            return kv.Match(chain.view(), std::min(max_tokens, kv.max_tokens_per_slot())).tokens;
-          },
-          py::arg("chain"), py::arg("max_tokens"), "How many leading tokens are cached.")
+      .def("match", &Match, py::arg("chain"), py::arg("max_tokens"),
+           "How many leading tokens are cached.")
       .def("admit", &Admit, py::arg("slot"), py::arg("chain"), py::arg("tokens"),
            py::arg("keep_free") = 0)
       .def(
