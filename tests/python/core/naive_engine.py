@@ -1,0 +1,299 @@
+"""The scheduler as docs/contracts/step.md tells it, in plain Python and without regard for speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.naive_cache import Held, NaiveCache
+
+VICTIM_WINDOW = 32
+
+
+@dataclass(frozen=True)
+class NaiveConfig:
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    vocab_size: int = 50
+    enable_prefix_caching: bool = True
+    long_prefill_token_threshold: int = 0
+    policy: str = "fcfs"
+    victim: str = "cost"
+    watermark: float = 0.0
+    full_prompt_gate: bool = True
+    max_overtakes: int = 8
+
+
+@dataclass
+class NaiveRequest:
+    id: int
+    prompt_len: int
+    tokens: list[int]
+    salt: str
+    stop_len: int
+    eos: int
+    history: bool  # needs its own tokens before it goes on
+    order: tuple[int, int]
+    placeholders: int = 0
+    computed: int = 0
+    in_flight: int = 0
+    epoch: int = 0
+    overtaken: int = 0
+    cached: int = -1
+    state: str = "waiting"
+    held: Held = field(default_factory=Held)
+
+
+@dataclass
+class Row:
+    request: NaiveRequest
+    first: int
+    count: int
+    sampled: bool
+    epoch: int
+    blocks: list[int]
+    token_ids: list[int]
+
+
+@dataclass
+class NaiveStep:
+    rows: list[Row] = field(default_factory=list)
+    filed: list[int] = field(default_factory=list)
+
+
+Output = tuple[int, int, str, int]  # request, token, finish reason, cached tokens
+
+
+class NaiveEngine:
+    def __init__(self, config: NaiveConfig) -> None:
+        self.config = config
+        self.cache = NaiveCache(config.num_blocks, config.block_size, config.enable_prefix_caching)
+        self.waiting: list[NaiveRequest] = []
+        self.running: list[NaiveRequest] = []
+        self.open: list[NaiveStep] = []
+        self.quarantine: list[int] = []  # for each slot that is not free yet: open steps to wait for
+        self.arrivals = 0
+        self.preemptions = 0
+        self.hits = 0
+
+    def add(
+        self, id: int, prompt: list[int], max_tokens: int, eos: int, history: bool, priority: int, salt: str
+    ) -> NaiveRequest:
+        stop_len = min(len(prompt) + max_tokens, self.config.max_model_len)
+        major = priority if self.config.policy == "priority" else 0
+        order = (major, self.arrivals)
+        self.arrivals += 1
+        request = NaiveRequest(id, len(prompt), list(prompt), salt, stop_len, eos, history, order)
+        self.waiting.append(request)
+        return request
+
+    # Planning.
+
+    def begin(self) -> NaiveStep | None:
+        if len(self.open) == 2:
+            return None
+        self.step = NaiveStep()
+        self.budget = self.config.max_num_batched_tokens
+        self.reserved = 0
+        self.many = len(self.running) + len(self.waiting) > 1
+        self.preempted = False
+        self._plan_running()
+        if not self.preempted:
+            self._admit_waiting()
+        if not self.step.rows:
+            return None
+        self.open.append(self.step)
+        return self.step
+
+    def _plan_running(self) -> None:
+        planned: list[NaiveRequest] = []
+        index = 0
+        while index < len(self.running):
+            r = self.running[index]
+            count = self._count(r)
+            if count > 0 and self._make_room(r, index, r.computed + count):
+                self._add_row(r, count)
+                planned.append(r)
+            if r.state == "running" and r.computed < len(r.tokens):
+                need = self.cache.blocks_for(len(r.tokens)) - len(r.held.blocks)
+                self.reserved += max(0, need)
+            index += 1
+        for r in planned:
+            self._publish(r)
+
+    def _count(self, r: NaiveRequest) -> int:
+        wanted = len(r.tokens) + r.placeholders - r.computed
+        if r.placeholders > 0 and (len(r.tokens) + r.placeholders >= r.stop_len or r.history):
+            return 0
+        return self._cut(wanted)
+
+    def _cut(self, wanted: int) -> int:
+        count = min(wanted, self.budget)
+        if self.many and self.config.long_prefill_token_threshold > 0:
+            count = min(count, self.config.long_prefill_token_threshold)
+        return max(0, count)
+
+    def _make_room(self, r: NaiveRequest, index: int, tokens: int) -> bool:
+        while not self.cache.grow(r.held, tokens):
+            victim = self._victim(index)
+            if victim is None:
+                if index > 0:
+                    self._preempt(index)
+                return False
+            self._preempt(victim)
+        return True
+
+    def _victim(self, index: int) -> int | None:
+        later = range(index + 1, len(self.running))
+        if not later:
+            return None
+        if self.config.victim == "cost":
+            best: tuple[float, int] | None = None
+            for i in list(reversed(later))[:VICTIM_WINDOW]:
+                held = self.running[i].held
+                lost = max(0, self.running[i].computed - held.published * self.config.block_size)
+                freed = sum(self.cache.refs[b] == 1 for b in held.blocks)
+                if freed and (best is None or lost / freed < best[0]):
+                    best = (lost / freed, i)
+            if best:
+                return best[1]
+        return later[-1]
+
+    def _preempt(self, index: int) -> None:
+        r = self.running.pop(index)
+        self._release(r)
+        r.computed = r.placeholders = 0
+        r.epoch += 1
+        r.state = "waiting"
+        self.waiting.append(r)
+        self.preemptions += 1
+        self.preempted = True
+
+    def _release(self, r: NaiveRequest) -> None:
+        self.cache.release(r.held)
+        r.held = Held()
+        if self.open:
+            self.quarantine.append(len(self.open))
+
+    def _add_row(self, r: NaiveRequest, count: int) -> None:
+        sampled = r.computed + count == len(r.tokens) + r.placeholders
+        ids = r.tokens[r.computed : r.computed + count]
+        ids += [-1] * (count - len(ids))
+        row = Row(r, r.computed, count, sampled, r.epoch, list(r.held.blocks), ids)
+        self.step.rows.append(row)
+        r.placeholders += sampled
+        r.computed += count
+        r.in_flight += count
+        self.budget -= count
+
+    def _publish(self, r: NaiveRequest) -> None:
+        known = min(r.computed, len(r.tokens))
+        self.step.filed += self.cache.publish(r.held, r.tokens, r.salt, known)
+
+    def _admit_waiting(self) -> None:
+        head: NaiveRequest | None = None
+        passed = 0
+        for r in sorted(self.waiting, key=lambda w: w.order):
+            free_slots = self.config.max_num_seqs - len(self.running) - len(self.quarantine)
+            if self.budget == 0 or free_slots == 0:
+                break
+            outcome = self._admit(r)
+            if outcome == "admitted":
+                if head:
+                    head.overtaken += 1
+                    if head.overtaken >= self.config.max_overtakes:
+                        break
+                continue
+            passed += 1
+            if passed == 64:
+                break
+            if outcome == "does not fit" and head is None:
+                head = r
+            if head and head.overtaken >= self.config.max_overtakes:
+                break
+
+    def _admit(self, r: NaiveRequest) -> str:
+        if r.in_flight > 0:
+            return "not now"
+        hits = self.cache.match(r.tokens, r.salt, len(r.tokens) - 1)
+        start = len(hits) * self.config.block_size
+        count = self._cut(len(r.tokens) - start)
+        now = self.cache.blocks_for(start + count)
+        gate = self.cache.blocks_for(len(r.tokens)) if self.config.full_prompt_gate else now
+        keep = self.reserved + gate - now
+        if self.running:
+            keep += int(self.config.watermark * self.config.num_blocks)
+        held = self.cache.admit(hits, start + count, keep)
+        if held is None:
+            return "does not fit"
+        r.held, r.computed, r.state = held, start, "running"
+        if r.cached < 0:
+            r.cached = min(start, r.prompt_len)
+        self.hits += start
+        self.waiting.remove(r)
+        self.running.append(r)
+        self.running.sort(key=lambda other: other.order)
+        self._add_row(r, count)
+        self._publish(r)
+        self.reserved += max(0, self.cache.blocks_for(len(r.tokens)) - len(r.held.blocks))
+        return "admitted"
+
+    # Finishing.
+
+    def finish(self, tokens: list[int]) -> list[Output]:
+        """One token for each sampled row, -1 for a failed one."""
+        step = self.open[0]
+        outputs: list[Output] = []
+        left = list(tokens)
+        for row in step.rows:
+            r = row.request
+            token = left.pop(0) if row.sampled else -1
+            r.in_flight -= row.count
+            if r.state == "over" or not row.sampled:
+                continue
+            stale = row.epoch != r.epoch
+            r.placeholders -= not stale
+            if 0 <= token < self.config.vocab_size:
+                r.tokens.append(token)
+                reason = "stop" if token == r.eos else "length" if len(r.tokens) >= r.stop_len else "none"
+            else:
+                reason, token = "error", -1
+                if stale:
+                    for block in step.filed:
+                        self.cache.forget(block)
+                else:
+                    before = r.computed - r.in_flight - row.count
+                    self.cache.unpublish(r.held, before // self.config.block_size)
+            outputs.append((r.id, token, reason, r.cached))
+            if reason != "none":
+                self.end(r)
+        self._close_step()
+        return outputs
+
+    def fail(self) -> list[Output]:
+        outputs: list[Output] = []
+        while self.open:
+            step = self.open[0]
+            for block in step.filed:
+                self.cache.forget(block)
+            for row in step.rows:
+                row.request.in_flight -= row.count
+                if row.request.state != "over":
+                    outputs.append((row.request.id, -1, "error", row.request.cached))
+                    self.end(row.request)
+            self._close_step()
+        return outputs
+
+    def end(self, r: NaiveRequest) -> None:
+        if r.state == "running":
+            self.running.remove(r)
+            self._release(r)
+        else:
+            self.waiting.remove(r)
+        r.state = "over"
+
+    def _close_step(self) -> None:
+        self.open.pop(0)
+        self.quarantine = [n - 1 for n in self.quarantine if n > 1]

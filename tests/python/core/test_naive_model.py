@@ -1,0 +1,176 @@
+"""Random operations on octavo.core and on a naive model of it must show the same everywhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from core.naive_engine import NaiveConfig, NaiveEngine, NaiveRequest, NaiveStep
+
+from octavo import core
+
+OPERATIONS = 120
+
+
+def random_config(rng: random.Random) -> NaiveConfig:
+    block_size = rng.choice([1, 2, 4, 8])
+    max_model_len = rng.randint(12, 48)
+    least = -(-(max_model_len - 1) // block_size) + 1
+    return NaiveConfig(
+        num_blocks=least + rng.randint(0, 2 * least),
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_seqs=rng.randint(1, 8),
+        max_num_batched_tokens=rng.randint(1, 40),
+        enable_prefix_caching=rng.random() < 0.85,
+        long_prefill_token_threshold=rng.choice([0, 0, 3]),
+        policy=rng.choice(["fcfs", "priority"]),
+        victim=rng.choice(["cost", "last"]),
+        watermark=rng.choice([0.0, 0.0, 0.2]),
+        full_prompt_gate=rng.random() < 0.5,
+        max_overtakes=rng.randint(0, 4),
+    )
+
+
+class Twins:
+    """The core and the naive engine, driven alike and compared after every operation."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.config = random_config(self.rng)
+        self.naive = NaiveEngine(self.config)
+        self.core = core.Engine(
+            core.EngineConfig(
+                **vars(self.config), priority_aging_ms=0, hash_seed=seed + 1, enable_kv_events=True
+            )
+        )
+        self.table = self.core.block_table()
+        self.requests: dict[int, NaiveRequest] = {}
+        self.open: list[tuple[Any, NaiveStep]] = []
+        self.lag = self.rng.randint(0, 1)
+
+    def add(self) -> None:
+        rng = self.rng
+        length = rng.randint(1, self.config.max_model_len - 1)
+        family = rng.randrange(3)
+        prompt = [(family * 7 + i * (family + 1)) % 50 for i in range(length)]
+        for i in range(rng.randint(0, length), length):
+            prompt[i] = rng.randrange(50)
+        params = core.SamplingParams()
+        params.temperature = 0.0
+        params.max_tokens = rng.randint(1, 20)
+        eos = rng.choice([-1, 3])
+        params.eos_token_ids = [] if eos < 0 else [eos]
+        history = rng.random() < 0.2
+        params.presence_penalty = 0.5 if history else 0.0
+        priority = rng.randint(-1, 1)
+        salt = rng.choice(["", "", "other"])
+        id = self.core.add_request(np.array(prompt, np.int32), params, priority, salt)
+        self.requests[id] = self.naive.add(id, prompt, params.max_tokens, eos, history, priority, salt)
+
+    def begin(self) -> bool:
+        plan, step = self.core.begin_step(), self.naive.begin()
+        assert (plan is None) == (step is None)
+        if plan is None or step is None:
+            return False
+        self.compare_plan(plan, step)
+        self.open.append((plan, step))
+        return True
+
+    def compare_plan(self, plan: Any, step: NaiveStep) -> None:
+        columns = self.core.columns(plan.slot)
+        starts = columns["query_start"][: plan.num_rows + 1]
+        assert plan.num_rows == len(step.rows)
+        assert plan.num_samples == sum(row.sampled for row in step.rows)
+        assert plan.num_tokens == sum(row.count for row in step.rows)
+        sampled = columns["sample_row"][: plan.num_samples].tolist()
+        for i, row in enumerate(step.rows):
+            tokens = slice(starts[i], starts[i + 1])
+            assert columns["request"][i] == row.request.id
+            assert columns["token_id"][tokens].tolist() == row.token_ids
+            assert columns["position"][tokens].tolist() == list(range(row.first, row.first + row.count))
+            assert columns["seq_len"][i] == row.first + row.count
+            assert (i in sampled) == row.sampled
+            blocks = self.table[columns["row_slot"][i]].tolist()
+            assert blocks == row.blocks + [0] * (len(blocks) - len(row.blocks))
+
+    def finish(self) -> None:
+        plan, step = self.open.pop(0)
+        rng = self.rng
+        tokens = [-1 if rng.random() < 0.02 else rng.randrange(12) for _ in range(plan.num_samples)]
+        self.compare_outputs(
+            self.core.finish_step(plan.step_id, np.array(tokens, np.int32)), self.naive.finish(tokens)
+        )
+
+    def fail(self) -> None:
+        outputs = self.core.fail_step(self.open[0][0].step_id)
+        self.open.clear()
+        self.compare_outputs(outputs, self.naive.fail())
+
+    def compare_outputs(self, outputs: Any, expected: list[tuple[int, int, str, int]]) -> None:
+        got = [
+            (int(o["request"]), int(o["token"]), core.FINISH_REASONS[o["finish"]], int(o["cached_tokens"]))
+            for o in outputs
+        ]
+        assert got == expected
+
+    def end_one(self) -> None:
+        live = [r for r in self.requests.values() if r.state != "over"]
+        if live:
+            r = self.rng.choice(live)
+            (self.core.abort if self.rng.random() < 0.5 else self.core.stop)(r.id)
+            self.naive.end(r)
+
+    def reset(self) -> None:
+        assert self.core.reset_prefix_cache() == self.naive.cache.reset()
+
+    def compare(self) -> None:
+        self.core.check_invariants()
+        stats, naive = self.core.stats(), self.naive
+        assert stats["running"] == self.core.num_running == len(naive.running)
+        assert stats["waiting"] == self.core.num_waiting == len(naive.waiting)
+        assert stats["free_blocks"] == naive.cache.num_free
+        assert stats["cached_blocks"] == len(naive.cache.content)
+        assert stats["preemptions"] == naive.preemptions
+        assert stats["evictions"] == naive.cache.evictions
+        assert stats["prefix_hits"] == naive.hits
+        events = [(e["kind"], e["block"], tuple(e["token_ids"])) for e in self.core.take_events()]
+        events = [e if e[0] == "stored" else (e[0], e[1], ()) for e in events]
+        assert events == naive.cache.events
+        naive.cache.events.clear()
+
+    def operations(self) -> Iterator[str]:
+        names = ["add", "turn", "end_one", "fail", "reset"]
+        yield from self.rng.choices(names, [30, 100, 6, 1, 2], k=OPERATIONS)
+        while self.core.has_unfinished() or self.open:
+            yield "turn"
+
+    def run(self) -> None:
+        for name in self.operations():
+            if name == "turn":
+                planned = self.begin()
+                while len(self.open) > (self.lag if planned else 0):
+                    self.finish()
+            elif name != "fail" or self.open:
+                getattr(self, name)()
+            self.compare()
+        assert self.core.stats()["free_blocks"] == self.config.num_blocks - 1
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_core_equals_the_naive_model(first: int) -> None:
+    preemptions = hits = 0
+    for seed in range(first, first + 50):
+        twins = Twins(seed)
+        try:
+            twins.run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
+        preemptions += twins.naive.preemptions
+        hits += twins.naive.hits
+    # A run that never reaches the hard parts proves nothing.
+    assert preemptions > 50
+    assert hits > 500
