@@ -1,20 +1,19 @@
 // Host side of paged attention: checks, picks the kernels, enqueues them.
-#include "octavo/cuda_attention.h"
-
 #include <string>
 
 #include "attention/call.h"
 #include "attention/generic.h"
 #include "base/ops_check.h"
+#include "octavo/cuda_attention.h"
 
 namespace octavo::cuda {
 namespace {
 
 constexpr const char* kOp = "paged_attention";
-constexpr int64_t kElementAlign = 8;       // elements: 16 bytes of a 16-bit type
-constexpr uintptr_t kPointerAlign = 16;    // bytes: what cp.async moves
-constexpr uintptr_t kMemoryAlign = 256;    // bytes, of a plan's memory
-constexpr int64_t kNoWindow = 1 << 30;     // no row is as long: such a window is none
+constexpr int64_t kElementAlign = 8;     // elements: 16 bytes of a 16-bit type
+constexpr uintptr_t kPointerAlign = 16;  // bytes: what cp.async moves
+constexpr uintptr_t kMemoryAlign = 256;  // bytes, of a plan's memory
+constexpr int64_t kNoWindow = 1 << 30;   // no row is as long: such a window is none
 constexpr int64_t kMaxLength = INT64_C(1) << 30;
 constexpr int64_t kMaxGrid = INT64_C(1) << 31;
 
@@ -179,7 +178,7 @@ Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void*
   p.seq_len = a.seq_len.ptr<int32_t>();
   p.row_slot = a.row_slot.ptr<int32_t>();
   p.parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
-  return LaunchPlan(p, call.dependent, stream);
+  return LaunchPlan(p, call.capacity.segments, call.dependent, stream);
 }
 
 Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,

@@ -27,9 +27,9 @@
 namespace octavo::cuda {
 
 template <class S>
-__global__ __launch_bounds__(S::kThreads) void DecodeKernel(const __grid_constant__
-                                                                DecodeParams p) {
-  extern __shared__ __align__(128) unsigned char shared[];
+__global__ __launch_bounds__(S::kThreads) void DecodeKernel(
+    const __grid_constant__ DecodeParams p) {
+  extern __shared__ __align__(kSharedAlign) unsigned char shared[];
   GridDependencyWait();
   GridDependencyLaunch();
   const CtaWork work = p.ctas[blockIdx.x];
@@ -38,11 +38,15 @@ __global__ __launch_bounds__(S::kThreads) void DecodeKernel(const __grid_constan
   const int warp = threadIdx.x / kWarpSize;
   TileStream<S> stream(p, work, SharedAddress(shared));
   stream.Start();
+  Segment g = work.first;
+  SoftmaxState<S> state;
+  state.LoadQueries(p.layer, g);
 #pragma unroll 1
-  for (int i = 0; i < work.segments; ++i) {
-    const Segment g = i == 0 ? work.first : p.segments[work.first_segment + i];
-    SoftmaxState<S> state;
-    state.LoadQueries(p.layer, g);
+  for (int i = 1; i <= work.segments; ++i) {
+    // Read ahead: a segment's end would otherwise wait for memory twice.
+    Segment next = g;
+    if (i < work.segments) next = p.segments[work.first_segment + i];
+    state.Clear();
 #pragma unroll 1
     for (int first = 0; first < g.tiles; first += S::kWarps) {
       const uint32_t tile = stream.Next();
@@ -51,8 +55,10 @@ __global__ __launch_bounds__(S::kThreads) void DecodeKernel(const __grid_constan
       }
     }
     state.SumColumns();
+    if (i < work.segments) state.LoadQueries(p.layer, next);
     MergeWarps<S>(p, g, state, merge);
     if (g.slot >= 0) MergeSplits<S>(p, g, merge);
+    g = next;
   }
 }
 

@@ -44,7 +44,8 @@ struct DecodeShape {
   static constexpr int kMergeRow = kHeadDim + 4;
   static constexpr int kMergeFloats = kWarps * kColumnsOfMma * kMergeRow;
   static constexpr int kStatFloats = kWarps * kColumnsOfMma * 2;
-  static constexpr int kSharedBytes = kRingBytes + (kMergeFloats + kStatFloats) * 4;
+  static constexpr int kFlagFloats = 4;  // whether this CTA merges the splits
+  static constexpr int kSharedBytes = kRingBytes + (kMergeFloats + kStatFloats + kFlagFloats) * 4;
 
   static_assert(sizeof(Element) == 2);
   static_assert(kHeadDim % 64 == 0, "rows are whole groups of eight swizzled pieces");
@@ -97,8 +98,7 @@ Status LaunchDecode(const DecodeChoice& choice, const DecodeParams& p, const Lau
 
 // One instantiation each, in decode_<head dim>_<dtype>.cu.
 template <typename T, int kHeadDim>
-Status LaunchDecodeOf(const DecodeChoice& choice, const DecodeParams& p,
-                      const LaunchShape& launch);
+Status LaunchDecodeOf(const DecodeChoice& choice, const DecodeParams& p, const LaunchShape& launch);
 extern template Status LaunchDecodeOf<__nv_bfloat16, 64>(const DecodeChoice&, const DecodeParams&,
                                                          const LaunchShape&);
 extern template Status LaunchDecodeOf<__nv_bfloat16, 128>(const DecodeChoice&, const DecodeParams&,

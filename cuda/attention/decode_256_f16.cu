@@ -3,6 +3,6 @@
 namespace octavo::cuda {
 
 template Status LaunchDecodeOf<__half, 256>(const DecodeChoice&, const DecodeParams&,
-                                        const LaunchShape&);
+                                            const LaunchShape&);
 
 }  // namespace octavo::cuda

@@ -72,8 +72,8 @@ __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment&
       for (int w = 0; w < S::kWarps; ++w) {
         const float2 stat = stats[w * kColumnsOfMma + c];
         const float factor = Exp2(stat.x - high);
-        const float4 part = *reinterpret_cast<const float4*>(
-            merge + (w * kColumnsOfMma + c) * S::kMergeRow + dim);
+        const float4 part =
+            *reinterpret_cast<const float4*>(merge + (w * kColumnsOfMma + c) * S::kMergeRow + dim);
         sum += factor * stat.y;
         v.x += factor * part.x;
         v.y += factor * part.y;
@@ -97,84 +97,122 @@ __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment&
 }
 
 // True in the CTA that is the last of the item's to have written its slot; that one sees all slots.
-__device__ __forceinline__ bool ArriveLast(const DecodeParams& p, const Segment& g) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
+// REQUIRES: a barrier since the slot was written.
+template <class S>
+__device__ __forceinline__ bool ArriveLast(const DecodeParams& p, const Segment& g, float* merge) {
+  int* const last = reinterpret_cast<int*>(merge + S::kMergeFloats + S::kStatFloats);
   if (threadIdx.x == 0) {
     uint32_t* const arrived = p.arrived + g.group_slot;
-    last = atomicAdd(arrived, 1u) + 1 == static_cast<uint32_t>(g.splits);
-    if (last) *arrived = 0;  // for the next layer
+    *last = CountAcquireRelease(arrived) + 1 == static_cast<uint32_t>(g.splits) ? 1 : 0;
+    if (*last != 0) *arrived = 0;  // for the next layer
   }
   __syncthreads();
-  const bool mine = last;
-  __threadfence();
-  return mine;
+  return *last != 0;
 }
+
+// A run of one column's splits, summed by a warp; lane l holds the pairs of head dims l, l + 32.
+template <class S>
+struct SplitSum {
+  static constexpr int kPairs = S::kHeadDim / (2 * kWarpSize);
+  static constexpr int kBatch = 2048 / S::kHeadDim;  // splits in flight: 64 registers of them
+  static_assert(kBatch <= kWarpSize, "a lane holds a split's weight");
+
+  float maximum = kNoScore;  // of all splits
+  float sum = 0.0f;
+  float2 v[kPairs] = {};
+
+  // `row`: the column's row in the slot of the item's first split. Reads go to L2, where the other
+  // CTAs' writes are.
+  __device__ __forceinline__ void Add(const DecodeParams& p, int64_t row, int splits, int begin,
+                                      int end) {
+    const int lane = threadIdx.x % kWarpSize;
+    const float2* const stats = p.stats + row;
+    const float* const sums = p.sums + row * S::kHeadDim;
+    for (int first = begin; first < end; first += kBatch) {
+      float2 part[kBatch][kPairs];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int split = Min(first + b, end - 1);
+        const auto* const from =
+            reinterpret_cast<const float2*>(sums + int64_t{split} * S::kColumns * S::kHeadDim);
+#pragma unroll
+        for (int i = 0; i < kPairs; ++i) part[b][i] = __ldcg(from + i * kWarpSize + lane);
+      }
+      float weight = 0.0f;
+      const int split = first + lane;
+      float2 stat = make_float2(kNoScore, 0.0f);
+      if (lane < kBatch && split < end) stat = __ldcg(stats + int64_t{split} * S::kColumns);
+      if (first == begin) FindMaximum(stats, splits);
+      weight = lane < kBatch && split < end ? Exp2(stat.x - maximum) : 0.0f;
+      sum += weight * stat.y;
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const float factor = __shfl_sync(kFullWarp, weight, b);
+#pragma unroll
+        for (int i = 0; i < kPairs; ++i) {
+          v[i].x += factor * part[b][i].x;
+          v[i].y += factor * part[b][i].y;
+        }
+      }
+    }
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      sum += __shfl_xor_sync(kFullWarp, sum, step);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void FindMaximum(const float2* stats, int splits) {
+    for (int s = threadIdx.x % kWarpSize; s < splits; s += kWarpSize) {
+      maximum = fmaxf(maximum, __ldcg(stats + int64_t{s} * S::kColumns).x);
+    }
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      maximum = fmaxf(maximum, __shfl_xor_sync(kFullWarp, maximum, step));
+    }
+  }
+};
 
 // The union of an item's splits, written to `out` by the last CTA to arrive. Columns are dealt to
 // warps; where warps are left over, several share a column, each a run of splits.
 template <class S>
-__device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment& g,
-                                            float* merge) {
+__device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment& g, float* merge) {
   using T = typename S::Element;
-  constexpr int kPairs = S::kHeadDim / (2 * kWarpSize);  // pairs of head dims a lane
-  if (!ArriveLast(p, g)) return;
+  if (!ArriveLast<S>(p, g, merge)) return;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int columns = Min(g.queries * p.layer.group - g.column, S::kColumns);
-  const int sharers = Max(1, S::kWarps / columns), lanes_of_columns = S::kWarps / sharers;
+  const int sharers = Min(Max(1, S::kWarps / columns), g.splits), at_once = S::kWarps / sharers;
   const int share = warp % sharers;
-  for (int first = 0; first < columns; first += lanes_of_columns) {
+  for (int first = 0; first < columns; first += at_once) {
     const int column = first + warp / sharers;
-    const bool live = column < columns && warp < lanes_of_columns * sharers;
-    float high = kNoScore, sum = 0.0f;
-    float2 v[kPairs] = {};
+    const bool live = column < columns && warp < at_once * sharers;
+    SplitSum<S> total;
     if (live) {
-      const int64_t row = int64_t{g.group_slot} * S::kColumns + column;
-      const float2* const stats = p.stats + row;
-      for (int s = lane; s < g.splits; s += kWarpSize) {
-        high = fmaxf(high, __ldcg(stats + int64_t{s} * S::kColumns).x);
-      }
-      for (int step = 1; step < kWarpSize; step *= 2) {
-        high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, step));
-      }
-      const int end = g.splits * (share + 1) / sharers;
-#pragma unroll 4
-      for (int s = g.splits * share / sharers; s < end; ++s) {
-        const float2 stat = __ldcg(stats + int64_t{s} * S::kColumns);
-        const float* const from = p.sums + (row + int64_t{s} * S::kColumns) * S::kHeadDim;
-        const float factor = Exp2(stat.x - high);
-        sum += factor * stat.y;
-#pragma unroll
-        for (int i = 0; i < kPairs; ++i) {
-          const float2 part = __ldcg(reinterpret_cast<const float2*>(from) + i * kWarpSize + lane);
-          v[i].x += factor * part.x;
-          v[i].y += factor * part.y;
-        }
-      }
+      total.Add(p, int64_t{g.group_slot} * S::kColumns + column, g.splits,
+                g.splits * share / sharers, g.splits * (share + 1) / sharers);
     }
     float2* const mine = reinterpret_cast<float2*>(merge + warp * S::kMergeRow);
+    if (sharers > 1) {
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) mine[i * kWarpSize + lane] = v[i];
-    if (lane == 0) merge[S::kMergeFloats + warp] = sum;
-    __syncthreads();
+      for (int i = 0; i < SplitSum<S>::kPairs; ++i) mine[i * kWarpSize + lane] = total.v[i];
+      if (lane == 0) merge[S::kMergeFloats + warp] = total.sum;
+      __syncthreads();
+    }
     if (live && share == 0) {
-      for (int w = warp + 1; w < warp + sharers; ++w) sum += merge[S::kMergeFloats + w];
+      for (int w = 1; w < sharers; ++w) total.sum += merge[S::kMergeFloats + warp + w];
       const ColumnPlace at = PlaceOf(p.layer, g, column);
-      const float f = OutputFactor(p.layer, at.head, high, sum);
+      const float f = OutputFactor(p.layer, at.head, total.maximum, total.sum);
 #pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        for (int w = warp + 1; w < warp + sharers; ++w) {
-          const float2 part =
-              reinterpret_cast<const float2*>(merge + w * S::kMergeRow)[i * kWarpSize + lane];
-          v[i].x += part.x;
-          v[i].y += part.y;
+      for (int i = 0; i < SplitSum<S>::kPairs; ++i) {
+        float2 v = total.v[i];
+        for (int w = 1; w < sharers; ++w) {
+          const float2 part = mine[w * (S::kMergeRow / 2) + i * kWarpSize + lane];
+          v.x += part.x;
+          v.y += part.y;
         }
         *reinterpret_cast<uint32_t*>(OutAt<T>(p.layer, at, 2 * (i * kWarpSize + lane))) =
-            Pack<T>(v[i].x * f, v[i].y * f);
+            Pack<T>(v.x * f, v.y * f);
       }
     }
-    __syncthreads();
+    if (sharers > 1) __syncthreads();
   }
 }
 

@@ -19,16 +19,25 @@ struct SoftmaxState {
   static constexpr int kNs = S::kColumnTiles;
 
   uint32_t q[kSteps][kNs][2];
-  float o[kSteps][kNs][4] = {};
+  float o[kSteps][kNs][4];
   float maximum[kNs][2];
-  float sum[kNs][2] = {};
+  float sum[kNs][2];
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int n = 0; n < kNs; ++n) {
+      maximum[n][0] = maximum[n][1] = kNoScore;
+      sum[n][0] = sum[n][1] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kSteps * 4; ++i) o[i / 4][n][i % 4] = 0.0f;
+    }
+  }
 
   __device__ __forceinline__ void LoadQueries(const LayerParams& p, const Segment& g) {
     const int lane = threadIdx.x % kWarpSize;
     const int columns = g.queries * p.group;
 #pragma unroll
     for (int n = 0; n < kNs; ++n) {
-      maximum[n][0] = maximum[n][1] = kNoScore;
       const int column = g.column + n * kColumnsOfMma + lane / 4;
       const bool live = column < columns;
       const int token = live ? column / p.group : 0, head = live ? column - token * p.group : 0;
@@ -67,10 +76,11 @@ struct SoftmaxState {
     }
     const int lane = threadIdx.x % kWarpSize;
     const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
+    const uint32_t at = LaneAddress<S>(tile + S::kTileBytes, token, half);
 #pragma unroll
     for (int d = 0; d < kSteps; ++d) {
       uint32_t v[4];
-      LoadMatrix4Transposed(v, tile + S::kTileBytes + PieceOffset<S>(token, 2 * d + half));
+      LoadMatrix4Transposed(v, StepPieces(at, d));
 #pragma unroll
       for (int n = 0; n < kNs; ++n) Mma16x8x16<T>(o[d][n], v, weights[n][0], weights[n][1]);
     }
@@ -92,11 +102,12 @@ struct SoftmaxState {
   __device__ __forceinline__ void Scores(uint32_t tile, float (&s)[kNs][4]) {
     const int lane = threadIdx.x % kWarpSize;
     const int token = (lane & 7) + ((lane >> 3) & 1) * 8, half = lane >> 4;
+    const uint32_t at = LaneAddress<S>(tile, token, half);
     float even[kNs][4] = {}, odd[kNs][4] = {};  // two chains hide the latency of an mma
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       uint32_t a[4];
-      LoadMatrix4(a, tile + PieceOffset<S>(token, 2 * k + half));
+      LoadMatrix4(a, StepPieces(at, k));
 #pragma unroll
       for (int n = 0; n < kNs; ++n) {
         Mma16x8x16<T>(k % 2 == 0 ? even[n] : odd[n], a, q[k][n][0], q[k][n][1]);
@@ -110,12 +121,13 @@ struct SoftmaxState {
   }
 
   static __device__ __forceinline__ void Scale(const LayerParams& p, float (&s)[kNs][4]) {
+    if (p.cap_log2 == 0.0f) {
 #pragma unroll
-    for (int n = 0; n < kNs; ++n) {
+      for (int i = 0; i < kNs * 4; ++i) s[i / 4][i % 4] *= p.scale_log2;
+    } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        s[n][i] = p.cap_log2 == 0.0f ? s[n][i] * p.scale_log2
-                                     : p.cap_log2 * Tanh(s[n][i] * p.cap_scale);
+      for (int i = 0; i < kNs * 4; ++i) {
+        s[i / 4][i % 4] = p.cap_log2 * Tanh(s[i / 4][i % 4] * p.cap_scale);
       }
     }
   }

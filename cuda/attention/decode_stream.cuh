@@ -15,14 +15,16 @@ class TileStream {
   __device__ TileStream(const DecodeParams& p, const CtaWork& work, uint32_t shared)
       : p_(p), work_(work), lane_(threadIdx.x % kWarpSize), warp_(threadIdx.x / kWarpSize) {
     ring_ = shared + warp_ * S::kStages * S::kStageBytes;
+    current_ =
+        make_int4(work.first.row_slot, work.first.head, work.first.first_tile, work.first.tiles);
   }
 
   // Sets the first stages going.
   __device__ __forceinline__ void Start() {
     offset_ = Resolve();
-    next_offset_ = Resolve();
 #pragma unroll 1
     for (int i = 0; i < S::kStages - 1; ++i) Issue();
+    next_offset_ = Resolve();
   }
 
   // Waits for the next round's tile and gives its address. Frees the tile that the call before
@@ -41,6 +43,16 @@ class TileStream {
   // The byte offset of K's tile in round resolved_ + lane; -1 where this warp has none. Moves on to
   // the next 32 rounds.
   __device__ __forceinline__ int64_t Resolve();
+  __device__ __forceinline__ int64_t ResolveAcross();
+
+  // The offset of tile `tile` of the segment `head` (the first four words of a Segment).
+  __device__ __forceinline__ int64_t Locate(int4 head, int tile) const {
+    if (tile >= head.w) return -1;
+    const int token = (head.z + tile) * kTileTokens, block = token / p_.layer.block_size;
+    const int32_t id = p_.layer.table[head.x * p_.layer.table_stride + block];
+    return id * p_.layer.block_stride + head.y * p_.layer.head_stride +
+           (token - block * p_.layer.block_size) * S::kRowBytes;
+  }
 
   __device__ __forceinline__ void Issue() {
     if (issued_ == kWarpSize) {
@@ -85,19 +97,27 @@ class TileStream {
   int resolved_ = 0;       // rounds
   int segment_ = 0;        // of the CTA: the one that round resolved_ lies in
   int segment_round_ = 0;  // where it begins
+  int4 current_;           // its first four words
 };
 
 template <class S>
 __device__ __forceinline__ int64_t TileStream<S>::Resolve() {
-  // Lane l looks at segment segment_ + l; every segment has a round, so 32 of them suffice.
-  int4 head{};
+  if (segment_ >= work_.segments) return -1;
+  const int round = resolved_ - segment_round_, rounds = CeilDiv(current_.w, S::kWarps);
+  const bool last = segment_ + 1 == work_.segments;
+  if (!last && round + kWarpSize >= rounds) return ResolveAcross();
+  resolved_ += kWarpSize;
+  return Locate(current_, (round + lane_) * S::kWarps + warp_);
+}
+
+// Where the 32 rounds reach the end of their segment, lane l looks at segment segment_ + l; every
+// segment has a round, so 32 of them suffice.
+template <class S>
+__device__ __forceinline__ int64_t TileStream<S>::ResolveAcross() {
+  int4 head = lane_ == 0 ? current_ : make_int4(0, 0, 0, 0);
   const int mine = segment_ + lane_;
-  if (mine == 0) {
-    head = make_int4(work_.first.row_slot, work_.first.head, work_.first.first_tile,
-                     work_.first.tiles);
-  } else if (mine < work_.segments) {
-    head = *reinterpret_cast<const int4*>(p_.segments + work_.first_segment + mine);
-  }
+  const Segment* const segments = p_.segments + work_.first_segment;
+  if (lane_ > 0 && mine < work_.segments) head = *reinterpret_cast<const int4*>(segments + mine);
   int end = CeilDiv(head.w, S::kWarps);  // then the round after the segment, from segment_round_
 #pragma unroll
   for (int step = 1; step < kWarpSize; step *= 2) {
@@ -113,25 +133,18 @@ __device__ __forceinline__ int64_t TileStream<S>::Resolve() {
   const int owner_end = __shfl_sync(kFullWarp, end, owner);
   const int before = __shfl_sync(kFullWarp, end, owner == 0 ? 0 : owner - 1);
   const int begin = owner == 0 ? 0 : before;
-  const int row_slot = __shfl_sync(kFullWarp, head.x, owner);
-  const int kv_head = __shfl_sync(kFullWarp, head.y, owner);
-  const int first_tile = __shfl_sync(kFullWarp, head.z, owner);
-  const int tiles = __shfl_sync(kFullWarp, head.w, owner);
-  const int tile = (round - begin) * S::kWarps + warp_;
-  int64_t offset = -1;
-  if (round < owner_end && tile < tiles) {
-    const int token = (first_tile + tile) * kTileTokens;
-    const int block = token / p_.layer.block_size;
-    const int32_t id = p_.layer.table[row_slot * p_.layer.table_stride + block];
-    offset = id * p_.layer.block_stride + kv_head * p_.layer.head_stride +
-             (token - block * p_.layer.block_size) * S::kRowBytes;
-  }
+  const int4 mine_head =
+      make_int4(__shfl_sync(kFullWarp, head.x, owner), __shfl_sync(kFullWarp, head.y, owner),
+                __shfl_sync(kFullWarp, head.z, owner), __shfl_sync(kFullWarp, head.w, owner));
+  const bool live = round < owner_end;
+  const int64_t offset =
+      live ? Locate(mine_head, (round - begin) * S::kWarps + warp_) : int64_t{-1};
   // The next 32 rounds begin where lane 31's round ends.
-  const bool last_of_segment = round + 1 >= owner_end;
+  const bool ends = round + 1 >= owner_end;
   resolved_ += kWarpSize;
-  segment_ += __shfl_sync(kFullWarp, last_of_segment ? owner + 1 : owner, kWarpSize - 1);
-  segment_round_ +=
-      __shfl_sync(kFullWarp, last_of_segment ? owner_end : begin, kWarpSize - 1);
+  segment_ += __shfl_sync(kFullWarp, ends ? owner + 1 : owner, kWarpSize - 1);
+  segment_round_ += __shfl_sync(kFullWarp, ends ? owner_end : begin, kWarpSize - 1);
+  if (segment_ < work_.segments) current_ = *reinterpret_cast<const int4*>(segments + segment_);
   return offset;
 }
 

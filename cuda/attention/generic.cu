@@ -4,11 +4,10 @@
 // Grid: one CTA of four warps for each query token and head; a warp takes every fourth key, its
 // lanes share the head dim. Bound by the latency of one key after another: right, not fast. Source:
 // online softmax, arXiv 1805.02867.
-#include "attention/generic.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "attention/generic.h"
 #include "attention/plan.h"
 #include "common/ptx.cuh"
 

@@ -1,96 +1,144 @@
 // Writes the attention plan of a step: who computes which tiles (schedule.h says by what rule).
 //
 // Inputs: query_start [R + 1], seq_len [R], row_slot [R] int32. Output: PlanParts.
-// Grid: one CTA of 1024 threads; a thread owns neighbouring rows, then cuts, then segments, then
-// prefill tiles. Bound by latency: three block scans and two rounds of global memory, about 2 us,
-// once a step for all layers.
+// Grid: a few CTAs of 512 threads. Each scans all rows and places all cuts, which costs less than
+// talking to the others; they share the writing of segments. A thread owns neighbouring rows, then
+// a cut, then segments, then (in CTA 0) prefill tiles. Bound by latency: one round of global reads,
+// two block scans, some binary searches; once a step for all layers.
 #include "attention/plan.h"
 #include "common/ptx.cuh"
 
 namespace octavo::cuda {
 namespace {
 
-constexpr int kPlanThreads = 1024;
+constexpr int kPlanThreads = 512;
+constexpr int kMaxPlanCtas = 16;
 constexpr int kPlanWarps = kPlanThreads / kWarpSize;
 constexpr int kCostBuckets = 256;
 constexpr int64_t kPlanAlign = 256;  // bytes: parts begin on whole cache lines
 static_assert(kPlanThreads > kMaxCtas, "a thread owns a cut");
 static_assert(kPlanWarps <= kWarpSize, "one warp scans the warps' sums");
 
-// Shared memory of the kernel: prefix sums over rows, then the cuts.
+// Shared memory of the kernel: the rows, prefix sums over them, then the cuts.
 struct PlanScratch {
-  int64_t* cost;   // [rows + 1]
-  int32_t* units;  // [rows + 1]
-  int32_t* tiles;  // [rows + 1], prefill
+  int64_t* cost;    // [rows + 1]
+  int32_t* start;   // [rows + 1], query_start
+  int32_t* units;   // [rows + 1]
+  int32_t* tiles;   // [rows + 1], prefill
+  int32_t* length;  // [rows + 1], the last unused
   CutLine line;
 };
 
 int SharedBytes(const PlanShape& s) {
-  const int row_bytes = static_cast<int>(sizeof(int64_t) + 2 * sizeof(int32_t));
+  const int row_bytes = static_cast<int>(sizeof(int64_t) + 4 * sizeof(int32_t));
   return row_bytes * (s.rows + 1) + 3 * static_cast<int>(sizeof(int32_t)) * (s.ctas + 1);
 }
+static_assert((kMaxPlanRows + 1) * 24 + 12 * (kMaxCtas + 1) <= 160 * 1024, "fits sm_80");
 
 __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   PlanScratch m;
   m.cost = static_cast<int64_t*>(shared);
-  m.units = reinterpret_cast<int32_t*>(m.cost + s.rows + 1);
+  m.start = reinterpret_cast<int32_t*>(m.cost + s.rows + 1);
+  m.units = m.start + s.rows + 1;
   m.tiles = m.units + s.rows + 1;
-  m.line.unit = m.tiles + s.rows + 1;
+  m.length = m.tiles + s.rows + 1;
+  m.line.unit = m.length + s.rows + 1;
   m.line.tile = m.line.unit + s.ctas + 1;
   m.line.interior = m.line.tile + s.ctas + 1;
   m.line.ctas = s.ctas;
   return m;
 }
 
-// The sum of `value` over the threads before this one.
-template <typename T>
-__device__ T SumBefore(T value) {
-  __shared__ T warp_sums[kWarpSize];
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  T inclusive = value;
-  for (int step = 1; step < kWarpSize; step *= 2) {
-    const T other = __shfl_up_sync(kFullWarp, inclusive, step);
-    if (lane >= step) inclusive += other;
+// What is summed over rows.
+struct RowSums {
+  int64_t cost = 0;
+  int32_t units = 0;
+  int32_t tiles = 0;
+
+  __device__ void Add(const RowWork& w) {
+    cost += w.cost();
+    units += w.units();
+    tiles += w.prefill_tiles;
   }
-  __syncthreads();  // the last use of warp_sums is over
-  if (lane == kWarpSize - 1) warp_sums[warp] = inclusive;
-  __syncthreads();
-  T before = 0;
-  for (int w = 0; w < warp; ++w) before += warp_sums[w];
-  return before + inclusive - value;
+};
+
+__device__ __forceinline__ RowSums ShuffleUp(const RowSums& s, int step) {
+  RowSums r;
+  r.cost = __shfl_up_sync(kFullWarp, s.cost, step);
+  r.units = __shfl_up_sync(kFullWarp, s.units, step);
+  r.tiles = __shfl_up_sync(kFullWarp, s.tiles, step);
+  return r;
+}
+__device__ __forceinline__ int32_t ShuffleUp(int32_t s, int step) {
+  return __shfl_up_sync(kFullWarp, s, step);
+}
+__device__ __forceinline__ RowSums operator+(const RowSums& a, const RowSums& b) {
+  return {a.cost + b.cost, a.units + b.units, a.tiles + b.tiles};
 }
 
-__device__ RowWork WorkOfRow(const PlanParams& p, int row) {
-  return PlanRow(p.shape, p.query_start[row + 1] - p.query_start[row], p.seq_len[row]);
+// The sum over this thread's warp up to and including it.
+template <typename T>
+__device__ __forceinline__ T ScanWarp(T value) {
+  const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+  for (int step = 1; step < kWarpSize; step *= 2) {
+    const T other = ShuffleUp(value, step);
+    if (lane >= step) value = value + other;
+  }
+  return value;
+}
+
+// The sum of `value` over the threads before this one. Each call has a kUse of its own, because
+// nothing guards a second use of its shared memory.
+template <typename T, int kUse>
+__device__ T SumBefore(T value) {
+  __shared__ T warp_sums[kPlanWarps];
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const T inclusive = ScanWarp(value);
+  if (lane == kWarpSize - 1) warp_sums[warp] = inclusive;
+  __syncthreads();
+  if (warp == 0) {
+    T sum = ScanWarp(lane < kPlanWarps ? warp_sums[lane] : T{});
+    if (lane < kPlanWarps) warp_sums[lane] = sum;
+  }
+  __syncthreads();
+  T before = ShuffleUp(inclusive, 1);
+  if (lane == 0) before = T{};
+  return warp == 0 ? before : before + warp_sums[warp - 1];
+}
+
+__device__ __forceinline__ RowWork WorkOfRow(const PlanParams& p, const PlanScratch& m, int row) {
+  return PlanRow(p.shape, m.start[row + 1] - m.start[row], m.length[row]);
+}
+
+// Copies the rows to shared memory.
+__device__ void LoadRows(const PlanParams& p, const PlanScratch& m) {
+  for (int r = threadIdx.x; r <= p.shape.rows; r += kPlanThreads) {
+    m.start[r] = p.query_start[r];
+    m.length[r] = r < p.shape.rows ? p.seq_len[r] : 0;
+  }
+  __syncthreads();
 }
 
 // Prefix sums of cost, units and prefill tiles; the longest prefill row.
 __device__ void ScanRows(const PlanParams& p, const PlanScratch& m, int* longest) {
   const int rows = p.shape.rows, each = CeilDiv(rows, kPlanThreads);
   const int begin = Min<int>(threadIdx.x * each, rows), end = Min(begin + each, rows);
-  int64_t cost = 0;
-  int32_t units = 0, tiles = 0;
+  RowSums sums;
   for (int r = begin; r < end; ++r) {
-    const RowWork work = WorkOfRow(p, r);
-    cost += work.cost();
-    units += work.units();
-    tiles += work.prefill_tiles;
-    if (work.prefill_tiles > 0) atomicMax(longest, p.seq_len[r]);
+    const RowWork work = WorkOfRow(p, m, r);
+    sums.Add(work);
+    if (work.prefill_tiles > 0) atomicMax(longest, m.length[r]);
   }
-  cost = SumBefore(cost);
-  units = SumBefore(units);
-  tiles = SumBefore(tiles);
+  sums = SumBefore<RowSums, 0>(sums);
   for (int r = begin; r <= end; ++r) {
     if (r == end && r != rows) break;
-    m.cost[r] = cost;
-    m.units[r] = units;
-    m.tiles[r] = tiles;
-    if (r == end) break;
-    const RowWork work = WorkOfRow(p, r);
-    cost += work.cost();
-    units += work.units();
-    tiles += work.prefill_tiles;
+    m.cost[r] = sums.cost;
+    m.units[r] = sums.units;
+    m.tiles[r] = sums.tiles;
+    if (r < end) sums.Add(WorkOfRow(p, m, r));
   }
+  __syncthreads();
 }
 
 // Places the cuts. The caller's threads number more than the cuts.
@@ -103,9 +151,10 @@ __device__ void CutTheLine(const PlanParams& p, const PlanScratch& m) {
   if (c <= s.ctas) {
     Cut cut{units, 0};
     if (c < used && units > 0) {
-      const int64_t position = cost * c / used;
+      const int64_t position = Quotient(cost * c, used);
       const int row = FindOwner(m.cost, s.rows, position);
-      cut = CutRow(s, WorkOfRow(p, row), position - m.cost[row], CutGrain(s, cost / used));
+      cut = CutRow(s, WorkOfRow(p, m, row), position - m.cost[row],
+                   CutGrain(s, Quotient(cost, used)));
       cut.unit += m.units[row];
     }
     m.line.unit[c] = cut.unit;
@@ -113,7 +162,7 @@ __device__ void CutTheLine(const PlanParams& p, const PlanScratch& m) {
   }
   __syncthreads();
   const int opens = c > 0 && c <= s.ctas && m.line.opens(c) ? 1 : 0;
-  const int before = SumBefore(opens);
+  const int before = SumBefore<int32_t, 0>(opens);
   if (c <= s.ctas) m.line.interior[c] = before + opens;
   __syncthreads();
 }
@@ -121,7 +170,7 @@ __device__ void CutTheLine(const PlanParams& p, const PlanScratch& m) {
 __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const SegmentPart& part) {
   const PlanShape& s = p.shape;
   const int row = FindOwner(m.units, s.rows, part.unit);
-  const RowWork work = WorkOfRow(p, row);
+  const RowWork work = WorkOfRow(p, m, row);
   const int unit = part.unit - m.units[row];
   const int item = unit / work.splits, split = unit - item * work.splits;
   const int groups = work.items / s.kv_heads;  // of columns
@@ -131,9 +180,9 @@ __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const 
   g.head = item / groups;
   g.first_tile = work.first_tile + split * work.split_tiles + part.begin;
   g.tiles = end - part.begin;
-  g.first_token = p.query_start[row];
-  g.queries = p.query_start[row + 1] - g.first_token;
-  g.length = p.seq_len[row];
+  g.first_token = m.start[row];
+  g.queries = m.start[row + 1] - g.first_token;
+  g.length = m.length[row];
   g.column = item % groups * s.columns;
   const bool fixed = work.splits > 1;
   g.slot = fixed ? part.unit : part.slot;
@@ -145,13 +194,15 @@ __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const 
 
 __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
   const PlanShape& s = p.shape;
-  for (int c = threadIdx.x; c < s.ctas; c += kPlanThreads) {
+  const int threads = kPlanThreads * static_cast<int>(gridDim.x);
+  const int mine = static_cast<int>(blockIdx.x) * kPlanThreads + threadIdx.x;
+  for (int c = mine; c < s.ctas; c += threads) {
     const int first = m.line.segment(c), count = m.line.segment(c + 1) - first;
     p.parts.ctas[c].first_segment = first;
     p.parts.ctas[c].segments = count;
   }
   const int segments = m.line.segment(s.ctas);
-  for (int i = threadIdx.x; i < segments; i += kPlanThreads) {
+  for (int i = mine; i < segments; i += threads) {
     const SegmentPart part = FindSegment(m.line, i);
     const Segment g = MakeSegment(p, m, part);
     p.parts.segments[i] = g;
@@ -176,12 +227,12 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
   const auto make = [&](int i, int* bucket) {
     const int row = FindOwner(m.tiles, s.rows, i);
     const int skip = (i - m.tiles[row]) * s.prefill_tokens;
-    const int start = p.query_start[row], queries = p.query_start[row + 1] - start;
+    const int start = m.start[row], queries = m.start[row + 1] - start;
     PrefillTile tile{};
     tile.row_slot = p.row_slot[row];
     tile.first_token = start + skip;
     tile.tokens = Min(queries - skip, s.prefill_tokens);
-    tile.length = p.seq_len[row];
+    tile.length = m.length[row];
     tile.position = tile.length - queries + skip;
     int64_t keys = tile.position + tile.tokens;
     if (s.window > 0) keys = Min<int64_t>(keys, s.window + tile.tokens);
@@ -196,7 +247,7 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
     atomicAdd(&bucket_end[bucket], 1);
   }
   __syncthreads();
-  const int before = SumBefore(t < kCostBuckets ? bucket_end[t] : 0);
+  const int before = SumBefore<int32_t, 1>(t < kCostBuckets ? bucket_end[t] : 0);
   if (t < kCostBuckets) bucket_end[t] = before;
   __syncthreads();
   for (int i = t; i < tiles; i += kPlanThreads) {
@@ -205,19 +256,19 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
   }
 }
 
-__global__ __launch_bounds__(kPlanThreads, 1) void PlanKernel(const __grid_constant__ PlanParams p) {
+__global__ __launch_bounds__(kPlanThreads,
+                             1) void PlanKernel(const __grid_constant__ PlanParams p) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int longest;
   GridDependencyWait();
   GridDependencyLaunch();
   const PlanScratch m = CarveScratch(p.shape, shared);
   if (threadIdx.x == 0) longest = 1;
-  __syncthreads();
+  LoadRows(p, m);
   ScanRows(p, m, &longest);
-  __syncthreads();
   CutTheLine(p, m);
   WriteSegments(p, m);
-  WritePrefillTiles(p, m, longest);
+  if (blockIdx.x == 0) WritePrefillTiles(p, m, longest);
 }
 
 }  // namespace
@@ -251,8 +302,10 @@ PlanParts LayOutPlan(void* memory, const PlanShape& s, const PlanCapacity& c, in
   return parts;
 }
 
-Status LaunchPlan(const PlanParams& params, bool dependent, cudaStream_t stream) {
+Status LaunchPlan(const PlanParams& params, int64_t segments, bool dependent, cudaStream_t stream) {
   LaunchShape shape;
+  shape.grid =
+      static_cast<unsigned>(Min<int64_t>(CeilDiv(segments, int64_t{kPlanThreads}), kMaxPlanCtas));
   shape.threads = kPlanThreads;
   shape.shared_bytes = SharedBytes(params.shape);
   shape.dependent = dependent;

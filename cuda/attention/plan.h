@@ -10,13 +10,13 @@ namespace octavo::cuda {
 
 // Pointers into a plan's memory.
 struct PlanParts {
-  CtaWork* ctas = nullptr;          // [shape.ctas]
-  Segment* segments = nullptr;      // [decode segments]
-  PrefillTile* tiles = nullptr;     // [prefill tiles], the most expensive first
-  int32_t* prefill = nullptr;       // {tiles, next item to take, CTAs that are done}
-  uint32_t* arrived = nullptr;      // [slots]: splits of an item whose partial result is written
-  float* sums = nullptr;            // [slots, columns, head dim]: softmax-weighted sums of V
-  float2* stats = nullptr;          // [slots, columns]: maximum (log2) and sum of weights
+  CtaWork* ctas = nullptr;       // [shape.ctas]
+  Segment* segments = nullptr;   // [decode segments]
+  PrefillTile* tiles = nullptr;  // [prefill tiles], the most expensive first
+  int32_t* prefill = nullptr;    // {tiles, next item to take, CTAs that are done}
+  uint32_t* arrived = nullptr;   // [slots]: splits of an item whose partial result is written
+  float* sums = nullptr;         // [slots, columns, head dim]: softmax-weighted sums of V
+  float2* stats = nullptr;       // [slots, columns]: maximum (log2) and sum of weights
   int64_t bytes = 0;
 };
 
@@ -42,6 +42,7 @@ struct PlanParams {
   PlanParts parts;
 };
 
-Status LaunchPlan(const PlanParams& params, bool dependent, cudaStream_t stream);
+// `segments`: their capacity, which decides how many CTAs write them.
+Status LaunchPlan(const PlanParams& params, int64_t segments, bool dependent, cudaStream_t stream);
 
 }  // namespace octavo::cuda

@@ -2,8 +2,8 @@
 //
 // Shapes as PagedAttentionArgs; bfloat16 or float16; D = 64, 128, 256; blocks of k * 16 tokens.
 // Grid: persistent; CTAs take (tile, KV head) items, the most expensive first, by a ticket that the
-// last CTA puts back. A tile's rows are packed queries, token * group + head, so that the heads of a
-// group share the loads of their KV head. A warp owns 32 rows (16 at D = 256) and all keys.
+// last CTA puts back. A tile's rows are packed queries, token * group + head, so that the heads of
+// a group share the loads of their KV head. A warp owns 32 rows (16 at D = 256) and all keys.
 //
 // Shared memory: Q [rows, D], then two stages of {K [keys, D], V [keys, D]}, swizzled as in decode.
 // Keys run from the diagonal down: masked tiles come first, and the block table is read one tile
@@ -19,9 +19,27 @@
 
 namespace octavo::cuda {
 
+// What thread 0 fetches for the CTA.
+struct Ticket {
+  PrefillTile tile;
+  int next;  // item
+};
+
+// Thread 0's part: the tile of an item, and the number of the next one.
+template <class S>
+__device__ __forceinline__ void DrawTicket(const PrefillParams& p, int item, Ticket* ticket) {
+  const int index = item / p.layer.kv_heads, window = p.layer.window;
+  PrefillTile tile = p.tiles[index];
+  tile.kv_head = item - index * p.layer.kv_heads;
+  tile.first_keys = window == 0 ? 0 : Max(0, tile.position - window + 1) / S::kKeys;
+  tile.last_keys = (tile.position + tile.tokens - 1) / S::kKeys;
+  ticket->tile = tile;
+  ticket->next = gridDim.x + atomicAdd(&p.prefill[kPrefillTicket], 1);
+}
+
 template <class S>
 __device__ __forceinline__ void LoadQueryTile(const PrefillParams& p, const PrefillTile& tile,
-                                              int kv_head, uint32_t queries) {
+                                              uint32_t queries) {
   constexpr int kRowsAtOnce = S::kThreads / S::kRowPieces;
   const int piece = threadIdx.x % S::kRowPieces;
 #pragma unroll 4
@@ -29,59 +47,53 @@ __device__ __forceinline__ void LoadQueryTile(const PrefillParams& p, const Pref
     const int token = TokenOfRow(p, row), head = row - token * p.layer.group;
     const bool live = token < tile.tokens;
     const int64_t at = (tile.first_token + (live ? token : 0)) * p.layer.q_token_stride +
-                       (kv_head * p.layer.group + head) * p.layer.q_head_stride;
+                       (tile.kv_head * p.layer.group + head) * p.layer.q_head_stride;
     CopyAsync16OrZero(queries + PieceOffset<S>(row, piece), p.layer.q + at + piece * kPieceBytes,
                       live);
   }
 }
 
-// One tile of queries for one KV head.
+// One tile of queries for its KV head.
 template <class S>
 __device__ __forceinline__ void PrefillItem(const PrefillParams& p, const PrefillTile& tile,
-                                            int kv_head, uint32_t queries) {
-  const int window = p.layer.window, last_position = tile.position + tile.tokens - 1;
-  const int first = window == 0 ? 0 : Max(0, tile.position - window + 1) / S::kKeys;
-  LoadQueryTile<S>(p, tile, kv_head, queries);
-  KeyStream<S> keys(p.layer, tile, kv_head, queries + S::kQueryBytes);
-  keys.Start(last_position / S::kKeys, first);
+                                            uint32_t queries) {
+  LoadQueryTile<S>(p, tile, queries);
+  KeyStream<S> keys(p.layer, tile, queries + S::kQueryBytes);
+  keys.Start();
   PrefillState<S> state;
 #pragma unroll 1
-  for (int j = last_position / S::kKeys; j >= first; --j) {
-    const uint32_t stage = keys.Next(j, first);
+  for (int j = tile.last_keys; j >= tile.first_keys; --j) {
+    const uint32_t stage = keys.Next(j);
     const int key = j * S::kKeys;
     float s[S::kRowTiles][S::kKeys / 8][4];
     Scores<S>(queries, stage, s);
     if (p.layer.cap_log2 != 0.0f) SoftCap<S>(p.layer, s);
-    if (NeedsMask(tile.position, last_position, key, S::kKeys, window)) {
+    const int last_position = tile.position + tile.tokens - 1;
+    if (NeedsMask(tile.position, last_position, key, S::kKeys, p.layer.window)) {
       MaskScores<S>(p, tile, key, s);
     }
     state.Add(p.layer.cap_log2 != 0.0f ? 1.0f : p.layer.scale_log2, s, stage + S::kTileBytes);
   }
-  state.Store(p, tile, kv_head);
+  state.Store(p, tile);
 }
 
 template <class S>
 __global__ __launch_bounds__(S::kThreads, S::kCtasPerMultiprocessor) void PrefillKernel(
     const __grid_constant__ PrefillParams p) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ int next;
+  extern __shared__ __align__(kSharedAlign) unsigned char shared[];
+  static_assert(sizeof(Ticket) <= S::kTicketBytes);
   // Registers are what this kernel is short of: the loop reads the tile from shared memory.
-  __shared__ PrefillTile tile;
+  Ticket& ticket = *reinterpret_cast<Ticket*>(shared + S::kSharedBytes - S::kTicketBytes);
   GridDependencyWait();
   GridDependencyLaunch();
-  const int items = p.prefill[kPrefillCount] * p.layer.kv_heads;
   int item = blockIdx.x;
 #pragma unroll 1
-  while (item < items) {
-    const int index = item / p.layer.kv_heads;
-    if (threadIdx.x == 0) {
-      tile = p.tiles[index];
-      next = gridDim.x + atomicAdd(&p.prefill[kPrefillTicket], 1);
-    }
+  while (item < p.prefill[kPrefillCount] * p.layer.kv_heads) {
+    if (threadIdx.x == 0) DrawTicket<S>(p, item, &ticket);
     __syncthreads();
-    PrefillItem<S>(p, tile, item - index * p.layer.kv_heads, SharedAddress(shared));
-    __syncthreads();  // `next` is there, and nobody reads this item's shared memory any more
-    item = next;
+    PrefillItem<S>(p, ticket.tile, SharedAddress(shared));
+    __syncthreads();  // the ticket is there, and nobody reads this item's shared memory any more
+    item = ticket.next;
     __syncthreads();
   }
   if (threadIdx.x == 0 && atomicAdd(&p.prefill[kPrefillDone], 1) + 1 == gridDim.x) {

@@ -13,7 +13,7 @@ namespace octavo::cuda {
 struct PrefillParams {
   LayerParams layer;
   const PrefillTile* tiles;
-  int32_t* prefill;  // PlanParts::prefill
+  int32_t* prefill;        // PlanParts::prefill
   uint32_t group_inverse;  // ceil(2^16 / group)
 };
 
@@ -35,7 +35,8 @@ struct PrefillShape {
   static constexpr int kQueryBytes = kRows * kRowBytes;
   static constexpr int kTileBytes = kKeys * kRowBytes;  // of K or of V
   static constexpr int kStageBytes = 2 * kTileBytes;
-  static constexpr int kSharedBytes = kQueryBytes + kPrefillStages * kStageBytes;
+  static constexpr int kTicketBytes = 64;  // the tile at hand and the next item
+  static constexpr int kSharedBytes = kQueryBytes + kPrefillStages * kStageBytes + kTicketBytes;
   static constexpr int kCtasPerMultiprocessor = 2;
 
   static_assert(sizeof(Element) == 2);
@@ -57,8 +58,7 @@ Status LaunchPrefill(int head_dim, bool half, const PrefillParams& p, const Laun
 // One instantiation each, in prefill_<head dim>_<dtype>.cu.
 template <typename T, int kHeadDim>
 Status LaunchPrefillOf(const PrefillParams& p, const LaunchShape& launch);
-extern template Status LaunchPrefillOf<__nv_bfloat16, 64>(const PrefillParams&,
-                                                          const LaunchShape&);
+extern template Status LaunchPrefillOf<__nv_bfloat16, 64>(const PrefillParams&, const LaunchShape&);
 extern template Status LaunchPrefillOf<__nv_bfloat16, 128>(const PrefillParams&,
                                                            const LaunchShape&);
 extern template Status LaunchPrefillOf<__nv_bfloat16, 256>(const PrefillParams&,

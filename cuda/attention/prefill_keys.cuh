@@ -11,35 +11,40 @@ namespace octavo::cuda {
 template <class S>
 class KeyStream {
  public:
-  __device__ __forceinline__ KeyStream(const LayerParams& p, const PrefillTile& tile, int kv_head,
-                                       uint32_t ring)
-      : p_(p), tile_(tile), kv_head_(kv_head), ring_(ring) {}
+  __device__ __forceinline__ KeyStream(const LayerParams& p, const PrefillTile& tile, uint32_t ring)
+      : p_(p), tile_(tile), ring_(ring) {}
 
-  // Sets tile `last` going; the tiles run down to `first`.
-  __device__ __forceinline__ void Start(int last, int first) {
+  // Sets the last tile going; the tiles run down to the first.
+  __device__ __forceinline__ void Start() {
+    const int last = tile_.last_keys;
     block_ = Lookup(last);
-    Load(last, 0);
+    Load(last);
     CopyAsyncCommit();
-    if (last > first) block_ = Lookup(last - 1);
+    if (last > tile_.first_keys) block_ = Lookup(last - 1);
   }
 
   // Waits for tile j, sets j - 1 going, and gives the address of j's stage. The stage of j + 1 is
   // free from here on.
-  __device__ __forceinline__ uint32_t Next(int j, int first) {
+  __device__ __forceinline__ uint32_t Next(int j) {
     CopyAsyncWait<0>();
     __syncthreads();
-    const int stage = stage_;
-    stage_ ^= 1;
-    if (j > first) {
-      Load(j - 1, stage_);
-      if (j - 1 > first) block_ = Lookup(j - 2);
+    if (j > tile_.first_keys) {
+      Load(j - 1);
+      if (j - 1 > tile_.first_keys) block_ = Lookup(j - 2);
     }
     CopyAsyncCommit();
-    return ring_ + stage * S::kStageBytes;
+    return StageOf(j);
   }
 
  private:
   static constexpr int kWarpKeys = S::kKeys / kPrefillWarps;
+  static constexpr int kRowsAtOnce = 8;
+  static constexpr int kLanesOfRow = kWarpSize / kRowsAtOnce;
+
+  static_assert(kPrefillStages == 2);
+  __device__ __forceinline__ uint32_t StageOf(int j) const {
+    return ring_ + (j & 1) * S::kStageBytes;
+  }
 
   // This warp's first key of tile j.
   __device__ __forceinline__ int FirstKeyOf(int j) const {
@@ -52,30 +57,32 @@ class KeyStream {
     return p_.table[tile_.row_slot * p_.table_stride + key / p_.block_size];
   }
 
-  __device__ __forceinline__ void Load(int j, int stage) {
-    constexpr int kRowsAtOnce = kWarpSize / S::kRowPieces;
-    constexpr int kCopies = kWarpKeys / kRowsAtOnce;
-    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const int key = FirstKeyOf(j), live = tile_.length - key;
-    const char* const k = p_.cache + block_ * p_.block_stride + kv_head_ * p_.head_stride +
-                          key % p_.block_size * S::kRowBytes + lane * kPieceBytes;
-    const uint32_t to = ring_ + stage * S::kStageBytes;
+  // A lane copies pieces l % 4, l % 4 + 4, ... of rows l / 4 and l / 4 + 8: its rows differ by
+  // eight, so that all its addresses are one register, an exclusive or and constants.
+  __device__ __forceinline__ void Load(int j) {
+    const int thread = ThreadAfresh(), lane = thread % kWarpSize, warp = thread / kWarpSize;
+    const int row = lane / kLanesOfRow, piece = lane % kLanesOfRow;
+    const int key = FirstKeyOf(j), live = tile_.length - key - row;
+    const char* const k = p_.cache + block_ * p_.block_stride + tile_.kv_head * p_.head_stride +
+                          (key % p_.block_size + row) * S::kRowBytes + piece * kPieceBytes;
+    const char* const v = k + p_.value_stride;
+    const uint32_t to = StageOf(j) + PieceOffset<S>(warp * kWarpKeys + row, piece);
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int row = i * kRowsAtOnce + lane / S::kRowPieces;
-      const uint32_t at = to + PieceOffset<S>(warp * kWarpKeys + row, lane % S::kRowPieces);
-      const char* const from = k + i * kWarpSize * kPieceBytes;
-      CopyAsync16OrZero(at, from, row < live);
-      CopyAsync16OrZero(at + S::kTileBytes, from + p_.value_stride, row < live);
+    for (int i = 0; i < S::kRowPieces / kLanesOfRow; ++i) {
+      const uint32_t at = to ^ static_cast<uint32_t>(i * kLanesOfRow * kPieceBytes);
+#pragma unroll
+      for (int r = 0; r < kWarpKeys; r += kRowsAtOnce) {
+        const int from = r * S::kRowBytes + i * kLanesOfRow * kPieceBytes;
+        CopyAsync16OrZero(at + r * S::kRowBytes, k + from, r < live);
+        CopyAsync16OrZero(at + r * S::kRowBytes + S::kTileBytes, v + from, r < live);
+      }
     }
   }
 
   const LayerParams& p_;
   const PrefillTile& tile_;
-  const int kv_head_;
   const uint32_t ring_;
   int block_ = 0;  // that holds this warp's keys of the tile to load next
-  int stage_ = 0;
 };
 
 }  // namespace octavo::cuda

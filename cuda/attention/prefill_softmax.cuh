@@ -17,8 +17,8 @@ __device__ __forceinline__ int TokenOfRow(const PrefillParams& p, int row) {
 
 // The tile row of accumulator row tile `m`, half `h`.
 template <class S>
-__device__ __forceinline__ int RowOf(int m, int h) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+__device__ __forceinline__ int RowOf(int thread, int m, int h) {
+  const int lane = thread % kWarpSize, warp = thread / kWarpSize;
   return warp * S::kRowTiles * 16 + m * 16 + h * 8 + lane / 4;
 }
 
@@ -29,6 +29,8 @@ __device__ __forceinline__ void Scores(uint32_t queries, uint32_t keys,
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int q_row = warp * S::kRowTiles * 16 + lane % 16, q_half = lane / 16;
   const int k_row = (lane & 7) + (lane >> 4) * 8, k_half = (lane >> 3) & 1;
+  const uint32_t q_at = LaneAddress<S>(queries, q_row, q_half);
+  const uint32_t k_at = LaneAddress<S>(keys, k_row, k_half);
 #pragma unroll
   for (int m = 0; m < S::kRowTiles; ++m) {
 #pragma unroll
@@ -39,12 +41,12 @@ __device__ __forceinline__ void Scores(uint32_t queries, uint32_t keys,
     uint32_t a[S::kRowTiles][4];
 #pragma unroll
     for (int m = 0; m < S::kRowTiles; ++m) {
-      LoadMatrix4(a[m], queries + m * 16 * S::kRowBytes + PieceOffset<S>(q_row, 2 * d + q_half));
+      LoadMatrix4(a[m], StepPieces(q_at, d) + m * 16 * S::kRowBytes);
     }
 #pragma unroll
     for (int n = 0; n < S::kKeys / 16; ++n) {
       uint32_t b[4];
-      LoadMatrix4(b, keys + n * 16 * S::kRowBytes + PieceOffset<S>(k_row, 2 * d + k_half));
+      LoadMatrix4(b, StepPieces(k_at, d) + n * 16 * S::kRowBytes);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
         Mma16x8x16<T>(s[m][2 * n], a[m], b[0], b[1]);
@@ -71,14 +73,14 @@ __device__ __forceinline__ void SoftCap(const LayerParams& p,
 template <class S>
 __device__ __forceinline__ void MaskScores(const PrefillParams& p, const PrefillTile& tile, int key,
                                            float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
-  const int lane = threadIdx.x % kWarpSize;
+  const int thread = ThreadAfresh();
 #pragma unroll
   for (int m = 0; m < S::kRowTiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       // Keys are counted from this lane's first one, so that each test is against a constant.
-      const int from = key + 2 * (lane % 4);
-      const int high = tile.position + TokenOfRow(p, RowOf<S>(m, h)) - from;
+      const int from = key + 2 * (thread % 4);
+      const int high = tile.position + TokenOfRow(p, RowOf<S>(thread, m, h)) - from;
       const int low = p.layer.window == 0 ? INT32_MIN : high - p.layer.window;
 #pragma unroll
       for (int n = 0; n < S::kKeys / 8; ++n) {
@@ -109,6 +111,7 @@ struct PrefillState {
   // Adds a tile of keys by their scores; a score s weighs 2^(s * scale). REQUIRES: scale > 0.
   __device__ __forceinline__ void Add(float scale, float (&s)[S::kRowTiles][S::kKeys / 8][4],
                                       uint32_t values) {
+    RaiseMaxima(scale, s);
     uint32_t a[S::kRowTiles][kKeySteps][4];
 #pragma unroll
     for (int m = 0; m < S::kRowTiles; ++m) {
@@ -116,13 +119,13 @@ struct PrefillState {
       Weigh(scale, m, 1, s[m], a[m]);
     }
     const int lane = threadIdx.x % kWarpSize;
+    const uint32_t at = LaneAddress<S>(values, lane % 16, lane / 16);
 #pragma unroll
     for (int k = 0; k < kKeySteps; ++k) {
 #pragma unroll
       for (int d = 0; d < S::kHeadDim / 16; ++d) {
         uint32_t b[4];
-        LoadMatrix4Transposed(b, values + k * 16 * S::kRowBytes +
-                                     PieceOffset<S>(lane % 16, 2 * d + lane / 16));
+        LoadMatrix4Transposed(b, StepPieces(at, d) + k * 16 * S::kRowBytes);
 #pragma unroll
         for (int m = 0; m < S::kRowTiles; ++m) {
           Mma16x8x16<T>(o[m][2 * d], a[m][k], b[0], b[1]);
@@ -132,9 +135,9 @@ struct PrefillState {
     }
   }
 
-  __device__ __forceinline__ void Store(const PrefillParams& p, const PrefillTile& tile,
-                                        int kv_head) {
+  __device__ __forceinline__ void Store(const PrefillParams& p, const PrefillTile& tile) {
     const float scale = p.layer.cap_log2 != 0.0f ? 1.0f : p.layer.scale_log2;
+    const int thread = ThreadAfresh();
 #pragma unroll
     for (int m = 0; m < S::kRowTiles; ++m) {
 #pragma unroll
@@ -142,12 +145,12 @@ struct PrefillState {
         float total = sum[m][h];
         total += __shfl_xor_sync(kFullWarp, total, 1);
         total += __shfl_xor_sync(kFullWarp, total, 2);
-        const int row = RowOf<S>(m, h), token = TokenOfRow(p, row);
+        const int row = RowOf<S>(thread, m, h), token = TokenOfRow(p, row);
         if (token >= tile.tokens) continue;
-        const int head = kv_head * p.layer.group + row - token * p.layer.group;
+        const int head = tile.kv_head * p.layer.group + row - token * p.layer.group;
         const float f = OutputFactor(p.layer, head, maximum[m][h] * scale, total);
         const ColumnPlace at{tile.first_token + token, head};
-        char* const out = OutAt<T>(p.layer, at, 2 * (threadIdx.x % 4));
+        char* const out = OutAt<T>(p.layer, at, 2 * (thread % 4));
 #pragma unroll
         for (int d = 0; d < S::kHeadDim / 8; ++d) {
           *reinterpret_cast<uint32_t*>(out + d * 8 * sizeof(T)) =
@@ -158,18 +161,48 @@ struct PrefillState {
   }
 
  private:
-  // Row half h of row tile m: new maximum, rescaled sums, weights packed as the A operand.
+  // Raises the maxima to those of `s` and rescales the sums. Where no maximum of the warp rises, as
+  // in most tiles, every factor is one and nothing is left to do.
+  __device__ __forceinline__ void RaiseMaxima(float scale,
+                                              float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
+    bool rises = false;
+    float high[S::kRowTiles][2];
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float x = maximum[m][h];
+#pragma unroll
+        for (int n = 0; n < S::kKeys / 8; ++n) {
+          x = fmaxf(x, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+        }
+        x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, 1));
+        x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, 2));
+        rises = rises || x > maximum[m][h];
+        high[m][h] = x;
+      }
+    }
+    if (!__any_sync(kFullWarp, rises)) return;
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float factor = Exp2((maximum[m][h] - high[m][h]) * scale);
+        maximum[m][h] = high[m][h];
+        sum[m][h] *= factor;
+#pragma unroll
+        for (int d = 0; d < S::kHeadDim / 8; ++d) {
+          o[m][d][2 * h] *= factor;
+          o[m][d][2 * h + 1] *= factor;
+        }
+      }
+    }
+  }
+
+  // The weights of row half h of row tile m, packed as the A operand.
   __device__ __forceinline__ void Weigh(float scale, int m, int h, float (&s)[S::kKeys / 8][4],
                                         uint32_t (&a)[kKeySteps][4]) {
-    float high = maximum[m][h];
-#pragma unroll
-    for (int n = 0; n < S::kKeys / 8; ++n) {
-      high = fmaxf(high, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
-    }
-    high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, 1));
-    high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, 2));
-    const float factor = Exp2((maximum[m][h] - high) * scale), offset = high * scale;
-    maximum[m][h] = high;
+    const float offset = maximum[m][h] * scale;
     float total = 0.0f;
 #pragma unroll
     for (int n = 0; n < S::kKeys / 8; ++n) {
@@ -178,12 +211,7 @@ struct PrefillState {
       total += w0 + w1;
       a[n / 2][n % 2 * 2 + h] = Pack<T>(w0, w1);
     }
-    sum[m][h] = sum[m][h] * factor + total;
-#pragma unroll
-    for (int d = 0; d < S::kHeadDim / 8; ++d) {
-      o[m][d][2 * h] *= factor;
-      o[m][d][2 * h + 1] *= factor;
-    }
+    sum[m][h] += total;
   }
 };
 

@@ -12,4 +12,18 @@ __device__ __forceinline__ uint32_t PieceOffset(int row, int piece) {
   return row * S::kRowBytes + ((piece ^ (row & 7)) * kPieceBytes);
 }
 
+// The address of `half` (piece 0 or 1) of row `row`, and from there the one `step` pairs of pieces
+// on: because rows are aligned to their size, swizzling is linear and a step is one exclusive or.
+// REQUIRES: `tile` is aligned to kRowBytes.
+template <class S>
+__device__ __forceinline__ uint32_t LaneAddress(uint32_t tile, int row, int half) {
+  return tile + PieceOffset<S>(row, half);
+}
+
+__device__ __forceinline__ uint32_t StepPieces(uint32_t lane_address, int step) {
+  return lane_address ^ static_cast<uint32_t>(step * 2 * kPieceBytes);
+}
+
+inline constexpr int kSharedAlign = 1024;  // of shared memory that holds tiles
+
 }  // namespace octavo::cuda

@@ -1,14 +1,14 @@
-#include "common/launch.h"
-
 #include <array>
 
 #include "base/ops_check.h"
+#include "common/launch.h"
 
 namespace octavo::cuda {
 namespace {
 
 constexpr int kMaxDevices = 64;
-constexpr int kDefaultSharedBytes = 48 * 1024;  // what a block gets without asking
+// A block gets 48 KiB without asking, but the kernel's static arrays count too.
+constexpr int kDefaultSharedBytes = 32 * 1024;
 constexpr int kDependentLaunchMajor = 9;
 
 Status ReadFacts(int device, DeviceFacts* facts) {
@@ -46,9 +46,12 @@ Result<DeviceFacts> CurrentDeviceFacts() {
 
 Status AllowSharedMemory(const void* kernel, int bytes) {
   if (bytes <= kDefaultSharedBytes) return Status::Ok();
-  return ToStatus(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-      "cudaFuncSetAttribute");
+  OCTAVO_RETURN_IF_ERROR(
+      ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+               "cudaFuncSetAttribute"));
+  return ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       cudaSharedmemCarveoutMaxShared),
+                  "cudaFuncSetAttribute");
 }
 
 Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args) {

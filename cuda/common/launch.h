@@ -26,7 +26,7 @@ struct DeviceFacts {
 
 Result<DeviceFacts> CurrentDeviceFacts();
 
-// Raises a kernel's limit of dynamic shared memory. Costs a microsecond and is idempotent.
+// Raises a kernel's limit of dynamic shared memory and asks for the largest carve-out. Idempotent.
 Status AllowSharedMemory(const void* kernel, int bytes);
 
 struct LaunchShape {

@@ -1,5 +1,5 @@
-// The PTX that CUDA C++ has no words for, one wrapper each, all of it from sm_80 on unless a comment
-// says otherwise.
+// The PTX that CUDA C++ has no words for, one wrapper each, all of it from sm_80 on unless a
+// comment says otherwise.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,6 +12,14 @@ namespace octavo::cuda {
 inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kPieceBytes = 16;  // what one cp.async and one lane of ldmatrix move
+
+// This thread's number in the CTA, read afresh: what is computed from it is not kept in registers
+// over a loop that has none to spare.
+__device__ __forceinline__ int ThreadAfresh() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -120,6 +128,17 @@ __device__ __forceinline__ float Exp2(float x) {
 __device__ __forceinline__ float Tanh(float x) {
   constexpr float kTwoLog2E = 2.8853900817779268f;
   return 1.0f - __fdividef(2.0f, 1.0f + Exp2(kTwoLog2E * x));
+}
+
+// Adds one and gives the old value. What this thread has seen written before, its CTA's writes
+// before a barrier included, is seen by whoever sees the new value.
+__device__ __forceinline__ uint32_t CountAcquireRelease(uint32_t* counter) {
+  uint32_t old;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+               : "=r"(old)
+               : "l"(counter)
+               : "memory");
+  return old;
 }
 
 // Programmatic dependent launch (sm_90 on; elsewhere the kernel boundary does this). Every kernel

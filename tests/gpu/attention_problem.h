@@ -72,8 +72,8 @@ struct Problem {
   int64_t window = 0;
   float soft_cap = 0.0f;
   bool sinks = false;
-  int64_t gap = 0;             // elements between rows of q and out
-  int64_t spare_tokens = 0;    // of q, behind the last row's
+  int64_t gap = 0;           // elements between rows of q and out
+  int64_t spare_tokens = 0;  // of q, behind the last row's
   uint64_t seed = 1;
   AttentionOptions options;
 

@@ -1,13 +1,12 @@
 // The attention schedule (cuda/attention/schedule.h) against brute force, without a GPU: what the
 // plan kernel does in parallel, done here in order with the same functions.
-#include "attention/schedule.h"
-
 #include <algorithm>
 #include <map>
 #include <random>
 #include <set>
 #include <vector>
 
+#include "attention/schedule.h"
 #include "doctest/doctest.h"
 
 namespace octavo::cuda {
@@ -150,8 +149,8 @@ TEST_CASE("rows of equal length share the CTAs evenly") {
       CAPTURE(rows);
       CAPTURE(length);
       const auto n = static_cast<size_t>(rows);
-      const Plan p = MakePlan(Shape(132, 8), {std::vector<int32_t>(n, 1),
-                                              std::vector<int32_t>(n, length)});
+      const Plan p =
+          MakePlan(Shape(132, 8), {std::vector<int32_t>(n, 1), std::vector<int32_t>(n, length)});
       CheckPlan(p);
       const int32_t even = rows * 8 * (length / kTileTokens) / 132;
       CHECK(LongestShare(p) <= even + std::max(8, even / 16));
