@@ -10,6 +10,8 @@ namespace {
 
 // How many blocks ahead a hit's records are fetched.
 constexpr int32_t kRecordDistance = 16;
+// And what filing a block of a long prompt writes.
+constexpr int32_t kPublishDistance = 6;
 
 }  // namespace
 
@@ -102,6 +104,11 @@ void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) 
   int32_t& done = published_[Index(slot)];
   const int32_t limit = std::min(tokens / bs, static_cast<int32_t>(chain.hashes.size()));
   for (; done < limit; ++done) {
+    if (const int32_t ahead = done + kPublishDistance; ahead < limit) {
+      const BlockId soon{row(slot)[ahead]};
+      map_.PrefetchInsert(soon, chain.hashes[ahead], 0);
+      pool_.Prefetch(soon);
+    }
     const BlockId b{row(slot)[done]};
     const PrefixKey key{chain.hashes[done], done == 0 ? chain.root : chain.hashes[done - 1], 0,
                         chain.tokens.subspan(size_t(done) * bs, bs)};
