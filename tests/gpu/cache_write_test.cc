@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cache/cache_write.h"
 #include "cpu/tensor.h"
 #include "doctest/doctest.h"
 
