@@ -14,8 +14,8 @@ constexpr uint64_t MixBits(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-// Uniform in [0, 1), 53 bits. The seed picks a place on SplitMix64's cycle by way of a mix of its own
-// and the index steps along it, so that neighbours in either are unrelated.
+// Uniform in [0, 1), 53 bits. The seed picks a place on SplitMix64's cycle by way of a mix of its
+// own and the index steps along it, so that neighbours in either are unrelated.
 constexpr double Uniform(uint64_t seed, uint64_t index) {
   constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, SplitMix64's step
   constexpr uint64_t kSeedOffset = 0x2545f4914f6cdd1du;
