@@ -55,6 +55,20 @@ struct AttentionState {
 };
 inline constexpr int kRowAlign = 16;
 
+// Rows of x times the transposed weight. Strides in elements.
+struct LinearRowsArgs {
+  DType dtype = DType::kF32;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* weight = nullptr;
+  int64_t weight_stride = 0;
+  const void* bias = nullptr;  // or null
+  int64_t inputs = 0;          // rows of x
+  int64_t columns = 0;         // of x and of the weight
+};
+
 struct Kernels {
   const char* name;
 
@@ -67,6 +81,9 @@ struct Kernels {
                const float* sin, int64_t half, bool interleaved);
   void (*silu_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
   void (*gelu_tanh_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
+
+  // Columns [begin, end) of the output: the products with these rows of the weight.
+  void (*linear_rows)(const LinearRowsArgs&, int64_t begin, int64_t end);
 
   // Floats of scratch that `attend` needs for a tile.
   int64_t (*attend_scratch)(int rows, int head_dim);

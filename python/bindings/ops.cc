@@ -75,6 +75,13 @@ void GeluTanhMul(const Tensor& out, const Tensor& gate_up) {
   Call(cpu::GeluTanhMul, args);
 }
 
+void Linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+            const std::optional<Tensor>& bias) {
+  LinearArgs args{View("out", out), View("x", x), View("weight", weight), std::nullopt};
+  if (bias.has_value()) args.bias = View("bias", *bias);
+  Call(cpu::Linear, args);
+}
+
 void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); }
 
 }  // namespace
@@ -96,6 +103,7 @@ NB_MODULE(_ops, m) {
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none());
   m.def("silu_mul", &SiluMul, arg("out"), arg("gate_up"));
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
+  m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none());
   BindSampling(m);
 
   m.def("set_num_threads", &cpu::SetNumThreads, nb::arg("n"));

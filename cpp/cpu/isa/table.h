@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/isa/attention.h"
+#include "cpu/isa/linear.h"
 #include "cpu/isa/rows.h"
 #include "cpu/isa/vocab.h"
 
@@ -15,6 +16,7 @@ constexpr Kernels MakeTable(const char* name) {
   k.rope = Rope;
   k.silu_mul = Gated<Silu>;
   k.gelu_tanh_mul = Gated<GeluTanh>;
+  k.linear_rows = LinearRows;
   k.attend_scratch = AttendScratch;
   k.attend = Attend;
   k.attend_merge = AttendMerge;

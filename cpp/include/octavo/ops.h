@@ -99,6 +99,16 @@ struct GatedActivationArgs {
   TensorView gate_up;  // [N, 2I] of T
 };
 
+// out = x weight^T + bias, for few rows of x: it reads the weight once, at the speed of memory. An
+// element does not depend on how many rows there are. For many rows a BLAS is faster; where that
+// begins is the caller's to know.
+struct LinearArgs {
+  TensorView out;                  // [M, N] of T
+  TensorView x;                    // [M, K] of T
+  TensorView weight;               // [N, K] of T
+  std::optional<TensorView> bias;  // [N] of T
+};
+
 // token = the id of the largest logit, the lowest id among equals; -1 for a row that contains NaN.
 struct ArgmaxArgs {
   TensorView token;   // [S] int32, out
@@ -154,6 +164,7 @@ Status Validate(const SlotMappingArgs& a);
 Status Validate(const CacheWriteArgs& a);
 Status Validate(const PagedAttentionArgs& a);
 Status Validate(const GatedActivationArgs& a);
+Status Validate(const LinearArgs& a);
 Status Validate(const ArgmaxArgs& a);
 Status Validate(const SampleArgs& a);
 Status Validate(const LogprobsArgs& a);
@@ -176,6 +187,7 @@ Status CacheWrite(const CacheWriteArgs& a);
 Status PagedAttention(const PagedAttentionArgs& a);
 Status SiluMul(const GatedActivationArgs& a);
 Status GeluTanhMul(const GatedActivationArgs& a);
+Status Linear(const LinearArgs& a);
 Status Argmax(const ArgmaxArgs& a);
 Status Sample(const SampleArgs& a);
 Status Logprobs(const LogprobsArgs& a);

@@ -8,6 +8,7 @@ from torch import nn
 
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
+from octavo.layers.linear import product
 
 
 class Embedding(Layer):
@@ -29,7 +30,7 @@ class Head(Layer):
         self.weight = tied_to.weight if tied_to is not None else _weight(spec)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.weight).float()
+        return product(hidden, self.weight).float()
 
 
 def _weight(spec: ModelSpec) -> nn.Parameter:

@@ -21,6 +21,7 @@ __all__ = [
     "cache_write",
     "gelu_tanh_mul",
     "isa",
+    "linear",
     "logprobs",
     "num_threads",
     "paged_attention",
@@ -145,6 +146,15 @@ def gelu_tanh_mul(out: Tensor, gate_up: Tensor) -> None:
     T.
     """
     _backend(out).gelu_tanh_mul(out, gate_up)
+
+
+def linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    """``out = x weight^T + bias`` for few rows: it reads the weight once, at the speed of memory.
+
+    out: [M, N], x: [M, K], weight: [N, K], bias: [N] of T. A row's result is the same bits for any M and any
+    number of threads.
+    """
+    _backend(x).linear(out, x, weight, bias)
 
 
 def argmax(token: Tensor, logits: Tensor) -> None:
