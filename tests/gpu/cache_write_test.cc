@@ -1,12 +1,13 @@
 // The CUDA cache write beside the CPU op, byte for byte. Needs a CUDA device; without one every
 // case is skipped.
 // docs/guides/add-a-kernel.md says how to build and run it.
+#include "cache/cache_write.h"
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <numeric>
 
-#include "cache/cache_write.h"
 #include "cpu/tensor.h"
 #include "doctest/doctest.h"
 
