@@ -34,6 +34,13 @@ void* operator new(size_t bytes, std::align_val_t alignment) {
 void* operator new[](size_t bytes, std::align_val_t alignment) {
   return octavo::tools::Allocate(bytes, size_t(alignment));
 }
+// std::stable_sort takes its buffer from these and gives it back through the plain delete.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return octavo::tools::Allocate(bytes, 1);
+}
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  return octavo::tools::Allocate(bytes, 1);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
