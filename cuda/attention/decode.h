@@ -24,8 +24,8 @@ struct DecodeParams {
 
 inline constexpr int kColumnsOfMma = 8;  // the n side of mma m16n8k16
 
-// Warps and stages of a CTA: what fills a multiprocessor's memory pipeline. Measured on an H200:
-// eight warps in one CTA are best for few rows, two CTAs of four warps for many.
+// Warps and stages of a CTA: what fills a multiprocessor's memory pipeline, as one CTA of eight
+// warps (Wide) or as two of four (Pair).
 template <typename ElementT, int kHeadDimV, int kColumnTilesV, int kWarpsV, int kStagesV>
 struct DecodeShape {
   using Element = ElementT;

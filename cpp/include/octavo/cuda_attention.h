@@ -46,7 +46,7 @@ struct AttentionPlan {
 };
 
 // Bytes of device memory that a plan for these shapes takes. Only shapes, dtypes and the window of
-// `a` are read.
+// `a` are read. REQUIRES: Validate(a) would be ok, were there memory.
 Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionOptions& options);
 
 // Writes the plan for the rows of `a` (query_start, seq_len, row_slot) and for its window, heads
