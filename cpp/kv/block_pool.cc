@@ -1,96 +1,315 @@
 #include "kv/block_pool.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <numeric>
 
 #include "base/check.h"
 
 namespace octavo::kv {
+namespace {
 
-BlockPool::BlockPool(int32_t num_blocks) {
-  OCTAVO_CHECK(num_blocks >= 2, "a pool needs the null block and one to use");
-  records_.resize(static_cast<size_t>(num_blocks) + kEvictionClasses);
-  for (int c = 0; c < kEvictionClasses; ++c) {
-    const int32_t s = sentinel(static_cast<EvictionClass>(c));
-    records_[s].prev = records_[s].next = s;
+uint64_t LowBits(int count) {
+  return count == kMaxSplit ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+}
+
+}  // namespace
+
+BlockPool::BlockPool(int32_t num_parents, std::span<const int32_t> split)
+    : num_parents_(num_parents), num_groups_(static_cast<int>(split.size())) {
+  OCTAVO_CHECK(num_parents >= 2, "a pool needs the null parent and one to use");
+  OCTAVO_CHECK(num_groups_ >= 1 && num_groups_ <= kMaxGroups, "too many groups");
+  for (int32_t s : split) {
+    OCTAVO_CHECK(s >= 1 && s <= kMaxSplit, "a split is out of range");
+    widest_ = std::max(widest_, s);
   }
-  records_[Index(kNullBlock)].refs = 1;  // held for ever
-  for (int32_t b = 1; b < num_blocks; ++b) PushBack(b);
+  whole_ = widest_ == 1;
+  // Places of different splits may not overlap by accident: round the grid up to one that holds
+  // all.
+  if (!whole_) {
+    int64_t grid = 1;
+    for (int32_t s : split) grid = std::lcm(grid, int64_t{s});
+    OCTAVO_CHECK(grid <= kMaxSplitGrid, "the splits have no small common grid");
+    widest_ = static_cast<int32_t>(grid);
+  }
+  for (int g = 0; g < num_groups_; ++g) {
+    split_[g] = split[g];
+    stride_[g] = widest_ / split[g];
+  }
+  parents_.resize(static_cast<size_t>(num_parents) + kEvictionClasses + num_groups_);
+  units_.resize(static_cast<size_t>(num_places()) + size_t(num_groups_) * kEvictionClasses);
+  for (int32_t s = num_parents; s < static_cast<int32_t>(parents_.size()); ++s) {
+    parents_[s].links = {s, s};
+  }
+  for (int32_t s = num_places(); s < static_cast<int32_t>(units_.size()); ++s) {
+    units_[s].links = {s, s};
+  }
+  units_[Index(kNullBlock)].refs = 1;  // held for ever
+  for (int32_t p = 1; p < num_parents; ++p) {
+    parents_[p].empty = 1;
+    OnIdle(p);
+  }
+}
+
+template <typename Record>
+void BlockPool::Link(std::vector<Record>& records, int32_t sentinel, int32_t at) {
+  Links& l = records[at].links;
+  l = {records[sentinel].links.prev, sentinel};
+  records[l.prev].links.next = at;
+  records[sentinel].links.prev = at;
+}
+
+template <typename Record>
+void BlockPool::Unlink(std::vector<Record>& records, int32_t at) {
+  Links& l = records[at].links;
+  OCTAVO_CHECK(l.prev >= 0, "unlinking what is on no list");
+  records[l.prev].links.next = l.next;
+  records[l.next].links.prev = l.prev;
+  l = {};
+}
+
+int32_t BlockPool::ParentsFor(const BlockNeed& need) const {
+  int32_t parents = 0;
+  for (int g = 0; g < num_groups_; ++g) {
+    const int32_t beyond = need.of[g] - own_free_[g];
+    if (beyond > 0) parents += (beyond + split_[g] - 1) / split_[g];
+  }
+  return parents;
 }
 
 EvictionClass BlockPool::NextClass() const {
-  if (free_count(EvictionClass::kUnhashed) > 0) return EvictionClass::kUnhashed;
-  const int32_t proven = free_count(EvictionClass::kProven);
-  const int32_t probationary = free_count(EvictionClass::kProbationary);
+  if (free_parents(EvictionClass::kUnhashed) > 0) return EvictionClass::kUnhashed;
+  const int32_t proven = free_parents(EvictionClass::kProven);
+  const int32_t probationary = free_parents(EvictionClass::kProbationary);
   if (probationary == 0) return EvictionClass::kProven;
   return proven > kProvenShare * (proven + probationary) ? EvictionClass::kProven
                                                          : EvictionClass::kProbationary;
 }
 
-BlockId BlockPool::Next() const {
-  OCTAVO_CHECK(free_count() > 0, "taking from an empty pool");
-  return BlockId{records_[sentinel(NextClass())].next};
+BlockId BlockPool::Take(int group, const BlockNeed& rest, EvictionSink& sink) {
+  if (whole_) return TakeParent(group, sink);
+  if (parents_[PartialList(group)].links.next != PartialList(group)) return TakePartial(group);
+  if (!HasCached(group)) return TakeParent(group, sink);
+  // Its own cached blocks come first when the rest needs every free parent; otherwise empty parents
+  // do, because they cost nobody a prefix.
+  const bool spare = ParentsFor(rest) < free_parents();
+  const bool empty = free_parents(EvictionClass::kUnhashed) > 0;
+  return spare && empty ? TakeParent(group, sink) : TakeCached(group, sink);
 }
 
-BlockId BlockPool::Take() {
-  const BlockId b = Next();
-  Unlink(Index(b));
-  records_[Index(b)].refs = 1;
+bool BlockPool::HasCached(int group) const {
+  for (int c = 1; c < kEvictionClasses; ++c) {
+    const int32_t s = CachedList(group, static_cast<EvictionClass>(c));
+    if (units_[s].links.next != s) return true;
+  }
+  return false;
+}
+
+BlockId BlockPool::TakePartial(int group) {
+  const int32_t p = parents_[PartialList(group)].links.next;
+  Parent& parent = parents_[p];
+  const int offset = std::countr_zero(parent.empty);
+  parent.empty &= parent.empty - 1;
+  if (parent.empty == 0) Unlink(parents_, p);
+  ++parent.used;
+  --own_free_[group];
+  const BlockId b = At(p, offset, group);
+  units_[Index(b)].refs = 1;
   return b;
 }
 
+BlockId BlockPool::TakeCached(int group, EvictionSink& sink) {
+  int32_t s = CachedList(group, EvictionClass::kProbationary);
+  if (units_[s].links.next == s) s = CachedList(group, EvictionClass::kProven);
+  const int32_t at = units_[s].links.next;
+  Unit& unit = units_[at];
+  Unlink(units_, at);
+  Parent& parent = parents_[ParentOf(BlockId{at})];
+  --parent.cached[static_cast<int>(unit.cls)];
+  ++parent.used;
+  --own_free_[group];
+  sink.OnEvict(BlockId{at});
+  unit.cls = EvictionClass::kUnhashed;
+  unit.refs = 1;
+  return BlockId{at};
+}
+
+BlockId BlockPool::TakeParent(int group, EvictionSink& sink) {
+  OCTAVO_CHECK(free_parents() > 0, "taking from an empty pool");
+  const int32_t p = parents_[FreeList(NextClass())].links.next;
+  Parent& parent = parents_[p];
+  --counts_[static_cast<int>(parent.cls)];
+  Unlink(parents_, p);
+  for (int i = 0; i < split_[parent.owner]; ++i) {
+    const BlockId b = At(p, i, parent.owner);
+    if (units_[Index(b)].cls == EvictionClass::kUnhashed) continue;
+    sink.OnEvict(b);
+    units_[Index(b)].cls = EvictionClass::kUnhashed;
+  }
+  parent.cached = {};
+  parent.owner = static_cast<int8_t>(group);
+  parent.used = 1;
+  parent.empty = LowBits(split_[group]) & ~uint64_t{1};
+  own_free_[group] += split_[group] - 1;
+  if (parent.empty != 0) Link(parents_, PartialList(group), p);
+  const BlockId b = At(p, 0, group);
+  units_[Index(b)].refs = 1;
+  return b;
+}
+
+// A free parent is used again: its other free blocks become its owner's.
+void BlockPool::OnUse(int32_t p) {
+  Parent& parent = parents_[p];
+  --counts_[static_cast<int>(parent.cls)];
+  Unlink(parents_, p);
+  if (whole_) return;
+  own_free_[parent.owner] += split_[parent.owner];
+  if (parent.empty != 0) Link(parents_, PartialList(parent.owner), p);
+  ShowCached(p, true);
+}
+
+// The last used block of a parent went: it stands free as a whole, in its most valuable class.
+void BlockPool::OnIdle(int32_t p) {
+  Parent& parent = parents_[p];
+  parent.cls = parent.cached[2] > 0   ? EvictionClass::kProven
+               : parent.cached[1] > 0 ? EvictionClass::kProbationary
+                                      : EvictionClass::kUnhashed;
+  Link(parents_, FreeList(parent.cls), p);
+  ++counts_[static_cast<int>(parent.cls)];
+}
+
+// Puts a parent's free cached blocks onto their group's lists, or takes them off.
+void BlockPool::ShowCached(int32_t p, bool show) {
+  const int group = parents_[p].owner;
+  if (split_[group] == 1) return;
+  for (int i = 0; i < split_[group]; ++i) {
+    const int32_t at = Index(At(p, i, group));
+    const Unit& unit = units_[at];
+    if (unit.refs > 0 || unit.cls == EvictionClass::kUnhashed) continue;
+    if (show) {
+      Link(units_, CachedList(group, unit.cls), at);
+    } else {
+      Unlink(units_, at);
+    }
+  }
+}
+
 void BlockPool::Ref(BlockId b) {
-  Record& r = records_[Index(b)];
-  if (r.free) Unlink(Index(b));
-  ++r.refs;
+  Unit& unit = units_[Index(b)];
+  if (unit.refs++ > 0) return;
+  const int32_t p = ParentOf(b);
+  Parent& parent = parents_[p];
+  const int group = parent.owner;
+  const bool was_idle = parent.used == 0;
+  if (was_idle) OnUse(p);  // shows the parent's other cached blocks, not this one
+  ++parent.used;
+  if (unit.cls == EvictionClass::kUnhashed) {
+    parent.empty &= ~(uint64_t{1} << OffsetOf(b, group));
+    if (!whole_ && parent.empty == 0) Unlink(parents_, p);
+  } else {
+    --parent.cached[static_cast<int>(unit.cls)];
+    if (split_[group] > 1 && !was_idle) Unlink(units_, Index(b));
+  }
+  if (!whole_) --own_free_[group];
 }
 
 void BlockPool::Unref(BlockId b) {
-  Record& r = records_[Index(b)];
-  OCTAVO_CHECK(r.refs > 0, "releasing a block nobody holds");
-  if (--r.refs == 0) PushBack(Index(b));
+  Unit& unit = units_[Index(b)];
+  OCTAVO_CHECK(unit.refs > 0, "releasing a block nobody holds");
+  if (--unit.refs > 0) return;
+  const int32_t p = ParentOf(b);
+  Parent& parent = parents_[p];
+  const int group = parent.owner;
+  const bool was_partial = parent.empty != 0;
+  --parent.used;
+  if (unit.cls == EvictionClass::kUnhashed) {
+    parent.empty |= uint64_t{1} << OffsetOf(b, group);
+  } else {
+    ++parent.cached[static_cast<int>(unit.cls)];
+  }
+  if (whole_) {
+    OnIdle(p);
+    return;
+  }
+  if (parent.used == 0) {
+    own_free_[group] -= split_[group] - 1;
+    if (was_partial) Unlink(parents_, p);
+    // This block is on no list yet, so it must not be taken off one.
+    ++unit.refs;
+    ShowCached(p, false);
+    --unit.refs;
+    OnIdle(p);
+    return;
+  }
+  ++own_free_[group];
+  if (unit.cls != EvictionClass::kUnhashed) {
+    Link(units_, CachedList(group, unit.cls), Index(b));
+  } else if (!was_partial) {
+    Link(parents_, PartialList(group), p);
+  }
 }
 
-void BlockPool::UnrefReversed(std::span<const int32_t> blocks) {
+void BlockPool::UnrefReversed(std::span<const int32_t> row, int group) {
   constexpr size_t kAhead = 8;
-  for (size_t i = blocks.size(); i-- > 0;) {
-    if (i >= kAhead) __builtin_prefetch(&records_[blocks[i - kAhead]], 1);
-    Unref(BlockId{blocks[i]});
+  for (size_t i = row.size(); i-- > 0;) {
+    if (i >= kAhead) Prefetch(FromTable(row[i - kAhead], group));
+    if (row[i] != Index(kNullBlock)) Unref(FromTable(row[i], group));
   }
 }
 
 void BlockPool::SetClass(BlockId b, EvictionClass c) {
-  Record& r = records_[Index(b)];
-  if (r.cls == c) return;
-  const bool was_free = r.free;
-  if (was_free) Unlink(Index(b));
-  r.cls = c;
-  if (was_free) PushBack(Index(b));
+  Unit& unit = units_[Index(b)];
+  if (unit.cls == c) return;
+  if (unit.refs > 0) {
+    unit.cls = c;
+    return;
+  }
+  // As if somebody took it, changed it and let it go.
+  Ref(b);
+  unit.cls = c;
+  Unref(b);
 }
 
-std::vector<BlockId> BlockPool::FreeList(EvictionClass c) const {
-  std::vector<BlockId> list;
-  const int32_t s = sentinel(c);
-  for (int32_t b = records_[s].next; b != s; b = records_[b].next) list.push_back(BlockId{b});
+std::vector<int32_t> BlockPool::FreeParents(EvictionClass c) const {
+  std::vector<int32_t> list;
+  const int32_t s = FreeList(c);
+  for (int32_t p = parents_[s].links.next; p != s; p = parents_[p].links.next) list.push_back(p);
   return list;
 }
 
-void BlockPool::PushBack(int32_t block) {
-  Record& r = records_[block];
-  const int32_t s = sentinel(r.cls);
-  r.prev = records_[s].prev;
-  r.next = s;
-  records_[r.prev].next = block;
-  records_[s].prev = block;
-  r.free = true;
-  ++counts_[static_cast<int>(r.cls)];
-}
-
-void BlockPool::Unlink(int32_t block) {
-  Record& r = records_[block];
-  records_[r.prev].next = r.next;
-  records_[r.next].prev = r.prev;
-  r.free = false;
-  --counts_[static_cast<int>(r.cls)];
+void BlockPool::CheckInvariants() const {
+  std::array<int32_t, kMaxGroups> own_free{};
+  int32_t idle = 0;
+  for (int32_t p = 1; p < num_parents_; ++p) {
+    const Parent& parent = parents_[p];
+    const int group = parent.owner;
+    int used = 0;
+    std::array<int16_t, kEvictionClasses> cached{};
+    for (int i = 0; i < split_[group]; ++i) {
+      const Unit& unit = units_[Index(At(p, i, group))];
+      const bool marked = (parent.empty >> i & 1) != 0;
+      const bool hashed = unit.cls != EvictionClass::kUnhashed;
+      used += unit.refs > 0;
+      if (unit.refs == 0 && hashed) ++cached[static_cast<int>(unit.cls)];
+      // A parent that was never owned has one bit, whatever its first owner's split.
+      if (parent.used > 0) {
+        OCTAVO_CHECK(marked == (unit.refs == 0 && !hashed), "an occupancy word is wrong");
+        OCTAVO_CHECK((unit.links.prev >= 0) == (unit.refs == 0 && hashed && split_[group] > 1),
+                     "a cached block and its list disagree");
+      }
+    }
+    OCTAVO_CHECK(used == parent.used && cached == parent.cached, "a parent's counts are wrong");
+    if (parent.used == 0) ++idle;
+    if (parent.used > 0) own_free[group] += split_[group] - parent.used;
+  }
+  OCTAVO_CHECK(idle == free_parents(), "free parents were lost");
+  OCTAVO_CHECK(whole_ || own_free == own_free_, "free blocks of partly used parents were lost");
+  for (int c = 0; c < kEvictionClasses; ++c) {
+    const auto list = FreeParents(static_cast<EvictionClass>(c));
+    OCTAVO_CHECK(int32_t(list.size()) == counts_[c], "a free list and its count disagree");
+    for (int32_t p : list) OCTAVO_CHECK(parents_[p].used == 0, "a used parent is on a free list");
+  }
 }
 
 }  // namespace octavo::kv

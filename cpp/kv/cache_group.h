@@ -1,34 +1,76 @@
 // CacheGroup: how one kind of attention uses blocks. Layers that share block tables form a group.
 //
 // A group answers questions; it owns no blocks. The manager asks every group before it commits
-// anything, so that one call can grow all of them or none.
+// anything, so that one call can grow all of them or none. All positions are in tokens, all indices
+// in blocks of this group.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "kv/prefix_map.h"
+#include "octavo/config.h"
 
 namespace octavo::kv {
 
-// The chain of a request's full blocks, as far as its tokens are known.
+// The chain of a request's full units, as far as its tokens are known. A unit is the greatest
+// common divisor of all groups' block sizes; a larger block is filed under the hash of its last
+// unit, which covers everything before it.
 struct PrefixChain {
   std::span<const int32_t> tokens;
-  std::span<const Hash128> hashes;  // one a full block
+  std::span<const Hash128> hashes;  // one a full unit
   Hash128 root;
 };
 
 class CacheGroup {
  public:
+  CacheGroup(int index, int32_t block_size, int32_t unit)
+      : index_(index), block_size_(block_size), unit_(unit) {}
   virtual ~CacheGroup() = default;
 
-  virtual int32_t block_size() const = 0;
-  // Blocks in the table of a request of `tokens` tokens, those outside a window included.
-  virtual int32_t BlocksFor(int32_t tokens) const = 0;
-  // The longest prefix of at most `max_tokens` tokens that the map holds, whole blocks. Writes
-  // their ids to `hits` (REQUIRES: room for BlocksFor(max_tokens)) and returns their number.
-  virtual int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t max_tokens,
-                        BlockId* hits) const = 0;
+  int32_t block_size() const { return block_size_; }
+  // Entries in the table of a request of `tokens` tokens, null ones included.
+  int32_t Entries(int32_t tokens) const { return (tokens + block_size_ - 1) / block_size_; }
+
+  // Blocks in [head, first_live) are dead once `processed` tokens are: no later token reads them.
+  virtual int32_t Head() const { return 0; }
+  virtual int32_t FirstLive(int32_t processed) const = 0;
+  // Whether a step writes only the block of its last token (a state), not those it passes through.
+  virtual bool WritesOnlyLast() const { return false; }
+  // The most blocks a request holds on its way to `tokens` tokens in chunks of at most `chunk`.
+  virtual int32_t Peak(int32_t tokens, int32_t chunk) const = 0;
+  // The longest prefix of at most `tokens` tokens (a multiple of `align`) whose live blocks the map
+  // holds. Writes entry i of the table to hits[i], kNoBlock where the entry is dead.
+  virtual int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens,
+                        int32_t align, BlockId* hits) const = 0;
+
+  // The content of the block at `index`. REQUIRES: the chain covers it.
+  PrefixKey KeyOf(const PrefixChain& chain, int32_t index) const;
+  // How many of this group's blocks the chain covers.
+  int32_t Covered(const PrefixChain& chain) const {
+    return static_cast<int32_t>(chain.hashes.size()) * unit_ / block_size_;
+  }
+
+ protected:
+  // Leading blocks of the first `limit` that the map holds, in order.
+  int32_t MatchRun(const PrefixMap& map, const PrefixChain& chain, int32_t limit,
+                   BlockId* hits) const;
+  int index() const { return index_; }
+
+ private:
+  int32_t LastUnit(int32_t block) const { return (block + 1) * (block_size_ / unit_) - 1; }
+
+  int index_;
+  int32_t block_size_;
+  int32_t unit_;
 };
+
+// Parents that a request of `tokens` tokens holds at most when it is alone, in chunks of up to
+// `chunk`. No groups: one of full attention with `block_size`.
+int64_t ParentsFor(std::span<const GroupSpec> groups, int32_t block_size, int32_t tokens,
+                   int64_t chunk);
+
+std::unique_ptr<CacheGroup> MakeGroup(const GroupSpec& spec, int index, int32_t unit);
 
 }  // namespace octavo::kv

@@ -2,24 +2,24 @@
 // a prefix matches from the left up to the first block that is missing.
 #pragma once
 
+#include <algorithm>
+
 #include "kv/cache_group.h"
 
 namespace octavo::kv {
 
 class FullAttentionGroup final : public CacheGroup {
  public:
-  FullAttentionGroup(int32_t group, int32_t block_size) : group_(group), block_size_(block_size) {}
+  using CacheGroup::CacheGroup;
 
-  int32_t block_size() const override { return block_size_; }
-  int32_t BlocksFor(int32_t tokens) const override {
-    return (tokens + block_size_ - 1) / block_size_;
+  int32_t FirstLive(int32_t) const override { return 0; }
+  int32_t Peak(int32_t tokens, int32_t) const override { return Entries(tokens); }
+  int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
+                BlockId* hits) const override {
+    const int32_t limit = std::min(tokens / block_size(), Covered(chain));
+    const int32_t found = MatchRun(map, chain, limit, hits) * block_size();
+    return found / align * align;
   }
-  int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t max_tokens,
-                BlockId* hits) const override;
-
- private:
-  int32_t group_;
-  int32_t block_size_;
 };
 
 }  // namespace octavo::kv

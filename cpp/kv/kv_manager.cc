@@ -1,140 +1,295 @@
 #include "kv/kv_manager.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
-#include "kv/full_attention_group.h"
 
 namespace octavo::kv {
 namespace {
 
-// How many blocks ahead a hit's records are fetched.
+// How many blocks ahead the records of a hit are fetched, and what filing a block of a long prompt
+// writes.
 constexpr int32_t kRecordDistance = 16;
-// And what filing a block of a long prompt writes.
 constexpr int32_t kPublishDistance = 6;
+
+std::vector<GroupSpec> GroupsOf(const KvConfig& config) {
+  if (!config.groups.empty()) return config.groups;
+  GroupSpec full;
+  full.block_size = config.block_size;
+  return {full};
+}
+
+int32_t UnitOf(const KvConfig& config) {
+  int32_t unit = 0;
+  for (const GroupSpec& spec : GroupsOf(config)) unit = std::gcd(unit, spec.block_size);
+  return unit;
+}
+
+std::vector<int32_t> SplitsOf(const KvConfig& config) {
+  std::vector<int32_t> splits;
+  for (const GroupSpec& spec : GroupsOf(config)) splits.push_back(spec.split);
+  return splits;
+}
 
 }  // namespace
 
 KvManager::KvManager(const KvConfig& config, HostMemory& memory)
     : config_(config),
-      pool_(config.num_blocks),
-      map_(config.num_blocks, config.block_size, memory),
-      events_(config.enable_events),
-      lengths_(config.num_slots, 0),
-      released_(config.num_slots, 0),
-      published_(config.num_slots, 0) {
-  groups_.push_back(std::make_unique<FullAttentionGroup>(0, config.block_size));
-  row_stride_ = groups_[0]->BlocksFor(config.max_tokens_per_slot);
-  table_ = HostArray<int32_t>(memory, size_t(config.num_slots) * row_stride_);
-  OCTAVO_CHECK(table_.data(), "no memory for the block tables");
-  views_.push_back({table_.data(), row_stride_, config.block_size});
-  scratch_.resize(row_stride_);
+      unit_(UnitOf(config)),
+      align_(1),
+      pool_(config.num_blocks, SplitsOf(config)),
+      map_(pool_.num_places(), unit_, memory),
+      events_(config.enable_events) {
+  for (const GroupSpec& spec : GroupsOf(config)) {
+    groups_.push_back(MakeGroup(spec, static_cast<int>(groups_.size()), unit_));
+    align_ = std::lcm(align_, spec.block_size);
+    keeps_everything_ = keeps_everything_ && spec.kind == GroupKind::kFull;
+    has_states_ = has_states_ || spec.kind == GroupKind::kState;
+    const int64_t stride = groups_.back()->Entries(config.max_tokens_per_slot);
+    tables_.emplace_back(memory, size_t(config.num_slots) * stride);
+    OCTAVO_CHECK(tables_.back().data(), "no memory for the block tables");
+    views_.push_back({tables_.back().data(), stride, spec.block_size});
+    scratch_.emplace_back(stride);
+  }
+  rows_.resize(size_t(config.num_slots) * groups_.size());
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
-  Hit hit;
-  if (!config_.enable_prefix_caching) return hit;
-  const int32_t n = groups_[0]->Match(map_, chain, max_tokens, scratch_.data());
-  hit.tokens = n * config_.block_size;
-  hit.blocks = {scratch_.data(), size_t(n)};
-  for (int32_t i = 0; i < n; ++i) {
-    if (i + kRecordDistance < n) pool_.Prefetch(scratch_[i + kRecordDistance]);
-    hit.revived += pool_.refs(scratch_[i]) == 0;
+  if (!config_.enable_prefix_caching) return {};
+  // Every group shortens the candidate until none does. Full groups have found their longest run
+  // at once; a shorter candidate only trims it.
+  int32_t tokens = max_tokens / align_ * align_;
+  for (bool shortened = true; shortened && tokens > 0;) {
+    shortened = false;
+    for (int g = 0; g < num_groups(); ++g) {
+      const int32_t found = groups_[g]->Match(map_, chain, tokens, align_, scratch_[g].data());
+      shortened = shortened || (found < tokens && num_groups() > 1);
+      tokens = found;
+    }
   }
-  return hit;
+  return {tokens};
 }
 
-int32_t KvManager::BlocksFor(int32_t tokens) const {
-  int32_t total = 0;
-  for (const auto& group : groups_) total += group->BlocksFor(tokens);
-  return total;
-}
-
-int32_t KvManager::NeedFor(RowSlot slot, int32_t tokens) const {
-  return std::max(0, BlocksFor(tokens) - length(slot));
-}
-
-bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, int32_t keep_free) {
-  OCTAVO_CHECK(length(slot) == 0 && released_[Index(slot)] == 0,
-               "admitting into a slot that is in use");
-  const int32_t held = static_cast<int32_t>(hit.blocks.size());
-  const int32_t fresh = std::max(0, BlocksFor(tokens) - held);
-  if (fresh + hit.revived + keep_free > pool_.free_count()) return false;
-  int32_t* entries = row(slot);
-  for (int32_t i = 0; i < held; ++i) {
-    pool_.Ref(hit.blocks[i]);
-    pool_.SetClass(hit.blocks[i], EvictionClass::kProven);
-    entries[i] = Index(hit.blocks[i]);
+BlockNeed KvManager::GrowthNeed(const BlockNeed& lengths, int32_t tokens) const {
+  BlockNeed need;
+  for (int g = 0; g < num_groups(); ++g) {
+    const int32_t fresh = std::max(0, groups_[g]->Entries(tokens) - lengths.of[g]);
+    need.of[g] = groups_[g]->WritesOnlyLast() ? std::min(1, fresh) : fresh;
   }
-  lengths_[Index(slot)] = published_[Index(slot)] = held;
-  Append(slot, fresh);
+  return need;
+}
+
+BlockNeed KvManager::LengthsOf(RowSlot slot) const {
+  BlockNeed lengths;
+  for (int g = 0; g < num_groups(); ++g) lengths.of[g] = length(slot, g);
+  return lengths;
+}
+
+BlockNeed KvManager::AdmissionNeed(const Hit& hit, int32_t tokens) const {
+  BlockNeed lengths;
+  for (int g = 0; g < num_groups(); ++g) lengths.of[g] = groups_[g]->Entries(hit.tokens);
+  return GrowthNeed(lengths, tokens);
+}
+
+BlockNeed KvManager::PeakNeed(const Hit& hit, int32_t tokens) const {
+  BlockNeed need;
+  for (int g = 0; g < num_groups(); ++g) {
+    const CacheGroup& group = *groups_[g];
+    const int32_t entries = group.Entries(hit.tokens);
+    const int32_t dead = std::max(0, group.FirstLive(hit.tokens) - group.Head());
+    need.of[g] = std::max(0, group.Peak(tokens, config_.max_chunk) - (entries - dead));
+  }
+  return need;
+}
+
+BlockNeed KvManager::RemainingNeed(RowSlot slot, int32_t tokens) const {
+  BlockNeed need;
+  for (int g = 0; g < num_groups(); ++g) {
+    need.of[g] = std::max(0, groups_[g]->Peak(tokens, config_.max_chunk) - at(slot, g).held);
+  }
+  return need;
+}
+
+bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockNeed& keep,
+                      int32_t keep_parents) {
+  for (int g = 0; g < num_groups(); ++g) {
+    OCTAVO_CHECK(length(slot, g) == 0 && at(slot, g).released == 0,
+                 "admitting into a slot that is in use");
+  }
+  // The hit's blocks are taken first: only then is it known what reviving them leaves.
+  AttachHit(slot, hit);
+  const BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
+  BlockNeed all = need;
+  all += keep;
+  if (!pool_.Fits(all, keep_parents)) {
+    Release(slot);
+    ClearRow(slot);
+    return false;
+  }
+  Append(slot, tokens, need);
   return true;
+}
+
+void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
+  for (int g = 0; g < num_groups(); ++g) {
+    Row& r = at(slot, g);
+    r.length = r.published = groups_[g]->Entries(hit.tokens);
+    r.dead = std::max(0, groups_[g]->FirstLive(hit.tokens));
+    for (int32_t i = 0; i < r.length; ++i) {
+      if (const int32_t ahead = i + kRecordDistance; ahead < r.length) {
+        pool_.Prefetch(scratch_[g][ahead] == kNoBlock ? kNullBlock : scratch_[g][ahead]);
+      }
+      const BlockId b = scratch_[g][i];
+      row(g, slot)[i] = Index(kNullBlock);
+      if (b == kNoBlock) continue;
+      pool_.Ref(b);
+      pool_.SetClass(b, EvictionClass::kProven);
+      row(g, slot)[i] = pool_.TableId(b, g);
+      ++r.held;
+    }
+  }
 }
 
 bool KvManager::Grow(RowSlot slot, int32_t tokens) {
-  const int32_t need = NeedFor(slot, tokens);
-  if (need == 0) return true;
-  if (need > pool_.free_count()) return false;
-  Append(slot, need);
+  const BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
+  if (!pool_.Fits(need)) return false;
+  Append(slot, tokens, need);
   return true;
 }
 
-void KvManager::Append(RowSlot slot, int32_t count) {
-  int32_t& length = lengths_[Index(slot)];
-  OCTAVO_CHECK(length + count <= row_stride_, "a block table row is full");
-  int32_t* entries = row(slot);
-  for (int32_t i = 0; i < count; ++i) entries[length++] = Index(TakeBlock());
+void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
+  for (int g = 0; g < num_groups(); ++g) {
+    Row& r = at(slot, g);
+    const int32_t entries = std::max(r.length, groups_[g]->Entries(tokens));
+    OCTAVO_CHECK(entries <= views_[g].row_stride, "a block table row is full");
+    int32_t* const table = row(g, slot);
+    // A state group skips what the chunk passes over; those entries are null already.
+    r.length = entries - need.of[g];
+    while (need.of[g] > 0) {
+      --need.of[g];
+      table[r.length++] = pool_.TableId(pool_.Take(g, need, *this), g);
+      ++r.held;
+    }
+  }
 }
 
-BlockId KvManager::TakeBlock() {
-  const BlockId b = pool_.Next();
-  if (pool_.eviction_class(b) != EvictionClass::kUnhashed) {  // the same as map_.Contains, nearer
-    const PrefixKey key = map_.KeyOf(b);
-    if (map_.Remove(b)) events_.Removed(b, key);
-    ++evictions_;
+void KvManager::OnEvict(BlockId block) {
+  const PrefixKey key = map_.KeyOf(block);
+  if (map_.Remove(block)) events_.Removed(block, key);
+  ++evictions_;
+}
+
+void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed) {
+  for (int g = 0; g < num_groups(); ++g) {
+    const CacheGroup& group = *groups_[g];
+    Row& r = at(slot, g);
+    const int32_t live = std::min(group.FirstLive(processed), r.length);
+    for (int32_t i = std::max(r.dead, group.Head()); i < live; ++i) {
+      int32_t& entry = row(g, slot)[i];
+      if (entry == Index(kNullBlock)) continue;
+      const BlockId b = pool_.FromTable(entry, g);
+      // What it hit or others hit has proven its worth; the rest of its trail has not.
+      const bool own = pool_.refs(b) == 1 && pool_.eviction_class(b) != EvictionClass::kProven;
+      if (packed || (own && !Retained(group, i, prompt_len))) Forget(b);
+      pool_.Unref(b);
+      entry = Index(kNullBlock);
+      --r.held;
+    }
+    r.dead = std::max(r.dead, live);
   }
-  pool_.Take();
-  pool_.SetClass(b, EvictionClass::kUnhashed);
-  return b;
+}
+
+bool KvManager::Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const {
+  if (config_.snapshot_interval < 0) return true;
+  const int32_t end = (index + 1) * group.block_size();
+  const int32_t at_prompt = (prompt_len - 1) / align_ * align_;
+  if (end <= at_prompt && group.FirstLive(at_prompt) <= index) return true;
+  if (config_.snapshot_interval == 0) return false;
+  const int32_t step = std::max(align_, config_.snapshot_interval / align_ * align_);
+  const int32_t next = (end + step - 1) / step * step;
+  return group.FirstLive(next) <= index;
+}
+
+int32_t KvManager::ClipChunk(int32_t start, int32_t count, int32_t num_tokens) const {
+  if (!has_states_) return count;
+  const int32_t last = (num_tokens - 1) / align_ * align_;  // the last boundary one can resume at
+  if (start >= last) return count;
+  const int32_t end = std::min(start + count, last) / align_ * align_;
+  return end > start ? end - start : count;
+}
+
+void KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int32_t index) {
+  const PrefixKey key = groups_[group]->KeyOf(chain, index);
+  const auto result = map_.Insert(b, key);
+  if (result == PrefixMap::InsertResult::kCollision) return;
+  pool_.SetClass(b, EvictionClass::kProbationary);
+  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
 }
 
 void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) {
   if (!config_.enable_prefix_caching) return;
-  const int32_t bs = config_.block_size;
-  int32_t& done = published_[Index(slot)];
-  const int32_t limit = std::min(tokens / bs, static_cast<int32_t>(chain.hashes.size()));
-  for (; done < limit; ++done) {
-    if (const int32_t ahead = done + kPublishDistance; ahead < limit) {
-      const BlockId soon{row(slot)[ahead]};
-      map_.PrefetchInsert(soon, chain.hashes[ahead], 0);
-      pool_.Prefetch(soon);
+  for (int g = 0; g < num_groups(); ++g) {
+    const CacheGroup& group = *groups_[g];
+    if (group.WritesOnlyLast()) continue;
+    int32_t& done = at(slot, g).published;
+    const int32_t limit = std::min(tokens / group.block_size(), group.Covered(chain));
+    for (; done < limit; ++done) {
+      if (const int32_t ahead = done + kPublishDistance; ahead < limit) {
+        PrefetchPublish(g, row(g, slot)[ahead], chain, ahead);
+      }
+      const int32_t entry = row(g, slot)[done];
+      if (entry == Index(kNullBlock)) continue;
+      const BlockId b = pool_.FromTable(entry, g);
+      PublishBlock(b, g, chain, done);
+      // A collision: the blocks after this one hash as if they followed the other content. Filed,
+      // they would answer a request that has the other prefix.
+      if (!map_.Contains(b)) break;
+      if (publish_log_) publish_log_->push_back(b);
     }
-    const BlockId b{row(slot)[done]};
-    const PrefixKey key{chain.hashes[done], done == 0 ? chain.root : chain.hashes[done - 1], 0,
-                        chain.tokens.subspan(size_t(done) * bs, bs)};
-    const auto result = map_.Insert(b, key);
-    // The blocks after this one hash as if they followed the other content: filed, they would
-    // answer a request that has the other prefix.
-    if (result == PrefixMap::InsertResult::kCollision) break;
-    pool_.SetClass(b, EvictionClass::kProbationary);
-    if (publish_log_) publish_log_->push_back(b);
-    if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
   }
 }
 
-void KvManager::PrefetchRow(RowSlot slot) const { __builtin_prefetch(row(slot) + published(slot)); }
+void KvManager::PrefetchRow(RowSlot slot) const {
+  __builtin_prefetch(row(0, slot) + at(slot, 0).published);
+}
 
 void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
-  const size_t next = published(slot);
-  if (next >= chain.hashes.size()) return;
-  const BlockId b{row(slot)[next]};
-  map_.PrefetchInsert(b, chain.hashes[next], 0);
+  const int32_t next = at(slot, 0).published;
+  if (next < std::min(length(slot), groups_[0]->Covered(chain))) {
+    PrefetchPublish(0, row(0, slot)[next], chain, next);
+  }
+}
+
+void KvManager::PrefetchPublish(int group, int32_t entry, const PrefixChain& chain,
+                                int32_t index) const {
+  const BlockId b = pool_.FromTable(entry, group);
+  map_.PrefetchInsert(b, groups_[group]->KeyOf(chain, index).hash, group);
   pool_.Prefetch(b);
 }
 
-void KvManager::Unpublish(RowSlot slot, int32_t first) {
-  int32_t& done = published_[Index(slot)];
-  for (; done > first; --done) Forget(BlockId{row(slot)[done - 1]});
+void KvManager::PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed) {
+  if (!config_.enable_prefix_caching || !has_states_) return;
+  for (int g = 0; g < num_groups(); ++g) {
+    const CacheGroup& group = *groups_[g];
+    const int32_t index = processed / group.block_size() - 1;
+    if (!group.WritesOnlyLast() || processed % group.block_size() != 0 || index < 0) continue;
+    const int32_t entry = index < length(slot, g) ? row(g, slot)[index] : Index(kNullBlock);
+    if (entry == Index(kNullBlock) || index >= group.Covered(chain)) continue;
+    const BlockId b = pool_.FromTable(entry, g);
+    if (!map_.Contains(b)) PublishBlock(b, g, chain, index);
+    at(slot, g).published = index + 1;
+  }
+}
+
+void KvManager::Unpublish(RowSlot slot, int32_t tokens) {
+  for (int g = 0; g < num_groups(); ++g) {
+    int32_t& done = at(slot, g).published;
+    for (; done > tokens / groups_[g]->block_size(); --done) {
+      const int32_t entry = row(g, slot)[done - 1];
+      if (entry != Index(kNullBlock)) Forget(pool_.FromTable(entry, g));
+    }
+  }
 }
 
 void KvManager::Forget(BlockId b) {
@@ -146,25 +301,44 @@ void KvManager::Forget(BlockId b) {
 
 int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
   int32_t count = 0;
-  for (int32_t b : blocks(slot)) count += pool_.refs(BlockId{b}) == 1;
+  for (int g = 0; g < num_groups(); ++g) {
+    for (int32_t entry : blocks(slot, g)) {
+      if (entry != Index(kNullBlock)) count += pool_.refs(pool_.FromTable(entry, g)) == 1;
+    }
+  }
   return count;
 }
 
+int32_t KvManager::published_tokens(RowSlot slot) const {
+  int32_t tokens = config_.max_tokens_per_slot;
+  for (int g = 0; g < num_groups(); ++g) {
+    if (groups_[g]->WritesOnlyLast()) continue;
+    tokens = std::min(tokens, at(slot, g).published * groups_[g]->block_size());
+  }
+  return tokens;
+}
+
 void KvManager::Release(RowSlot slot) {
-  pool_.UnrefReversed(blocks(slot));
-  released_[Index(slot)] = std::max(released_[Index(slot)], length(slot));
-  lengths_[Index(slot)] = published_[Index(slot)] = 0;
+  for (int g = 0; g < num_groups(); ++g) {
+    pool_.UnrefReversed(blocks(slot, g), g);
+    Row& r = at(slot, g);
+    r.released = std::max(r.released, r.length);
+    r.length = r.published = r.dead = r.held = 0;
+  }
 }
 
 void KvManager::ClearRow(RowSlot slot) {
-  OCTAVO_CHECK(length(slot) == 0, "clearing a row that holds blocks");
-  std::fill_n(row(slot), released_[Index(slot)], Index(kNullBlock));
-  released_[Index(slot)] = 0;
+  for (int g = 0; g < num_groups(); ++g) {
+    Row& r = at(slot, g);
+    OCTAVO_CHECK(r.length == 0, "clearing a row that holds blocks");
+    std::fill_n(row(g, slot), r.released, Index(kNullBlock));
+    r.released = 0;
+  }
 }
 
 bool KvManager::Reset() {
-  if (pool_.free_count() != pool_.num_blocks() - 1) return false;
-  for (int32_t b = 1; b < pool_.num_blocks(); ++b) {
+  if (pool_.free_parents() != pool_.num_parents() - 1) return false;
+  for (int32_t b = 1; b < pool_.num_places(); ++b) {
     if (!map_.Contains(BlockId{b})) continue;
     map_.Remove(BlockId{b});
     pool_.SetClass(BlockId{b}, EvictionClass::kUnhashed);
@@ -173,23 +347,36 @@ bool KvManager::Reset() {
   return true;
 }
 
-void KvManager::CheckInvariants() const {
-  std::vector<int32_t> refs(pool_.num_blocks(), 0);
-  refs[Index(kNullBlock)] = 1;
-  for (size_t s = 0; s < lengths_.size(); ++s) {
-    const int32_t* entries = row(RowSlot{static_cast<int32_t>(s)});
-    for (int64_t i = 0; i < row_stride_; ++i) {
-      if (i < lengths_[s]) {
-        OCTAVO_CHECK(entries[i] != Index(kNullBlock), "a row names the null block");
-        ++refs[entries[i]];
-      } else if (i >= released_[s]) {
-        OCTAVO_CHECK(entries[i] == Index(kNullBlock), "an entry past the row's length is set");
+void KvManager::CheckTables(std::vector<int32_t>* refs) const {
+  for (int32_t s = 0; s < config_.num_slots; ++s) {
+    for (int g = 0; g < num_groups(); ++g) {
+      const RowSlot slot{s};
+      const Row& r = at(slot, g);
+      int32_t held = 0;
+      for (int64_t i = 0; i < views_[g].row_stride; ++i) {
+        const int32_t entry = row(g, slot)[i];
+        if (i >= r.length) {
+          OCTAVO_CHECK(i < r.released || entry == Index(kNullBlock),
+                       "an entry past the row's length is set");
+          continue;
+        }
+        OCTAVO_CHECK(entry != Index(kNullBlock) || !keeps_everything_,
+                     "a row names the null block");
+        if (entry == Index(kNullBlock)) continue;
+        ++held;
+        ++(*refs)[Index(pool_.FromTable(entry, g))];
       }
+      OCTAVO_CHECK(held == r.held, "a row holds other blocks than it counts");
     }
   }
+}
+
+void KvManager::CheckInvariants() const {
+  std::vector<int32_t> refs(pool_.num_places(), 0);
+  refs[Index(kNullBlock)] = 1;
+  CheckTables(&refs);
   int32_t filed = 0;
-  int32_t used = 0;
-  for (int32_t b = 0; b < pool_.num_blocks(); ++b) {
+  for (int32_t b = 0; b < pool_.num_places(); ++b) {
     OCTAVO_CHECK(pool_.refs(BlockId{b}) == refs[b], "references differ from the tables");
     const bool hashed = map_.Contains(BlockId{b});
     OCTAVO_CHECK(hashed == (pool_.eviction_class(BlockId{b}) != EvictionClass::kUnhashed),
@@ -198,19 +385,9 @@ void KvManager::CheckInvariants() const {
       OCTAVO_CHECK(map_.Find(map_.KeyOf(BlockId{b})) != kNoBlock, "a filed block is not found");
     }
     filed += hashed;
-    used += b > 0 && refs[b] > 0;
   }
   OCTAVO_CHECK(filed == map_.size(), "the map counts other blocks than it holds");
-  OCTAVO_CHECK(used + pool_.free_count() == pool_.num_blocks() - 1, "blocks leaked");
-  for (int c = 0; c < kEvictionClasses; ++c) {
-    const auto list = pool_.FreeList(static_cast<EvictionClass>(c));
-    OCTAVO_CHECK(int32_t(list.size()) == pool_.free_count(static_cast<EvictionClass>(c)),
-                 "a free list and its count disagree");
-    for (BlockId b : list) {
-      OCTAVO_CHECK(pool_.refs(b) == 0, "a used block is on a free list");
-      OCTAVO_CHECK(int(pool_.eviction_class(b)) == c, "a block is on another class's list");
-    }
-  }
+  pool_.CheckInvariants();
 }
 
 }  // namespace octavo::kv

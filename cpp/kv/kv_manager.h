@@ -1,17 +1,16 @@
 // KvManager: the block tables of all running requests, and the only place where blocks change
 // hands.
 //
-// It owns the pool, the prefix map and one table a group ([slot, max_blocks], the very array an
+// It owns the pool, the prefix map and one table a group ([slot, entries], the very array an
 // executor reads). Admit and Grow count the need of every group first and then commit: they succeed
 // whole or change nothing. Release gives blocks back last to first, so a prefix outlives its
-// suffix. Entries past a slot's length are the null block, but for a released row that a step in
-// flight may still read: it keeps its entries until ClearRow. Nothing allocates after construction.
-// One thread.
+// suffix. Entries that hold no block (past a slot's length, behind a window, passed over by a
+// state) are the null block, but for a released row that a step in flight may still read: it keeps
+// its entries until ClearRow. Nothing allocates after construction. One thread.
 //
 // Invariants (CheckInvariants, after every operation in tests):
-//   used + free = num_blocks - 1; refs(b) = tables that name b; the map and the hashed blocks are a
-//   bijection; a free block is on the list of its class; filed blocks are full and never written
-//   again.
+//   refs(b) = table entries that name b; what is not used is free; the map and the hashed blocks
+//   are a bijection; filed blocks are full and never written again.
 #pragma once
 
 #include <cstdint>
@@ -24,51 +23,68 @@
 #include "kv/cache_group.h"
 #include "kv/kv_events.h"
 #include "kv/prefix_map.h"
+#include "octavo/config.h"
 #include "octavo/step.h"
 
 namespace octavo::kv {
 
 struct KvConfig {
-  int32_t num_blocks = 0;
+  int32_t num_blocks = 0;  // parents, with several groups
   int32_t block_size = 16;
   int32_t num_slots = 0;
   int32_t max_tokens_per_slot = 0;
+  int32_t max_chunk = 1 << 30;    // the most tokens of one request a step
+  std::vector<GroupSpec> groups;  // empty: one of full attention
+  int32_t snapshot_interval = 0;  // see EngineConfig
   bool enable_prefix_caching = true;
   bool enable_events = false;
 };
 
-class KvManager {
+class KvManager final : private EvictionSink {
  public:
   explicit KvManager(const KvConfig& config, HostMemory& memory = SystemMemory());
+  KvManager(KvManager&&) = default;
 
   // The longest cached prefix of at most `max_tokens` tokens on which all groups agree; its blocks,
   // kept in a scratch of the manager, are valid until the next call. Takes no reference.
   struct Hit {
     int32_t tokens = 0;
-    std::span<const BlockId> blocks;
-    int32_t revived = 0;  // how many of them lie on a free list
   };
   Hit Match(const PrefixChain& chain, int32_t max_tokens);
 
-  // Blocks a request of `tokens` tokens holds, all groups together.
-  int32_t BlocksFor(int32_t tokens) const;
-  // How many free blocks growing this slot to `tokens` takes.
-  int32_t NeedFor(RowSlot slot, int32_t tokens) const;
-  int32_t free_blocks() const { return pool_.free_count(); }
+  // Blocks that admitting with `hit` up to `tokens` tokens takes besides the hit's, and the most it
+  // will ever hold on the way there.
+  BlockNeed AdmissionNeed(const Hit& hit, int32_t tokens) const;
+  BlockNeed PeakNeed(const Hit& hit, int32_t tokens) const;
+  // What a running slot may still have to take until `tokens` tokens are computed.
+  BlockNeed RemainingNeed(RowSlot slot, int32_t tokens) const;
 
-  // Gives an empty slot the hit's blocks and new ones up to `tokens`. False, and no change, when
-  // fewer than that need plus `keep_free` blocks are free.
-  bool Admit(RowSlot slot, const Hit& hit, int32_t tokens, int32_t keep_free);
+  // Gives an empty slot the latest hit's blocks and new ones up to `tokens`. False when fewer than
+  // that need, `keep` and `keep_parents` are free; then only the hit's recency has changed, so that
+  // what a waiting request will use is not the next to go.
+  bool Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockNeed& keep = {},
+             int32_t keep_parents = 0);
   // Makes room for `tokens` tokens. False, and no change, when the pool cannot.
   bool Grow(RowSlot slot, int32_t tokens);
-  // Files the slot's full blocks of the first `tokens` tokens under their content.
+  // Gives back the blocks that no token after the first `processed` ones reads. Of these, windows
+  // and states stay findable where a request is likely to resume: at the end of the prompt (before
+  // its last token) and every snapshot_interval tokens; `packed`: nowhere, so that what is left
+  // fills as few parents as it can.
+  void FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed = false);
+  // Shortens a chunk so that it ends where a state can be resumed from.
+  int32_t ClipChunk(int32_t start, int32_t count, int32_t num_tokens) const;
+
+  // Files the slot's full blocks of the first `tokens` tokens under their content, as soon as the
+  // step that writes them is planned. A state is filed once that step has run: the one after the
+  // first `processed` tokens, when these end on a boundary.
   void Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens);
+  void PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed);
   // Brings the cache lines on their way that a Publish of the slot's next block will need. The
   // first call is for its row, the second, some requests later, for what the block's hash names.
   void PrefetchRow(RowSlot slot) const;
   void PrefetchPublish(RowSlot slot, const PrefixChain& chain) const;
-  // Takes blocks from `first` on out of the map: their content was never written.
-  void Unpublish(RowSlot slot, int32_t first);
+  // Takes blocks that reach past the first `tokens` tokens out of the map: never written.
+  void Unpublish(RowSlot slot, int32_t tokens);
   // Takes one block out of the map, whoever holds it.
   void Forget(BlockId block);
   // Gives the slot's blocks back. Its row still reads as before, until ClearRow.
@@ -83,44 +99,73 @@ class KvManager {
   // Publish appends what it files to `log`; null: nowhere.
   void set_publish_log(std::vector<BlockId>* log) { publish_log_ = log; }
 
-  std::span<const int32_t> blocks(RowSlot slot) const {
-    return {row(slot), static_cast<size_t>(length(slot))};
+  std::span<const int32_t> blocks(RowSlot slot, int group = 0) const {
+    return {row(group, slot), static_cast<size_t>(at(slot, group).length)};
   }
   // How many blocks would become free if this slot let go of all of its own.
   int32_t ExclusiveBlocks(RowSlot slot) const;
-  int32_t length(RowSlot slot) const { return lengths_[Index(slot)]; }
-  int32_t published(RowSlot slot) const { return published_[Index(slot)]; }
+  int32_t length(RowSlot slot, int group = 0) const { return at(slot, group).length; }
+  // How many leading tokens every group (of keys and values) has offered to the map.
+  int32_t published_tokens(RowSlot slot) const;
+  int32_t free_blocks() const { return pool_.free_parents(); }
   std::span<const BlockTableView> tables() const { return views_; }
   const BlockPool& pool() const { return pool_; }
   const PrefixMap& map() const { return map_; }
   KvEventLog& events() { return events_; }
   const KvEventLog& events() const { return events_; }
   uint64_t evictions() const { return evictions_; }
-  int32_t block_size() const { return config_.block_size; }
+  // Tokens of a hash unit, and the tokens that every hit is a multiple of.
+  int32_t unit() const { return unit_; }
+  int32_t align() const { return align_; }
+  int32_t num_groups() const { return static_cast<int32_t>(groups_.size()); }
   int32_t num_slots() const { return config_.num_slots; }
   int32_t max_tokens_per_slot() const { return config_.max_tokens_per_slot; }
   bool caching() const { return config_.enable_prefix_caching; }
+  bool keeps_everything() const { return keeps_everything_; }
+  bool has_states() const { return has_states_; }
 
   // Aborts with a message when an invariant does not hold. O(pool + tables).
   void CheckInvariants() const;
 
  private:
-  int32_t* row(RowSlot slot) const { return &table_[size_t(Index(slot)) * row_stride_]; }
-  void Append(RowSlot slot, int32_t count);
-  BlockId TakeBlock();
+  struct Row {
+    int32_t length = 0;     // entries
+    int32_t released = 0;   // entries of a released row that are not cleared yet
+    int32_t published = 0;  // leading entries that were offered to the map
+    int32_t dead = 0;       // leading entries (after the head) that were given back
+    int32_t held = 0;       // entries that name a block
+  };
+
+  Row& at(RowSlot slot, int group) { return rows_[size_t(Index(slot)) * groups_.size() + group]; }
+  const Row& at(RowSlot slot, int group) const {
+    return rows_[size_t(Index(slot)) * groups_.size() + group];
+  }
+  int32_t* row(int group, RowSlot slot) const {
+    return &tables_[group][size_t(Index(slot)) * views_[group].row_stride];
+  }
+  BlockNeed GrowthNeed(const BlockNeed& lengths, int32_t tokens) const;
+  BlockNeed LengthsOf(RowSlot slot) const;
+  void Append(RowSlot slot, int32_t tokens, BlockNeed need);
+  void AttachHit(RowSlot slot, const Hit& hit);
+  void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
+  void PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index);
+  bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const;
+  void OnEvict(BlockId block) override;
+  void CheckTables(std::vector<int32_t>* refs) const;
 
   KvConfig config_;
+  int32_t unit_;
+  int32_t align_;
+  bool keeps_everything_ = true;  // no group ever gives blocks of a running request back
+  bool has_states_ = false;
   std::vector<std::unique_ptr<CacheGroup>> groups_;
   BlockPool pool_;
   PrefixMap map_;
   KvEventLog events_;
-  int64_t row_stride_;
-  HostArray<int32_t> table_;
+  std::vector<HostArray<int32_t>> tables_;
   std::vector<BlockTableView> views_;
-  std::vector<int32_t> lengths_;    // blocks in a slot's row
-  std::vector<int32_t> released_;   // entries of a released row that are not cleared yet
-  std::vector<int32_t> published_;  // of these, leading blocks that were offered to the map
-  std::vector<BlockId> scratch_;
+  std::vector<Row> rows_;                      // [slot, group]
+  std::vector<std::vector<BlockId>> scratch_;  // the latest hit, one line a group
   std::vector<BlockId>* publish_log_ = nullptr;
   uint64_t evictions_ = 0;
 };

@@ -52,7 +52,7 @@ Result<RequestId> Scheduler::Add(std::span<const int32_t> prompt, const Sampling
                                  int32_t priority, std::string_view salt) {
   if (Status s = CheckAdd(prompt, params); !s.ok()) return s;
   Request& r = requests_.Create();
-  Initialize(r, prompt, params, salt, config_, hasher_);
+  Initialize(r, prompt, params, salt, config_, hasher_, kv_.unit());
   r.order = OrderOf(config_, priority, clock_.NowMicros(), arrivals_++);
   // Room for every running request to come back, so that preemption never allocates.
   waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs));
@@ -84,7 +84,7 @@ void Scheduler::AdmitWaiting() {
 
 kv::KvManager::Hit Scheduler::Lookup(Request& r) {
   // At least one token must run, or there would be nothing to sample from.
-  int32_t cap = r.num_tokens - 1;
+  int32_t cap = r.packed ? 0 : r.num_tokens - 1;
   if (r.wants_scores && r.scored < r.prompt_len - 1) cap = std::min(cap, r.scored);
   return kv_.Match(r.chain(), cap);
 }
@@ -106,16 +106,27 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   }
   if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
   if (encoder_) count = encoder_->Clip(r.id, start, count);
+  count = kv_.ClipChunk(start, count, r.num_tokens);
   if (count == 0) return Admission::kNotNow;
 
-  const int32_t held = static_cast<int32_t>(hit.blocks.size());
-  const int32_t gate = kv_.BlocksFor(config_.full_prompt_gate ? r.num_tokens : start + count);
-  const int32_t now = kv_.BlocksFor(start + count);
-  int32_t keep_free = pass_.reserved_blocks + (gate - now);
-  if (!running_.empty()) keep_free += static_cast<int32_t>(config_.watermark * config_.num_blocks);
+  // What it will hold at most, less what it takes now, is kept free for it; so is what others were
+  // promised before.
+  const int32_t gate = config_.full_prompt_gate ? r.num_tokens : start + count;
+  const kv::BlockNeed now = kv_.AdmissionNeed(hit, start + count);
+  kv::BlockNeed keep = kv_.PeakNeed(hit, gate);
+  for (int g = 0; g < kv_.num_groups(); ++g) keep.of[g] = std::max(0, keep.of[g] - now.of[g]);
+  keep += pass_.reserved;
+  const int32_t keep_parents =
+      running_.empty() ? 0 : static_cast<int32_t>(config_.watermark * config_.num_blocks);
   const RowSlot slot{free_slots_.back()};
-  if (!kv_.Admit(slot, hit, start + count, keep_free)) return Admission::kDoesNotFit;
-  OCTAVO_CHECK(kv_.length(slot) >= held, "an admitted request lost its hit");
+  if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
+    if (hit.tokens == 0 || external > 0 || !running_.empty() || num_open() > 0) {
+      return Admission::kDoesNotFit;
+    }
+    // Alone, and yet too large: its hit lies scattered over more parents than it fills.
+    r.packed = true;
+    return TryAdmit(r);
+  }
 
   free_slots_.pop_back();
   r.slot = Index(slot);
@@ -125,7 +136,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   StartRunning(r, start);
   AddRow(r, count);
   if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it
-  pass_.reserved_blocks += kv_.NeedFor(slot, r.num_tokens);
+  pass_.reserved += kv_.RemainingNeed(slot, r.num_tokens);
   return Admission::kAdmitted;
 }
 

@@ -45,14 +45,26 @@ void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
     if (r.in_flight == 0) requests_.Recycle(r);
     return;
   }
-  if (row.sample < 0) return;
   const bool stale = row.epoch != r.epoch;
+  const bool failed = row.sample >= 0 && (token < 0 || token >= config_.vocab_size);
+  if (kv_.has_states() && !stale && !failed) PublishState(r);
+  if (row.sample < 0) return;
   if (!stale) --r.placeholders;
-  if (token < 0 || token >= config_.vocab_size) [[unlikely]] {
+  if (failed) [[unlikely]] {
     FailRow(row);
   } else {
     AcceptToken(r, token, row.sample);
   }
+}
+
+void Scheduler::PublishState(Request& r) {
+  // Now and not when the next step is planned: with a step in flight that one sees the state after
+  // this only.
+  const int32_t processed = r.computed - r.in_flight;
+  if (!kv_.caching() || processed % kv_.unit() != 0) return;
+  r.Flush();
+  r.ExtendChain(hasher_, kv_.unit());
+  kv_.PublishStates(r.row_slot(), r.chain(), processed);
 }
 
 void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
@@ -71,7 +83,7 @@ void Scheduler::FailRow(const RowRecord& row) {
   // The KV of this step is not to be trusted, what was processed before is.
   if (row.epoch == r.epoch) {
     const int32_t processed = r.computed - r.in_flight - row.count;
-    kv_.Unpublish(r.row_slot(), processed / config_.block_size);
+    kv_.Unpublish(r.row_slot(), processed);
   } else {
     for (BlockId b : record(first_open_).published) kv_.Forget(b);
   }

@@ -121,7 +121,8 @@ Request* RequestTable::Find(RequestId id) const {
 }
 
 void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParams& params,
-                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher) {
+                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher,
+                int32_t unit) {
   r.prompt_len = r.num_tokens = static_cast<int32_t>(prompt.size());
   // In 64 bits: max_tokens may be as large as an int32 holds.
   r.stop_len = static_cast<int32_t>(
@@ -139,6 +140,7 @@ void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParam
   r.status = RequestStatus::kWaiting;
   r.cached_tokens = -1;
   r.scored = r.overtaken = 0;
+  r.packed = false;
 
   r.params = params;
   r.edits.Assign(r.params);
@@ -159,8 +161,8 @@ void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParam
   r.hashes.clear();
   r.root = hasher.Root(salt);
   if (config.enable_prefix_caching) {
-    r.hashes.reserve(r.stop_len / config.block_size);
-    r.ExtendChain(hasher, config.block_size);
+    r.hashes.reserve(r.stop_len / unit);
+    r.ExtendChain(hasher, unit);
   }
 }
 

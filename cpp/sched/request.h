@@ -72,6 +72,7 @@ struct alignas(64) Request {
   bool needs_history = false;  // cannot run ahead of its own tokens
   bool wants_scores = false;
   bool wants_logprobs = false;
+  bool packed = false;   // do not look its prefix up: its blocks must lie close together
   bool pending = false;  // last_token is not among `tokens` yet
   int32_t prompt_len = 0;
   int32_t cached_tokens = -1;  // -1: not admitted yet
@@ -135,8 +136,10 @@ class RequestTable {
   int32_t live_ = 0;
 };
 
-// Fills a fresh request. REQUIRES: prompt and params were validated.
+// Fills a fresh request; `unit` is the tokens of a hash unit. REQUIRES: prompt and params were
+// validated.
 void Initialize(Request& request, std::span<const int32_t> prompt, const SamplingParams& params,
-                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher);
+                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher,
+                int32_t unit);
 
 }  // namespace octavo::sched

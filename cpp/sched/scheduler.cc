@@ -35,7 +35,8 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   for (StepRecord& step : records_) {
     step.rows.reserve(rows);
     // A row files the blocks its tokens fill and at most one that was full before.
-    step.published.reserve(config.max_num_batched_tokens / config.block_size + 2 * rows);
+    step.published.reserve(kv.num_groups() *
+                           (config.max_num_batched_tokens / kv.unit() + 2 * rows));
   }
 }
 
@@ -86,7 +87,7 @@ void Scheduler::ScheduleRunning() {
       if (FillsBlock(r, count)) filled_.push_back(&r);
     }
     if (r.status == RequestStatus::kRunning && r.computed < r.num_tokens) {
-      pass_.reserved_blocks += kv_.NeedFor(r.row_slot(), r.num_tokens);
+      pass_.reserved += kv_.RemainingNeed(r.row_slot(), r.num_tokens);
     }
   }
   // Before anybody is admitted, who may hit these blocks: within a step every layer writes its KV
@@ -107,12 +108,13 @@ int32_t Scheduler::TokensFor(const Request& r) const {
   }
   if (!config_.enable_chunked_prefill && count < wanted) return 0;
   if (encoder_) count = encoder_->Clip(r.id, r.computed, count);
-  return count;
+  return kv_.ClipChunk(r.computed, count, r.num_tokens);
 }
 
 bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
   // A decode step stays inside its last block 15 times out of 16.
-  if (tokens - r.computed == 1 && (r.computed & (config_.block_size - 1)) != 0) return true;
+  if (tokens - r.computed == 1 && (r.computed & (kv_.unit() - 1)) != 0) return true;
+  if (!kv_.keeps_everything()) LeaveBehind(r);
   while (!kv_.Grow(r.row_slot(), tokens)) {
     const int32_t victim = PickVictim(index);
     if (victim >= 0) {
@@ -121,10 +123,21 @@ bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
     }
     // Nobody comes after it. The oldest request keeps what it has: whatever holds the other blocks
     // (a step in flight, a transfer) will let go of them.
-    if (index > 0) Preempt(index);
+    if (index > 0) {
+      Preempt(index);
+    } else if (num_open() == 0 && kv_.pool().num_groups() > 1) {
+      // Alone, and yet short: its blocks lie scattered over more parents than they fill. Starting
+      // afresh without the cache packs them.
+      r.packed = true;
+      Preempt(index);
+    }
     return false;
   }
   return true;
+}
+
+void Scheduler::LeaveBehind(Request& r) {
+  kv_.FreeDead(r.row_slot(), r.computed - r.in_flight, r.prompt_len, r.packed);
 }
 
 int32_t Scheduler::PickVictim(size_t requester) const {
@@ -138,7 +151,7 @@ int32_t Scheduler::PickVictim(size_t requester) const {
   for (size_t i = running_.size(); i-- > first;) {
     const Request& r = *running_[i];
     // Full blocks that are filed stay findable after release, so only the rest is computed again.
-    const int64_t kept = int64_t{kv_.published(r.row_slot())} * config_.block_size;
+    const int64_t kept = kv_.published_tokens(r.row_slot());
     const int64_t cost = std::max<int64_t>(0, r.computed - kept);
     const int64_t freed = kv_.ExclusiveBlocks(r.row_slot());
     if (freed == 0) continue;
@@ -199,13 +212,13 @@ void Scheduler::AddRow(Request& r, int32_t count) {
 bool Scheduler::FillsBlock(const Request& r, int32_t count) const {
   // With a token in flight the block becomes known full one step later.
   if (!kv_.caching()) return false;
-  if (count == 1 && (r.computed & (config_.block_size - 1)) > 1) return false;
+  if (count == 1 && (r.computed & (kv_.unit() - 1)) > 1) return false;
   const int32_t known = std::min(r.computed, r.num_tokens);
-  return known >= (kv_.published(r.row_slot()) + 1) * config_.block_size;
+  return known >= kv_.published_tokens(r.row_slot()) + kv_.unit();
 }
 
 void Scheduler::Publish(Request& r) {
-  r.ExtendChain(hasher_, config_.block_size);
+  r.ExtendChain(hasher_, kv_.unit());
   kv_.Publish(r.row_slot(), r.chain(), std::min(r.computed, r.num_tokens));
 }
 
@@ -219,7 +232,7 @@ void Scheduler::PublishFilled() {
       kv_.PrefetchRow(filled_[i]->row_slot());
     }
     if (const size_t at = i - kPrefetchBlock; i >= kPrefetchBlock && at < n) {
-      filled_[at]->ExtendChain(hasher_, config_.block_size);
+      filled_[at]->ExtendChain(hasher_, kv_.unit());
       kv_.PrefetchPublish(filled_[at]->row_slot(), filled_[at]->chain());
     }
     if (i >= kPrefetchRow) Publish(*filled_[i - kPrefetchRow]);
@@ -241,11 +254,11 @@ EngineStats Scheduler::Stats() const {
   s.waiting = num_waiting_;
   s.evictions = kv_.evictions();
   s.dropped_events = kv_.events().dropped();
-  s.total_blocks = kv_.pool().num_blocks() - 1;
+  s.total_blocks = kv_.pool().num_parents() - 1;
   s.free_blocks = kv_.free_blocks();
   s.cached_blocks = kv_.map().size();
   for (const Request* r : running_) {
-    s.kv_slots_allocated += int64_t{kv_.length(r->row_slot())} * config_.block_size;
+    s.kv_slots_allocated += int64_t{kv_.length(r->row_slot())} * kv_.tables()[0].block_size;
     s.kv_slots_filled += r->computed;
   }
   return s;
@@ -257,8 +270,10 @@ void Scheduler::CheckInvariants() const {
   for (const Request* r : running_) {
     OCTAVO_CHECK(r->status == RequestStatus::kRunning, "a running request is not running");
     OCTAVO_CHECK(!previous || previous->order < r->order, "the running list is out of order");
-    OCTAVO_CHECK(r->computed <= kv_.length(r->row_slot()) * config_.block_size,
-                 "more tokens computed than the blocks hold");
+    for (int g = 0; g < kv_.num_groups(); ++g) {
+      OCTAVO_CHECK(r->computed <= kv_.length(r->row_slot(), g) * kv_.tables()[g].block_size,
+                   "more tokens computed than the blocks hold");
+    }
     OCTAVO_CHECK(r->computed <= r->num_tokens + r->placeholders, "computed past the last token");
     OCTAVO_CHECK(r->in_flight >= 0 && r->in_flight <= r->computed, "in flight out of range");
     OCTAVO_CHECK(r->placeholders >= 0 && r->placeholders <= num_open(),

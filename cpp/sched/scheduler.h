@@ -80,8 +80,8 @@ class Scheduler {
   // What is left to give in the pass that plans a step.
   struct Pass {
     int32_t budget = 0;
-    int32_t reserved_blocks = 0;  // promised to running prompts that are not wholly in yet
-    bool many = false;            // more than one request competes
+    kv::BlockNeed reserved;  // promised to running prompts that are not wholly in yet
+    bool many = false;       // more than one request competes
     bool preempted = false;
   };
   enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull };
@@ -96,6 +96,7 @@ class Scheduler {
   void ScheduleRunning();
   void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;
+  void LeaveBehind(Request& request);
   bool MakeRoom(Request& request, size_t index, int32_t tokens);
   void AddRow(Request& request, int32_t count);
   bool FillsBlock(const Request& request, int32_t count) const;
@@ -107,6 +108,7 @@ class Scheduler {
   // finish.cc
   Status CheckOpen(uint64_t step_id) const;
   void FinishRow(const RowRecord& row, int32_t token);
+  void PublishState(Request& request);
   void AcceptToken(Request& request, int32_t token, int32_t sample);
   void FailRow(const RowRecord& row);
   void Close(Request& request, FinishReason reason);

@@ -2,8 +2,11 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <string>
 
 #include "base/strcat.h"
+#include "kv/cache_group.h"
 #include "octavo/config.h"
 #include "octavo/sampling_params.h"
 
@@ -99,6 +102,73 @@ Status CheckBias(const SamplingParams& p, int32_t vocab_size) {
   return Status::Ok();
 }
 
+constexpr int32_t kMaxSink = 65536;
+
+Status CheckGroup(const GroupSpec& g, size_t index) {
+  const std::string name = StrCat("groups[", index, "].");
+  const bool windowed = g.kind == GroupKind::kSlidingWindow || g.kind == GroupKind::kChunkedLocal;
+  if (g.block_size < 1 || g.block_size > kMaxBlockSize ||
+      (g.block_size & (g.block_size - 1)) != 0) {
+    return OutOfRange((name + "block_size").c_str(), g.block_size,
+                      "give a power of two from 1 to 256");
+  }
+  if (windowed ? g.window < 1 : g.window != 0) {
+    return OutOfRange((name + "window").c_str(), g.window,
+                      "give tokens to windows and chunks, 0 to others");
+  }
+  if (g.sink < 0 || g.sink > kMaxSink || (g.sink > 0 && !windowed)) {
+    return OutOfRange((name + "sink").c_str(), g.sink,
+                      "give up to 65536 tokens to windows, 0 to others");
+  }
+  if (g.split < 1 || g.split > kMaxGroupSplit) {
+    return OutOfRange((name + "split").c_str(), g.split, "give 1 to 64 blocks a parent");
+  }
+  return Status::Ok();
+}
+
+Status CheckGroups(const EngineConfig& c) {
+  if (c.groups.size() > size_t(kMaxCacheGroups)) {
+    return Status::InvalidArgument(
+        StrCat("groups has ", c.groups.size(), " entries: give at most ", kMaxCacheGroups));
+  }
+  int64_t grid = 1;
+  for (size_t i = 0; i < c.groups.size(); ++i) {
+    if (Status s = CheckGroup(c.groups[i], i); !s.ok()) return s;
+    grid = std::lcm(grid, int64_t{c.groups[i].split});
+  }
+  // Every place of the pool has an index of 32 bits.
+  if (grid <= kMaxSplitGrid && grid * c.num_blocks > std::numeric_limits<int32_t>::max() / 2) {
+    return Status::InvalidArgument(StrCat("num_blocks=", c.num_blocks, " times ", grid,
+                                          " places a parent is out of range: give fewer blocks, or "
+                                          "splits with a smaller least common multiple"));
+  }
+  if (grid > kMaxSplitGrid) {
+    return Status::InvalidArgument(StrCat("the splits of groups have a least common multiple of ",
+                                          grid, ": choose them to stay within ", kMaxSplitGrid));
+  }
+  return Status::Ok();
+}
+
+// Whether one request of full length fits when it is alone; the last token needs no KV.
+Status CheckPool(const EngineConfig& c) {
+  const auto parents_for = [&c](int32_t model_len) {
+    return kv::ParentsFor(c.groups, c.block_size, model_len - 1,
+                          kMaxStepsInFlight * int64_t{c.max_num_batched_tokens});
+  };
+  const int64_t needed = parents_for(c.max_model_len);
+  if (needed <= c.num_blocks - 1) return Status::Ok();
+  int32_t fits = 1;  // the greatest length that does, found by halves
+  for (int32_t beyond = c.max_model_len; beyond - fits > 1;) {
+    const int32_t middle = fits + (beyond - fits) / 2;
+    (parents_for(middle) <= c.num_blocks - 1 ? fits : beyond) = middle;
+  }
+  const std::string remedy =
+      fits >= 2 ? StrCat("give at most ", fits, ", or ") : std::string("give ");
+  return Status::InvalidArgument(
+      StrCat("max_model_len=", c.max_model_len, " does not fit a pool of ", c.num_blocks - 1,
+             " usable blocks: ", remedy, "num_blocks of at least ", needed + 1));
+}
+
 }  // namespace
 
 Status Validate(const SamplingParams& p, int32_t vocab_size) {
@@ -149,14 +219,8 @@ Status Validate(const EngineConfig& c) {
   if (!(c.watermark >= 0 && c.watermark < 1)) {
     return OutOfRange("watermark", c.watermark, "give a share in [0, 1)");
   }
-  const int64_t fits = int64_t{c.num_blocks - 1} * c.block_size + 1;  // the last token needs no KV
-  if (c.max_model_len > fits) {
-    return Status::InvalidArgument(
-        StrCat("max_model_len=", c.max_model_len, " does not fit a pool of ", c.num_blocks - 1,
-               " usable blocks of ", c.block_size, " tokens: give at most ", fits,
-               " or num_blocks of at least ",
-               (int64_t{c.max_model_len} - 1 + c.block_size - 1) / c.block_size + 1));
-  }
+  if (Status s = CheckGroups(c); !s.ok()) return s;
+  if (Status s = CheckPool(c); !s.ok()) return s;
   if (!c.enable_chunked_prefill && c.max_num_batched_tokens < c.max_model_len) {
     return Status::InvalidArgument(
         StrCat("max_num_batched_tokens=", c.max_num_batched_tokens, " is below max_model_len=",

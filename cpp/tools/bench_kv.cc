@@ -110,7 +110,7 @@ Measures BenchBlocks(const Effort& effort) {
       for (int32_t pass = 0; pass < kPasses; ++pass) {
         const auto start = BenchClock::now();
         for (int32_t s = 0; s < kSlots; ++s) {
-          OCTAVO_CHECK(kv.Admit(RowSlot{s}, {}, kChainTokens, 0), "the pool is too small");
+          OCTAVO_CHECK(kv.Admit(RowSlot{s}, {}, kChainTokens), "the pool is too small");
         }
         const auto taken = BenchClock::now();
         for (int32_t s = 0; filed && s < kSlots; ++s) {

@@ -151,6 +151,31 @@ VictimPolicy VictimOf(const std::string& name) {
   throw py::value_error("victim='" + name + "' is unknown: give 'cost' or 'last'");
 }
 
+GroupKind KindOf(const std::string& name) {
+  if (name == "full") return GroupKind::kFull;
+  if (name == "sliding_window") return GroupKind::kSlidingWindow;
+  if (name == "chunked_local") return GroupKind::kChunkedLocal;
+  if (name == "state") return GroupKind::kState;
+  throw py::value_error("kind='" + name +
+                        "' is unknown: give 'full', 'sliding_window', 'chunked_local' or 'state'");
+}
+
+void BindGroup(py::module_& m) {
+  py::class_<GroupSpec>(
+      m, "CacheGroup",
+      "Layers that share block tables: what they keep of the past, and how many of "
+      "their blocks one block of the pool holds (split).")
+      .def(py::init([](const std::string& kind, int block_size, int window, int sink, int split) {
+             return GroupSpec{KindOf(kind), block_size, window, sink, split};
+           }),
+           py::arg("kind") = "full", py::kw_only(), py::arg("block_size") = 16,
+           py::arg("window") = 0, py::arg("sink") = 0, py::arg("split") = 1)
+      .def_readonly("block_size", &GroupSpec::block_size)
+      .def_readonly("window", &GroupSpec::window)
+      .def_readonly("sink", &GroupSpec::sink)
+      .def_readonly("split", &GroupSpec::split);
+}
+
 void BindConfig(py::module_& m) {
   py::class_<EngineConfig>(
       m, "EngineConfig",
@@ -161,7 +186,7 @@ void BindConfig(py::module_& m) {
                        int long_prefill_token_threshold, const std::string& policy,
                        const std::string& victim, int64_t priority_aging_ms, double watermark,
                        bool full_prompt_gate, int max_overtakes, int max_queued_requests,
-                       uint64_t hash_seed) {
+                       uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval) {
              EngineConfig c;
              c.num_blocks = num_blocks;
              c.max_model_len = max_model_len;
@@ -181,6 +206,8 @@ void BindConfig(py::module_& m) {
              c.max_overtakes = max_overtakes;
              c.max_queued_requests = max_queued_requests;
              c.hash_seed = hash_seed;
+             c.groups = std::move(groups);
+             c.snapshot_interval = snapshot_interval;
              return c;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -191,7 +218,8 @@ void BindConfig(py::module_& m) {
            py::arg("victim") = "cost", py::arg("priority_aging_ms") = 10'000,
            py::arg("watermark") = 0.0, py::arg("full_prompt_gate") = true,
            py::arg("max_overtakes") = 8, py::arg("max_queued_requests") = 1 << 20,
-           py::arg("hash_seed") = 0)
+           py::arg("hash_seed") = 0, py::arg("groups") = std::vector<GroupSpec>(),
+           py::arg("snapshot_interval") = 0)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
@@ -315,6 +343,7 @@ void BindEngine(py::module_& m) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Octavo's control plane: scheduler, KV memory, step batch.";
+  octavo::bindings::BindGroup(m);
   octavo::bindings::BindConfig(m);
   octavo::bindings::BindSamplingParams(m);
   octavo::bindings::BindPlan(m);

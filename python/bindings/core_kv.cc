@@ -47,10 +47,10 @@ OwnedChain MakeChain(std::vector<int32_t> tokens, int block_size, const std::str
 }
 
 BlockId CheckedBlock(const BlockPool& pool, int32_t block) {
-  if (block < 1 || block >= pool.num_blocks()) {
+  if (block < 1 || block >= pool.num_parents()) {
     throw py::value_error("block=" + std::to_string(block) +
                           " is out of range: the pool has blocks 1 to " +
-                          std::to_string(pool.num_blocks() - 1));
+                          std::to_string(pool.num_parents() - 1));
   }
   return BlockId{block};
 }
@@ -64,13 +64,16 @@ void BindPool(py::module_& m) {
              return BlockPool(num_blocks);
            }),
            py::arg("num_blocks"))
-      .def_property_readonly("num_blocks", &BlockPool::num_blocks)
-      .def_property_readonly("free_count", [](const BlockPool& p) { return p.free_count(); })
+      .def_property_readonly("num_blocks", &BlockPool::num_parents)
+      .def_property_readonly("free_count", [](const BlockPool& p) { return p.free_parents(); })
       .def("take",
            [](BlockPool& p) {
-             if (p.free_count() == 0)
+             if (p.free_parents() == 0)
                Throw(Status::ResourceExhausted("the pool has no free block"));
-             return Index(p.Take());
+             struct : kv::EvictionSink {
+               void OnEvict(BlockId) override {}
+             } nobody;
+             return Index(p.Take(0, {}, nobody));
            })
       .def(
           "ref", [](BlockPool& p, int32_t b) { p.Ref(CheckedBlock(p, b)); }, py::arg("block"))
@@ -122,9 +125,9 @@ void CheckFits(const KvManager& kv, int32_t tokens) {
 }
 
 void CheckChain(const KvManager& kv, const OwnedChain& chain) {
-  if (chain.block_size != kv.block_size()) {
+  if (chain.block_size != kv.tables()[0].block_size) {
     throw py::value_error("the chain has block_size=" + std::to_string(chain.block_size) +
-                          ", the manager " + std::to_string(kv.block_size()));
+                          ", the manager " + std::to_string(kv.tables()[0].block_size));
   }
 }
 
@@ -144,12 +147,12 @@ bool Admit(KvManager& kv, int32_t slot, const OwnedChain& chain, int32_t tokens,
     throw py::value_error("slot=" + std::to_string(slot) + " is in use: release it first");
   }
   const int32_t cap = std::min(tokens, static_cast<int32_t>(chain.tokens.size())) - 1;
-  return kv.Admit(RowSlot{slot}, kv.Match(chain.view(), std::max(0, cap)), tokens, keep_free);
+  return kv.Admit(RowSlot{slot}, kv.Match(chain.view(), std::max(0, cap)), tokens, {}, keep_free);
 }
 
 void Publish(KvManager& kv, int32_t slot, const OwnedChain& chain, int32_t tokens) {
   CheckChain(kv, chain);
-  const int32_t held = kv.length(CheckedSlot(kv, slot)) * kv.block_size();
+  const int32_t held = kv.length(CheckedSlot(kv, slot)) * kv.tables()[0].block_size;
   if (tokens < 0 || tokens > held || tokens > static_cast<int32_t>(chain.tokens.size())) {
     throw py::value_error("tokens=" + std::to_string(tokens) +
                           " is more than the slot or the chain holds");

@@ -7,12 +7,30 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'Engine', 'EngineConfig', 'KVManager', 'PrefixChain', 'SamplingParams', 'StepPlan']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'Engine', 'EngineConfig', 'KVManager', 'PrefixChain', 'SamplingParams', 'StepPlan']
+class CacheGroup:
+    """
+    Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
+    """
+    def __init__(self, kind: str = 'full', *, block_size: typing.SupportsInt | typing.SupportsIndex = 16, window: typing.SupportsInt | typing.SupportsIndex = 0, sink: typing.SupportsInt | typing.SupportsIndex = 0, split: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+        ...
+    @property
+    def block_size(self) -> int:
+        ...
+    @property
+    def sink(self) -> int:
+        ...
+    @property
+    def split(self) -> int:
+        ...
+    @property
+    def window(self) -> int:
+        ...
 class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
     @property
     def block_size(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 try:
     from octavo._core import (
         BlockPool,
+        CacheGroup,
         Engine,
         EngineConfig,
         KVManager,
@@ -26,6 +27,7 @@ except ImportError as error:
 __all__ = [
     "FINISH_REASONS",
     "BlockPool",
+    "CacheGroup",
     "Engine",
     "EngineConfig",
     "KVManager",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Union
+from typing import TypedDict
 
 
 class _Options(TypedDict, total=False):
@@ -27,4 +27,4 @@ class TokensPrompt(_Options, _Text):
     prompt_token_ids: Sequence[int]
 
 
-PromptType = Union[str, Sequence[int], TextPrompt, TokensPrompt]
+PromptType = str | Sequence[int] | TextPrompt | TokensPrompt

@@ -14,7 +14,7 @@ from typing import Any
 
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
-NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen3")
+NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -68,6 +68,11 @@ def config_of(name: str, **changes: Any) -> Any:
         return transformers.MistralConfig(**{**fields, **changes})
     if name == "qwen2":
         return transformers.Qwen2Config(**{**_shape(tie_word_embeddings=True), **changes})
+    if name == "qwen2-hybrid":  # three sliding layers to one of full attention, whose blocks share a pool
+        types = ["sliding_attention"] * 3 + ["full_attention"]
+        windows = {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": types}
+        fields = _shape(num_hidden_layers=4, tie_word_embeddings=True, **windows)
+        return transformers.Qwen2Config(**{**fields, **changes})
     if name == "qwen3":
         fields = _shape(hidden_size=96, head_dim=32, tie_word_embeddings=True)
         return transformers.Qwen3Config(**{**fields, **changes})

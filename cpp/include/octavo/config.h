@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "octavo/status.h"
 
@@ -16,10 +17,36 @@ enum class VictimPolicy { kCost, kLast };
 inline constexpr int32_t kMaxBlockSize = 256;
 inline constexpr int32_t kMaxStepsInFlight = 2;
 
+// What one group of layers keeps of the past.
+enum class GroupKind : uint8_t {
+  kFull,           // keys and values of every token (multi-head latent attention too)
+  kSlidingWindow,  // of the last `window` tokens
+  kChunkedLocal,   // of the current chunk of `window` tokens
+  kState,          // one recurrent state; snapshots at block boundaries
+};
+
+// Layers that share block tables. Their blocks take 1 / split of a parent of the pool, so that
+// groups whose blocks differ in bytes share it.
+struct GroupSpec {
+  GroupKind kind = GroupKind::kFull;
+  int32_t block_size = 16;  // tokens a block, a power of two <= kMaxBlockSize
+  int32_t window = 0;       // tokens; kSlidingWindow and kChunkedLocal only
+  int32_t sink = 0;         // leading tokens that stay visible; windows only
+  int32_t split = 1;        // blocks of this group in one parent, 1 to 64
+};
+
+inline constexpr int32_t kMaxCacheGroups = 8;
+inline constexpr int32_t kMaxGroupSplit = 64;
+inline constexpr int32_t kMaxSplitGrid = 4096;  // bounds the least common multiple of all splits
+
 struct EngineConfig {
   // KV memory.
-  int32_t num_blocks = 0;   // blocks of the pool, the null block included
+  int32_t num_blocks = 0;   // parents of the pool, the null one included; blocks, with one group
   int32_t block_size = 16;  // tokens a block, a power of two <= kMaxBlockSize
+  std::vector<GroupSpec> groups;  // empty: one group of full attention with `block_size`
+  // Window and state groups keep a snapshot of their past every so many tokens, besides those at a
+  // prompt's end; 0: only these; -1: keep whatever is not evicted.
+  int32_t snapshot_interval = 0;
   bool enable_prefix_caching = true;
   bool enable_kv_events = false;
   uint64_t hash_seed = 0;  // seed of the prefix hash; 0 draws one from the system

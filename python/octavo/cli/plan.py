@@ -77,6 +77,12 @@ class Fit:
         return self.footprint.block_bytes * KV_DTYPE_BYTES[self.kv_dtype] // own
 
     @property
+    def token_bytes(self) -> int:
+        """The KV of one token in the dtype planned for."""
+        own = DTYPE_BYTES[self.footprint.spec.dtype]
+        return self.footprint.token_bytes * KV_DTYPE_BYTES[self.kv_dtype] // own
+
+    @property
     def free_blocks(self) -> int:
         """Blocks that requests can use: what is left of the memory, less the null block."""
         return max((self.memory - self.footprint.fixed_bytes) // self.block_bytes - 1, 0)
@@ -102,8 +108,8 @@ class Fit:
         """The one number to change: the smallest change first."""
         if self.most(self.context):
             return f"--batch {self.most(self.context)}"
-        if self.free_blocks:
-            return f"--context {self.free_blocks * self.footprint.block_size}"
+        if longest := self.footprint.longest(self.free_blocks):
+            return f"--context {longest}"
         # Rounded up, so that the number given back fits.
         return f"--memory {math.ceil(self.needed(self.context, self.batch) / GIB * 100) / 100:g}GiB"
 
@@ -195,7 +201,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         ("activations", footprint.activation_bytes),
         ("rotary table", footprint.rope_bytes),
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
-        ("KV a token", fit.block_bytes // footprint.block_size),
+        ("KV a token", fit.token_bytes),
         ("needed", fit.needed(fit.context, fit.batch)),
         ("given", fit.memory),
     ]

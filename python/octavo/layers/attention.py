@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from octavo import ops
@@ -14,20 +16,24 @@ from octavo.layers.norm import RMSNorm
 class AttentionContext:
     """The cache and the rows of one step. The runner makes one and points it at each step's columns.
 
-    pool [B, L, 2, Hk, bs, D]; block_table [slots, max_blocks] int32. Of a step: query_start [R + 1] int32,
-    row_slot and seq_len [R] int32, slot [N] int64 (where each token's keys and values go).
+    caches: one [B, 2, Hk, bs, D] view for each layer, made once, because slicing in every call would cost as
+    much as the call; block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group
+    of each layer. Of a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group
+    [N] int64, where each token's keys and values go.
     """
 
-    __slots__ = ("block_table", "caches", "query_start", "row_slot", "seq_len", "slot")
+    __slots__ = ("block_tables", "caches", "groups", "query_start", "row_slot", "seq_len", "slots")
 
-    def __init__(self, pool: torch.Tensor, block_table: torch.Tensor) -> None:
-        # One strided view for each layer, made once: slicing in every call would cost as much as the call.
-        self.caches = pool.unbind(1)
-        self.block_table = block_table
+    def __init__(
+        self, caches: Sequence[torch.Tensor], block_tables: Sequence[torch.Tensor], groups: Sequence[int]
+    ) -> None:
+        self.caches = caches
+        self.block_tables = block_tables
+        self.groups = groups
         self.query_start: torch.Tensor
         self.row_slot: torch.Tensor
         self.seq_len: torch.Tensor
-        self.slot: torch.Tensor
+        self.slots: Sequence[torch.Tensor]
 
     def attend(
         self,
@@ -41,14 +47,14 @@ class AttentionContext:
         soft_cap: float = 0.0,
     ) -> torch.Tensor:
         """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D]."""
-        cache = self.caches[layer]
-        ops.cache_write(k, v, cache, self.slot)
+        cache, group = self.caches[layer], self.groups[layer]
+        ops.cache_write(k, v, cache, self.slots[group])
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         ops.paged_attention(
             out,
             q,
             cache,
-            self.block_table,
+            self.block_tables[group],
             self.row_slot,
             self.query_start,
             self.seq_len,

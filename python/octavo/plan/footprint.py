@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.hf_config import ModelSpec
+from octavo.plan.groups import LayerGroup, layer_groups
 from octavo.weights.checkpoint import has_weights, open_checkpoint
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,10 +31,29 @@ class Footprint:
     max_num_seqs: int
 
     @property
+    def groups(self) -> tuple[LayerGroup, ...]:
+        """Layers that share block tables."""
+        return layer_groups(self.spec.layer_windows)
+
+    @property
+    def block_layers(self) -> int:
+        """Layers of a block of the pool: all of them, unless groups of different size share it."""
+        group = self.groups[0]
+        return group.split * len(group.layers)
+
+    @property
     def block_bytes(self) -> int:
-        """One KV block: keys and values of block_size tokens in every layer."""
-        spec = self.spec
-        return 2 * spec.num_layers * spec.kv_size * self.block_size * DTYPE_BYTES[spec.dtype]
+        """One block of the pool: keys and values of block_size tokens in `block_layers` layers."""
+        return self.block_layers * self.block_size * self.token_layer_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token in every layer."""
+        return self.spec.num_layers * self.token_layer_bytes
+
+    @property
+    def token_layer_bytes(self) -> int:
+        return 2 * self.spec.kv_size * DTYPE_BYTES[self.spec.dtype]
 
     @property
     def activation_bytes(self) -> int:
@@ -60,7 +80,17 @@ class Footprint:
         return self.weights_bytes + self.activation_bytes + self.rope_bytes
 
     def blocks_of(self, tokens: int) -> int:
-        return -(-tokens // self.block_size)
+        """Blocks of the pool that one request of this length takes when it is alone."""
+        chunk = self.max_num_batched_tokens
+        return sum(-(-g.peak(tokens, self.block_size, chunk) // g.split) for g in self.groups)
+
+    def longest(self, blocks: int) -> int:
+        """The longest request, up to the model's limit, that `blocks` blocks of the pool hold; 0: none."""
+        low, high = 0, max(self.spec.max_model_len, self.spec.context_limit)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.blocks_of(middle) <= blocks else (low, middle - 1)
+        return low
 
 
 @dataclass(frozen=True)

@@ -67,17 +67,14 @@ class Plan:
     scheduler: SchedulerConfig
     log: LogConfig
 
-    @property
-    def num_tokens_in_pool(self) -> int:
-        """Tokens whose KV fits at once."""
-        return (self.num_blocks - 1) * self.block_size
-
     def why(self, field: str) -> str | None:
         """Return the reason for an automatic choice, or None if the field was set by the user."""
         return next((reason.why for reason in self.reasons if reason.field == field), None)
 
     def engine_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `octavo.core.EngineConfig`."""
+        from octavo import core  # here, because planning itself needs no extension module
+
         scheduler = self.scheduler
         return {
             "num_blocks": self.num_blocks,
@@ -95,6 +92,10 @@ class Plan:
             "watermark": float(scheduler.watermark),
             "full_prompt_gate": scheduler.full_prompt_gate,
             "max_overtakes": scheduler.max_overtakes,
+            "groups": [
+                core.CacheGroup(g.kind, block_size=self.block_size, window=g.window, split=g.split)
+                for g in self.footprint.groups
+            ],
         }
 
 
@@ -252,11 +253,11 @@ class _Pool:
         footprint, length = self.footprint, self.footprint.spec.max_model_len
         num_blocks = self._num_blocks(reasons)
         usable = num_blocks - 1
-        if usable < (footprint.blocks_of(length) if self.explicit_length else 1):
+        if usable < footprint.blocks_of(length if self.explicit_length else 1):
             raise self._refusal(usable)
         if not self.explicit_length:
             limit = length
-            length = min(limit, usable * footprint.block_size)
+            length = min(limit, footprint.longest(usable))
             why = "the longest that the model was made for"
             if length < limit:
                 why = f"the pool's {usable} blocks; the model was made for {limit}"
@@ -293,7 +294,7 @@ class _Pool:
     def _refusal(self, usable: int) -> CapacityError:
         footprint, length = self.footprint, self.footprint.spec.max_model_len
         needed = footprint.blocks_of(length if self.explicit_length else 1) + 1
-        holds = max(usable, 0) * footprint.block_size
+        holds = footprint.longest(max(usable, 0))
         bytes_needed = needed * footprint.block_bytes
         shorter = f"max_model_len<={holds} or " if holds else ""
         if self.cache.num_gpu_blocks_override is not None:

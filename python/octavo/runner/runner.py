@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,13 +16,15 @@ from octavo.runner.batch import HostSlot, LogprobBatch, PromptLogprobs, StepResu
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
     from octavo.plan import Plan
+    from octavo.plan.groups import LayerGroup
 
 
 class ModelRunner:
     """Owns the KV pool and runs steps on it. One thread at a time may call it.
 
     The pool is [block, layer, 2, head, token, dim]: one block of all layers is one contiguous run, so that
-    moving it is one copy. It is allocated here, once; its pages are touched when a block is first written.
+    moving it is one copy. A group of fewer layers sees the same memory as more, smaller blocks. It is
+    allocated here, once; its pages are touched when a block is first written.
     """
 
     def __init__(self, plan: Plan, model: torch.nn.Module, engine: Engine) -> None:
@@ -30,12 +33,14 @@ class ModelRunner:
         self._logits = cast(CausalLM, model).logits
         self.block_size = plan.block_size
         self.score_rows = max(1, SCORE_CHUNK_BYTES // (8 * spec.vocab_size))
-        shape = (plan.num_blocks, spec.num_layers, 2, spec.num_kv_heads, plan.block_size, spec.head_dim)
+        groups = plan.footprint.groups
+        layers = plan.footprint.block_layers
+        shape = (plan.num_blocks, layers, 2, spec.num_kv_heads, plan.block_size, spec.head_dim)
         self.pool = torch.empty(shape, dtype=getattr(torch, plan.dtype))
-        self.block_table = torch.from_numpy(engine.block_table())
+        self.block_tables = [torch.from_numpy(engine.block_table(group)) for group in range(len(groups))]
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in (0, 1))
-        self._context = AttentionContext(self.pool, self.block_table)
-        self._cache_slot = torch.empty(plan.max_num_batched_tokens, dtype=torch.int64)
+        self._context = _context(self.pool, self.block_tables, groups)
+        self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
         self._token = torch.empty(plan.max_num_seqs, dtype=torch.int32)
         self._token_array = self._token.numpy()
         torch.set_num_threads(plan.num_threads)
@@ -55,15 +60,9 @@ class ModelRunner:
         context.query_start = columns.query_start[: rows + 1]
         context.row_slot = columns.row_slot[:rows]
         context.seq_len = columns.seq_len[:rows]
-        context.slot = self._cache_slot[:tokens]
-        ops.slot_mapping(
-            context.slot,
-            position,
-            context.query_start,
-            context.row_slot,
-            self.block_table,
-            self.block_size,
-        )
+        context.slots = slots = [slot[:tokens] for slot in self._cache_slots]
+        for slot, table in zip(slots, self.block_tables):
+            ops.slot_mapping(slot, position, context.query_start, context.row_slot, table, self.block_size)
         hidden: torch.Tensor = self.model(columns.token_id[:tokens], position, context)
         return hidden
 
@@ -96,6 +95,20 @@ class ModelRunner:
             top=top,
             logprobs=_join(parts),
         )
+
+
+def _context(
+    pool: torch.Tensor, block_tables: list[torch.Tensor], groups: Sequence[LayerGroup]
+) -> AttentionContext:
+    """Give each layer its group's view of the pool, each group its table."""
+    caches: dict[int, torch.Tensor] = {}
+    group_of: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        blocks = pool.view(-1, len(group.layers), *pool.shape[2:])
+        caches.update(zip(group.layers, blocks.unbind(1)))
+        group_of.update((layer, number) for layer in group.layers)
+    order = sorted(caches)
+    return AttentionContext([caches[i] for i in order], block_tables, [group_of[i] for i in order])
 
 
 def _logprobs(logits: torch.Tensor, token: torch.Tensor, top: int) -> LogprobBatch:

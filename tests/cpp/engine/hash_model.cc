@@ -1,6 +1,9 @@
 #include "engine/hash_model.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "base/check.h"
 
@@ -13,19 +16,75 @@ uint64_t Mix(uint64_t a, uint64_t b) {
   return x ^ (x >> 32);
 }
 
+std::vector<GroupSpec> GroupsOf(const EngineConfig& config) {
+  if (!config.groups.empty()) return config.groups;
+  GroupSpec full;
+  full.block_size = config.block_size;
+  return {full};
+}
+
+// The first position that a query sees, but for the sink.
+int32_t FirstSeen(const GroupSpec& spec, int32_t query) {
+  switch (spec.kind) {
+    case GroupKind::kSlidingWindow:
+      return std::max(0, query - spec.window + 1);
+    case GroupKind::kChunkedLocal:
+      return query - query % spec.window;
+    default:
+      return 0;
+  }
+}
+
 }  // namespace
 
 HashModel::HashModel(const EngineConfig& config, const batch::Arena& arena)
-    : vocab_size_(config.vocab_size),
-      block_size_(config.block_size),
-      arena_(arena),
-      cells_(size_t(config.num_blocks) * config.block_size),
-      latest_(config.max_num_seqs, -1) {}
+    : vocab_size_(config.vocab_size), arena_(arena), latest_(config.max_num_seqs, -1) {
+  int32_t places = 1;  // of a parent
+  for (const GroupSpec& spec : GroupsOf(config)) places = std::lcm(places, spec.split);
+  for (const GroupSpec& spec : GroupsOf(config)) {
+    Group& g = groups_.emplace_back();
+    g.spec = spec;
+    g.index = static_cast<int>(groups_.size()) - 1;
+    g.stride = places / spec.split;
+    g.cells.resize(size_t(config.num_blocks) * spec.split * spec.block_size);
+  }
+  states_.resize(groups_.size());
+  owner_.assign(size_t(config.num_blocks) * places, -1);
+}
 
-HashModel::Cell& HashModel::CellAt(const StepPlan& plan, int32_t slot, int32_t position) {
-  const BlockTableView& table = plan.block_tables[0];
-  const int32_t block = table.data[slot * table.row_stride + position / block_size_];
-  return cells_[size_t(block) * block_size_ + position % block_size_];
+int32_t HashModel::BlockAt(const Group& g, const StepPlan& plan, int32_t slot,
+                           int32_t position) const {
+  const BlockTableView& table = plan.block_tables[g.index];
+  return table.data[slot * table.row_stride + position / g.spec.block_size];
+}
+
+const HashModel::Cell& HashModel::Read(const Group& g, const StepPlan& plan, int32_t slot,
+                                       int32_t position) const {
+  const size_t first = size_t(BlockAt(g, plan, slot, position)) * g.spec.block_size;
+  return g.cells[first + (IsState(g) ? 0 : position % g.spec.block_size)];
+}
+
+void HashModel::Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell) {
+  const int32_t block = BlockAt(g, plan, slot, cell.position);
+  OCTAVO_CHECK(block > 0, "a token has no block to write to");
+  Own(g, block);
+  const size_t first = size_t(block) * g.spec.block_size;
+  g.cells[first + (IsState(g) ? 0 : cell.position % g.spec.block_size)] = cell;
+}
+
+void HashModel::Own(Group& g, int32_t block) {
+  const auto clear = [](Group& group, int32_t b) {
+    std::fill_n(group.cells.begin() + int64_t{b} * group.spec.block_size, group.spec.block_size,
+                Cell{});
+  };
+  bool taken = false;
+  for (int32_t place = block * g.stride; place < (block + 1) * g.stride; ++place) {
+    const int8_t before = std::exchange(owner_[place], static_cast<int8_t>(g.index));
+    if (before == g.index) continue;
+    if (before >= 0) clear(groups_[before], place / groups_[before].stride);
+    taken = true;
+  }
+  if (taken) clear(g, block);
 }
 
 Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
@@ -43,27 +102,66 @@ Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
 
 void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
   const int32_t slot = plan.row_slot[row];
+  const int32_t start = plan.position[plan.query_start[row]];
+  for (const Group& g : groups_) {
+    if (!IsState(g)) continue;
+    const Cell before = start > 0 ? Read(g, plan, slot, start - 1) : Cell{};
+    states_[g.index] = Mix(before.digest, uint64_t(before.position + 1 == start));
+  }
   for (int32_t t = plan.query_start[row]; t < plan.query_start[row + 1]; ++t) {
     const int32_t p = plan.position[t];
     const int32_t token = plan.token_id[t] >= 0 ? plan.token_id[t] : latest_[slot];
-    const uint64_t before = p == 0 ? 0 : CellAt(plan, slot, p - 1).digest;
-    CellAt(plan, slot, p) = {Mix(before, uint64_t(token) << 32 | uint32_t(p)), token, p};
+    if (t > plan.query_start[row]) {
+      // Steps may start anywhere, so each token meets the state as if it were a step's first.
+      for (uint64_t& state : states_) state = Mix(state, 1);
+    }
+    uint64_t digest = uint64_t(token) << 32 | uint32_t(p);
+    for (const Group& g : groups_) digest = Mix(digest, See(g, plan, slot, p));
+    for (Group& g : groups_) {
+      if (!IsState(g)) {
+        Write(g, plan, slot, {digest, token, p});
+        continue;
+      }
+      states_[g.index] = Mix(states_[g.index], digest);
+      if (t + 1 == plan.query_start[row + 1]) Write(g, plan, slot, {states_[g.index], token, p});
+    }
   }
+}
+
+uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
+                        int32_t position) const {
+  if (IsState(g)) return states_[g.index];
+  // The digest before covers all that came before it.
+  if (g.spec.kind == GroupKind::kFull) {
+    return position == 0 ? 0 : Read(g, plan, slot, position - 1).digest;
+  }
+  uint64_t seen = 0;
+  const int32_t first = FirstSeen(g.spec, position);
+  for (int32_t p = 0; p < position; ++p) {
+    if (p >= g.spec.sink && p < first) p = first;
+    if (p < position) seen = Mix(seen, Read(g, plan, slot, p).digest);
+  }
+  return seen;
 }
 
 int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
   const int32_t row = plan.sample_row[sample];
   const int32_t slot = plan.row_slot[row];
+  const int32_t last = plan.seq_len[row] - 1;
   OCTAVO_CHECK(plan.sample_token[sample] == plan.query_start[row + 1] - 1,
                "a sample is not at the end of its row");
   const int32_t* history =
       plan.all_greedy ? nullptr : reinterpret_cast<const int32_t*>(plan.history[sample]);
   uint64_t digest = 1;
-  for (int32_t p = 0; p < plan.seq_len[row]; ++p) {
-    const Cell& cell = CellAt(plan, slot, p);
-    digest = Mix(Mix(digest, cell.digest), uint64_t(cell.token) << 32 | uint32_t(cell.position));
-    // The host's history must tell what the cache tells.
-    if (history && p < plan.history_len[sample] && history[p] != cell.token) digest = ~digest;
+  for (const Group& g : groups_) {
+    const int32_t first = IsState(g) ? last : FirstSeen(g.spec, last);
+    for (int32_t p = 0; p <= last; ++p) {
+      if (p >= g.spec.sink && p < first) p = first;
+      const Cell& cell = Read(g, plan, slot, p);
+      digest = Mix(Mix(digest, cell.digest), uint64_t(cell.token) << 32 | uint32_t(cell.position));
+      // The host's history must tell what the cache tells.
+      if (history && p < plan.history_len[sample] && history[p] != cell.token) digest = ~digest;
+    }
   }
   return Choose(plan, sample, digest);
 }

@@ -1,9 +1,11 @@
-// HashModel: an executor whose next token depends on every token before it, as read back through
-// the block tables from a cache that it wrote itself.
+// HashModel: an executor whose next token depends on all that its cache groups let it see, as read
+// back through the block tables from a cache that it wrote itself.
 //
-// The cache holds one digest a slot: that of the whole prefix up to and including its position,
-// built from the digest read at the position before. A block that is shared wrongly, reused too
-// early, never written or read under a stale table gives other digests and so other tokens.
+// A token's digest covers the token and what each group shows it: the digest before it (full),
+// those in its window or chunk and the sink's (windows), a running hash (states). Every group keeps
+// the digest in blocks of its own, all in one memory: a block that is shared wrongly, reused too
+// early, by another group too, never written or read under a stale table gives other digests and so
+// other tokens.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "batch/arena.h"
+#include "octavo/config.h"
 #include "octavo/executor.h"
 #include "octavo/step.h"
 
@@ -34,17 +37,30 @@ class HashModel final : public Executor {
     int32_t token = -1;
     int32_t position = -1;
   };
-  Cell& CellAt(const StepPlan& plan, int32_t slot, int32_t position);
+  struct Group {
+    GroupSpec spec;
+    int index = 0;
+    int32_t stride = 1;       // places of the memory a block takes
+    std::vector<Cell> cells;  // one a token; of a state, the block's first
+  };
+
+  bool IsState(const Group& g) const { return g.spec.kind == GroupKind::kState; }
+  int32_t BlockAt(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
+  const Cell& Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
+  void Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell);
+  void Own(Group& g, int32_t block);
   void WriteRow(const StepPlan& plan, int32_t row);
+  uint64_t See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
   int32_t Sample(const StepPlan& plan, int32_t sample);
   int32_t Choose(const StepPlan& plan, int32_t sample, uint64_t digest) const;
   bool Allowed(const StepPlan& plan, int32_t sample, int32_t token) const;
 
   int32_t vocab_size_;
-  int32_t block_size_;
   const batch::Arena& arena_;
-  std::vector<Cell> cells_;
-  std::vector<int32_t> latest_;  // what each row slot sampled last
+  std::vector<Group> groups_;
+  std::vector<uint64_t> states_;  // of the row being written, one a group
+  std::vector<int8_t> owner_;     // of each place: the group that wrote there last
+  std::vector<int32_t> latest_;   // what each row slot sampled last
   uint32_t fail_one_in_ = 0;
   uint64_t fail_state_ = 0;
 };

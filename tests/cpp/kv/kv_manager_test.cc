@@ -1,5 +1,6 @@
 #include "kv/kv_manager.h"
 
+#include <utility>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -14,18 +15,30 @@ constexpr RowSlot kB{1};
 constexpr RowSlot kC{2};
 
 KvConfig Config(int32_t num_blocks, bool events = false) {
-  return {num_blocks, kBlockSize, 4, 64, true, events};
+  KvConfig config;
+  config.num_blocks = num_blocks;
+  config.block_size = kBlockSize;
+  config.num_slots = 4;
+  config.max_tokens_per_slot = 64;
+  config.enable_events = events;
+  return config;
 }
 
 std::vector<int32_t> Blocks(const KvManager& kv, RowSlot slot) {
   return {kv.blocks(slot).begin(), kv.blocks(slot).end()};
 }
 
+BlockNeed Keep(int32_t blocks) {
+  BlockNeed need;
+  need.of[0] = blocks;
+  return need;
+}
+
 // Admits `chain` with whatever is cached of it, and files all of its full blocks.
 KvManager::Hit Run(KvManager& kv, RowSlot slot, const OwnedChain& chain) {
   const int32_t tokens = int32_t(chain.tokens.size());
   const auto hit = kv.Match(chain.view(), tokens);
-  REQUIRE(kv.Admit(slot, hit, tokens, 0));
+  REQUIRE(kv.Admit(slot, hit, tokens));
   kv.Publish(slot, chain.view(), tokens);
   kv.CheckInvariants();
   return hit;
@@ -39,14 +52,14 @@ void Finish(KvManager& kv, RowSlot slot) {
 
 TEST_CASE("a slot holds as many blocks as its tokens need, rounded up") {
   KvManager kv(Config(10));
-  CHECK(kv.BlocksFor(0) == 0);
-  CHECK(kv.BlocksFor(1) == 1);
-  CHECK(kv.BlocksFor(4) == 1);
-  CHECK(kv.BlocksFor(5) == 2);
-  REQUIRE(kv.Admit(kA, {}, 5, 0));
+  for (const auto& [tokens, blocks] : {std::pair{0, 0}, {1, 1}, {4, 1}, {5, 2}}) {
+    CHECK(kv.AdmissionNeed({}, tokens).of[0] == blocks);
+    CHECK(kv.PeakNeed({}, tokens).of[0] == blocks);
+  }
+  REQUIRE(kv.Admit(kA, {}, 5));
   CHECK(kv.length(kA) == 2);
-  CHECK(kv.NeedFor(kA, 8) == 0);
-  CHECK(kv.NeedFor(kA, 9) == 1);
+  CHECK(kv.RemainingNeed(kA, 8).of[0] == 0);
+  CHECK(kv.RemainingNeed(kA, 9).of[0] == 1);
   REQUIRE(kv.Grow(kA, 9));
   CHECK(kv.length(kA) == 3);
   CHECK(kv.free_blocks() == 6);
@@ -55,7 +68,7 @@ TEST_CASE("a slot holds as many blocks as its tokens need, rounded up") {
 
 TEST_CASE("growing beyond the pool fails and changes nothing") {
   KvManager kv(Config(4));
-  REQUIRE(kv.Admit(kA, {}, 4, 0));
+  REQUIRE(kv.Admit(kA, {}, 4));
   const auto before = Blocks(kv, kA);
   CHECK_FALSE(kv.Grow(kA, 17));
   CHECK(Blocks(kv, kA) == before);
@@ -63,7 +76,7 @@ TEST_CASE("growing beyond the pool fails and changes nothing") {
   kv.CheckInvariants();
 }
 
-TEST_CASE("admission counts revived blocks and the reserve, and fails without a change") {
+TEST_CASE("admission counts revived blocks and the reserve, and takes nothing when it fails") {
   KvManager kv(Config(6));
   const OwnedChain prefix(Count(0, 8), kBlockSize);
   Run(kv, kA, prefix);
@@ -71,13 +84,13 @@ TEST_CASE("admission counts revived blocks and the reserve, and fails without a 
   const OwnedChain longer(Count(0, 16), kBlockSize);
   const auto hit = kv.Match(longer.view(), 16);
   REQUIRE(hit.tokens == 8);
-  CHECK(hit.revived == 2);
+  CHECK(kv.AdmissionNeed(hit, 16).of[0] == 2);
   // Two revived, two new, two to keep: one more than the five there are.
-  CHECK_FALSE(kv.Admit(kB, hit, 16, 2));
+  CHECK_FALSE(kv.Admit(kB, hit, 16, Keep(2)));
   CHECK(kv.length(kB) == 0);
   CHECK(kv.free_blocks() == 5);
   kv.CheckInvariants();
-  CHECK(kv.Admit(kB, hit, 16, 1));
+  CHECK(kv.Admit(kB, hit, 16, Keep(1)));
   CHECK(kv.free_blocks() == 1);
   kv.CheckInvariants();
 }
@@ -87,9 +100,9 @@ TEST_CASE("a hit that others hold costs nothing of the free blocks") {
   const OwnedChain prefix(Count(0, 8), kBlockSize);
   Run(kv, kA, prefix);
   const auto hit = kv.Match(prefix.view(), 8);
-  CHECK(hit.revived == 0);
-  REQUIRE(kv.Admit(kB, hit, 9, 2));
-  CHECK(kv.pool().refs(hit.blocks[0]) == 2);
+  CHECK(hit.tokens == 8);
+  REQUIRE(kv.Admit(kB, hit, 9, Keep(2)));
+  CHECK(kv.pool().refs(BlockId{Blocks(kv, kA)[0]}) == 2);
   CHECK(Blocks(kv, kB)[0] == Blocks(kv, kA)[0]);
   CHECK(kv.ExclusiveBlocks(kB) == 1);
   kv.CheckInvariants();
@@ -127,7 +140,7 @@ TEST_CASE("a prefix outlives its suffix when both are free") {
   Run(kv, kA, chain);
   Finish(kv, kA);
   for (int32_t left : {12, 8, 4, 0}) {
-    REQUIRE(kv.Admit(kB, {}, kBlockSize * (5 - left / 4 - 1), 0));
+    REQUIRE(kv.Admit(kB, {}, kBlockSize * (5 - left / 4 - 1)));
     CHECK(kv.Match(chain.view(), 16).tokens == left);
     kv.Release(kB);
     kv.ClearRow(kB);
@@ -145,14 +158,14 @@ TEST_CASE("a prefix that was hit outlives one that was not, whatever came last")
   const OwnedChain once(Count(100, 28), kBlockSize);
   Run(kv, kA, once);
   Finish(kv, kA);
-  REQUIRE(kv.Admit(kB, {}, 28, 0));
+  REQUIRE(kv.Admit(kB, {}, 28));
   CHECK(kv.Match(popular.view(), 4).tokens == 4);
   CHECK(kv.Match(once.view(), 28).tokens == 0);
 }
 
 TEST_CASE("released blocks are free at once, and the row keeps its entries until it is cleared") {
   KvManager kv(Config(6));
-  REQUIRE(kv.Admit(kA, {}, 8, 0));
+  REQUIRE(kv.Admit(kA, {}, 8));
   const auto held = Blocks(kv, kA);
   kv.Release(kA);
   CHECK(kv.free_blocks() == 5);
@@ -169,9 +182,9 @@ TEST_CASE("what was never written leaves the map again") {
   KvManager kv(Config(10));
   const OwnedChain chain(Count(0, 12), kBlockSize);
   Run(kv, kA, chain);
-  kv.Unpublish(kA, 1);
+  kv.Unpublish(kA, kBlockSize + 1);
   kv.CheckInvariants();
-  CHECK(kv.published(kA) == 1);
+  CHECK(kv.published_tokens(kA) == kBlockSize);
   CHECK(kv.Match(chain.view(), 12).tokens == 4);
   kv.Publish(kA, chain.view(), 12);
   CHECK(kv.Match(chain.view(), 12).tokens == 12);
@@ -196,15 +209,16 @@ TEST_CASE("nothing after a block whose hash collides is filed, for its prefix is
   OwnedChain forged(Count(0, 8), kBlockSize);
   forged.tokens[1] = 99;
   CHECK(kv.Match(forged.view(), 8).tokens == 0);
-  REQUIRE(kv.Admit(kB, {}, 8, 0));
+  REQUIRE(kv.Admit(kB, {}, 8));
   kv.Publish(kB, forged.view(), 8);
   kv.CheckInvariants();
   CHECK(kv.map().size() == 2);
   Finish(kv, kA);
   REQUIRE(kv.Match(mine.view(), 8).tokens == 8);
-  for (BlockId b : kv.Match(mine.view(), 8).blocks) {
-    CHECK(Index(b) != Blocks(kv, kB)[0]);
-    CHECK(Index(b) != Blocks(kv, kB)[1]);
+  REQUIRE(kv.Admit(kC, kv.Match(mine.view(), 8), 8));
+  for (int32_t b : Blocks(kv, kC)) {
+    CHECK(b != Blocks(kv, kB)[0]);
+    CHECK(b != Blocks(kv, kB)[1]);
   }
 }
 
@@ -242,8 +256,8 @@ TEST_CASE("stored and removed events name content: the first and the last copy o
   KvManager kv(Config(4, true));
   const OwnedChain chain(Count(0, 4), kBlockSize);
   // Two copies: both requests ran before either could hit the other.
-  REQUIRE(kv.Admit(kA, {}, 4, 0));
-  REQUIRE(kv.Admit(kB, {}, 4, 0));
+  REQUIRE(kv.Admit(kA, {}, 4));
+  REQUIRE(kv.Admit(kB, {}, 4));
   kv.Publish(kA, chain.view(), 4);
   kv.Publish(kB, chain.view(), 4);
   auto events = Events(kv);
@@ -255,7 +269,7 @@ TEST_CASE("stored and removed events name content: the first and the last copy o
 
   Finish(kv, kA);
   Finish(kv, kB);
-  REQUIRE(kv.Admit(kC, {}, 8, 0));  // takes the unhashed block and one copy
+  REQUIRE(kv.Admit(kC, {}, 8));  // takes the unhashed block and one copy
   CHECK(Events(kv).empty());
   CHECK(kv.Match(chain.view(), 4).tokens == 4);
   REQUIRE(kv.Grow(kC, 12));  // takes the other

@@ -39,10 +39,19 @@ class FakeEncoder final : public encoder::EncoderBudget {
   int32_t room = 0;
 };
 
+kv::KvConfig KvConfigOf(const EngineConfig& c) {
+  kv::KvConfig config;
+  config.num_blocks = c.num_blocks;
+  config.block_size = c.block_size;
+  config.num_slots = c.max_num_seqs;
+  config.max_tokens_per_slot = c.max_model_len;
+  return config;
+}
+
 struct Parts {
   explicit Parts(const EngineConfig& c, transfer::KvConnector* connector,
                  encoder::EncoderBudget* encoder = nullptr)
-      : kv({c.num_blocks, c.block_size, c.max_num_seqs, c.max_model_len, true, false}),
+      : kv(KvConfigOf(c)),
         batch(c),
         scheduler(c, kv, batch, clock, connector, encoder) {}
   ManualClock clock;

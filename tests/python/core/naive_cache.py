@@ -52,15 +52,15 @@ class NaiveCache:
         return hits
 
     def admit(self, hits: list[int], tokens: int, keep_free: int) -> Held | None:
-        """Hit blocks and new ones for `tokens` tokens; None, and no change, when they do not fit."""
+        """Hit blocks and new ones for `tokens` tokens; None when they do not fit, hits recent."""
         fresh = max(0, self.blocks_for(tokens) - len(hits))
-        revived = sum(self.refs[b] == 0 for b in hits)
-        if fresh + revived + keep_free > self.num_free:
-            return None
         for b in hits:
             self._ref(b)
             self._set_kind(b, PROVEN)
         held = Held(list(hits), len(hits))
+        if fresh + keep_free > self.num_free:
+            self.release(held)
+            return None
         held.blocks += [self._take() for _ in range(fresh)]
         return held
 

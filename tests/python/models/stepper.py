@@ -40,7 +40,8 @@ class Stepper:
         pool = torch.full(shape, float("nan"), dtype=getattr(torch, self.spec.dtype))
         generator = torch.Generator().manual_seed(seed)
         blocks = torch.randperm(shape[0] - 1, generator=generator) + 1
-        self.context = AttentionContext(pool, blocks.view(rows, per_row).int())
+        table = blocks.view(rows, per_row).int()
+        self.context = AttentionContext(pool.unbind(1), [table], [0] * self.spec.num_layers)
         self.lengths = [0] * rows
 
     @torch.inference_mode()
@@ -57,9 +58,14 @@ class Stepper:
         context.query_start = torch.tensor([0, *sizes]).cumsum(0).int()
         context.row_slot = torch.tensor(list(tokens), dtype=torch.int32)
         context.seq_len = torch.tensor([self.lengths[row] for row in tokens], dtype=torch.int32)
-        context.slot = torch.empty(len(flat), dtype=torch.int64)
+        context.slots = [torch.empty(len(flat), dtype=torch.int64)]
         ops.slot_mapping(
-            context.slot, position, context.query_start, context.row_slot, context.block_table, BLOCK_SIZE
+            context.slots[0],
+            position,
+            context.query_start,
+            context.row_slot,
+            context.block_tables[0],
+            BLOCK_SIZE,
         )
         logits = self.model.logits(self.model.forward(flat, position, context))
         return dict(zip(tokens, logits.split(sizes)))

@@ -41,8 +41,9 @@ def test_the_spec_of_each_tiny_model_is_what_was_saved(tiny_folder: Any, model_n
     assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert spec.head_dim == 32
     assert spec.tie_embeddings == config.tie_word_embeddings
-    assert (spec.attention_bias, spec.qk_norm) == (model_name == "qwen2", model_name == "qwen3")
-    assert spec.layer_windows == ((24, 24, 24) if model_name == "mistral-window" else (0, 0, 0))
+    assert (spec.attention_bias, spec.qk_norm) == (config.model_type == "qwen2", config.model_type == "qwen3")
+    windows = {"mistral-window": (24, 24, 24), "qwen2-hybrid": (24, 24, 24, 0)}
+    assert spec.layer_windows == windows.get(model_name, (0, 0, 0))
     assert spec.rope.kind == ("llama3" if model_name == "llama" else "default")
     assert spec.dtype == "float32"
     assert spec.eos_token_ids == (3,)
