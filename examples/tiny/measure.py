@@ -19,6 +19,7 @@ from vocabulary import IGNORED, Encoder, Sequence
 from wordings import load_facts, load_wordings
 
 ROWS = 32
+HELD_SEED = 20  # of the styles that held-out questions are put in; not a seed of training
 SYSTEM = "You are a patient teacher."  # not among the system messages of training
 
 
@@ -83,11 +84,10 @@ def print_missed(turns: list[Turn], exact: list[bool]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the model tiny on held-out questions.")
     parser.add_argument("folder", type=Path, help="folder of the model")
-    parser.add_argument("--seed", type=int, default=2, help="seed of the styles (default %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="print the missed questions")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    report(options.folder, held_sets(load_facts(), load_wordings(), options.seed), verbose=options.verbose)
+    report(options.folder, held_sets(load_facts(), load_wordings(), HELD_SEED), verbose=options.verbose)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from measure import report
+from measure import HELD_SEED, report
 from questions import QuestionSource, held_sets
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -24,6 +24,7 @@ from wordings import load_facts, load_wordings
 
 VOCABULARY = 1024
 MAX_LENGTH = 1024
+SEED = 2
 STEPS = 3600
 BATCH_TOKENS = 4096  # padded tokens per optimizer step, about
 MATRIX_RATE = 0.01  # peak rate of Muon, which trains the matrices of the layers
@@ -185,7 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the model tiny.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of weights and questions (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="of weights and questions (default %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     options = parser.parse_args()
 
@@ -202,7 +205,7 @@ def main() -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     save(model, tokenizer, encoder, options.out)
-    report(options.out, held_sets(facts, wordings, seed=options.seed + 1))
+    report(options.out, held_sets(facts, wordings, HELD_SEED))
 
 
 if __name__ == "__main__":
