@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,15 @@ def interrupt_at_step(llm: LLM, monkeypatch: pytest.MonkeyPatch, step: int, act:
     monkeypatch.setattr(llm.llm_engine.runner, "step", counted)
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """Python's own handler, which a test run that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("how", ["signal", "inside-a-step"])
 def test_ctrl_c_in_the_middle_of_a_batch_leaves_the_llm_usable(
     llm: LLM, monkeypatch: pytest.MonkeyPatch, how: str
