@@ -51,9 +51,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
 struct Parts {
   explicit Parts(const EngineConfig& c, transfer::KvConnector* connector,
                  encoder::EncoderBudget* encoder = nullptr)
-      : kv(KvConfigOf(c)),
-        batch(c),
-        scheduler(c, kv, batch, clock, connector, encoder) {}
+      : kv(KvConfigOf(c)), batch(c), scheduler(c, kv, batch, clock, connector, encoder) {}
   ManualClock clock;
   kv::KvManager kv;
   batch::StepBatch batch;
