@@ -90,7 +90,6 @@ struct alignas(64) Request {
 
   RowSlot row_slot() const { return RowSlot{slot}; }
   bool live() const { return status != RequestStatus::kFinished; }
-  int32_t min_len() const { return prompt_len + params.min_tokens; }
   kv::PrefixChain chain() const {
     return {{tokens, static_cast<size_t>(num_tokens)}, hashes, root};
   }

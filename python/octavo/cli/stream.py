@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from octavo.cli.errors import CommandError
+from octavo.engine.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from octavo import LLM, SamplingParams
@@ -57,29 +56,6 @@ class Answer:
         elif self.finish_reason == "length":
             parts.append("cut at the length limit")
         return " · ".join(parts)
-
-
-class Interrupt:
-    """Turns the first Ctrl-C into a flag that is read between two steps; a second one raises.
-
-    A KeyboardInterrupt inside a step would leave the core waiting for that step's tokens.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Interrupt:
-        self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 def stream(llm: LLM, prompt: Any, params: SamplingParams, answer: Answer) -> Iterator[str]:

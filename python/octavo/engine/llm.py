@@ -9,11 +9,11 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from octavo import config, core
 from octavo.engine.inputs import Prompt, as_prompt_list
+from octavo.engine.interrupt import Interrupt
 from octavo.engine.llm_engine import LLMEngine
 from octavo.engine.metrics import Metric
 from octavo.engine.options import split_options
@@ -247,31 +247,7 @@ def _tokens(output: RequestOutput) -> int:
     return sum(len(completion.token_ids) for completion in output.outputs)
 
 
-class _Interrupt:
-    """Ctrl-C as a flag that is read between two steps; a second one raises at once.
-
-    A KeyboardInterrupt at an arbitrary instruction could leave this side and the core with different ideas
-    of which requests exist.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> _Interrupt:
-        self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-def _interruptible() -> AbstractContextManager[_Interrupt | None]:
+def _interruptible() -> AbstractContextManager[Interrupt | None]:
     # Only the main thread gets signals, and a program that handles Ctrl-C itself keeps its handler.
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return _Interrupt() if own and threading.current_thread() is threading.main_thread() else nullcontext()
+    return Interrupt() if own and threading.current_thread() is threading.main_thread() else nullcontext()
