@@ -16,8 +16,8 @@ class CoreEngine final : public Engine {
   // REQUIRES: Validate(config).ok().
   CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory);
 
-  Result<RequestId> AddRequest(std::span<const int32_t> prompt, const SamplingParams& params,
-                               int32_t priority, std::string_view cache_salt) override;
+  using Engine::AddRequest;
+  Result<RequestId> AddRequest(const RequestInput& input) override { return scheduler_.Add(input); }
   const StepPlan* BeginStep() override { return scheduler_.Begin(); }
   Result<std::span<const StepOutput>> FinishStep(uint64_t step_id,
                                                  std::span<const int32_t> tokens) override {

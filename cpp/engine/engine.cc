@@ -33,12 +33,6 @@ CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& mem
       scheduler_(config, kv_, batch_, clock),
       tokens_(config.max_num_seqs) {}
 
-Result<RequestId> CoreEngine::AddRequest(std::span<const int32_t> prompt,
-                                         const SamplingParams& params, int32_t priority,
-                                         std::string_view cache_salt) {
-  return scheduler_.Add(prompt, params, priority, cache_salt);
-}
-
 Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
   const StepPlan* plan = BeginStep();
   if (!plan) return std::span<const StepOutput>();
@@ -54,10 +48,11 @@ Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
 
 }  // namespace engine
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, Clock* clock) {
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
+                                               const EngineParts& parts) {
   if (Status s = Validate(config); !s.ok()) return s;
-  return std::unique_ptr<Engine>(
-      std::make_unique<engine::CoreEngine>(config, clock ? *clock : SteadyClock(), SystemMemory()));
+  return std::unique_ptr<Engine>(std::make_unique<engine::CoreEngine>(
+      config, parts.clock ? *parts.clock : SteadyClock(), SystemMemory()));
 }
 
 }  // namespace octavo

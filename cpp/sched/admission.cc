@@ -23,7 +23,8 @@ OrderKey OrderOf(const EngineConfig& config, int32_t priority, int64_t now_us, u
 
 }  // namespace
 
-Status Scheduler::CheckAdd(std::span<const int32_t> prompt, const SamplingParams& params) const {
+Status Scheduler::CheckAdd(const RequestInput& input) const {
+  const std::span<const int32_t> prompt = input.prompt;
   if (prompt.empty()) return Status::InvalidArgument("prompt is empty: give at least one token");
   const int64_t length = static_cast<int64_t>(prompt.size());
   if (length >= config_.max_model_len) {
@@ -39,7 +40,7 @@ Status Scheduler::CheckAdd(std::span<const int32_t> prompt, const SamplingParams
                                             config_.vocab_size, ")"));
     }
   }
-  if (Status s = Validate(params, config_.vocab_size); !s.ok()) return s;
+  if (Status s = Validate(input.params, config_.vocab_size); !s.ok()) return s;
   if (num_waiting_ >= config_.max_queued_requests) {
     return Status::ResourceExhausted(
         StrCat("the queue holds max_queued_requests=", config_.max_queued_requests,
@@ -48,12 +49,11 @@ Status Scheduler::CheckAdd(std::span<const int32_t> prompt, const SamplingParams
   return Status::Ok();
 }
 
-Result<RequestId> Scheduler::Add(std::span<const int32_t> prompt, const SamplingParams& params,
-                                 int32_t priority, std::string_view salt) {
-  if (Status s = CheckAdd(prompt, params); !s.ok()) return s;
+Result<RequestId> Scheduler::Add(const RequestInput& input) {
+  if (Status s = CheckAdd(input); !s.ok()) return s;
   Request& r = requests_.Create();
-  Initialize(r, prompt, params, salt, config_, hasher_, kv_.unit());
-  r.order = OrderOf(config_, priority, clock_.NowMicros(), arrivals_++);
+  Initialize(r, input, config_, hasher_, kv_.unit());
+  r.order = OrderOf(config_, input.priority, clock_.NowMicros(), arrivals_++);
   // Room for every running request to come back, so that preemption never allocates.
   waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs));
   passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));

@@ -120,9 +120,10 @@ Request* RequestTable::Find(RequestId id) const {
   return request.id == id && Value(id) != 0 ? &request : nullptr;
 }
 
-void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParams& params,
-                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher,
-                int32_t unit) {
+void Initialize(Request& r, const RequestInput& input, const EngineConfig& config,
+                const ChainHasher& hasher, int32_t unit) {
+  const std::span<const int32_t> prompt = input.prompt;
+  const SamplingParams& params = input.params;
   r.prompt_len = r.num_tokens = static_cast<int32_t>(prompt.size());
   // In 64 bits: max_tokens may be as large as an int32 holds.
   r.stop_len = static_cast<int32_t>(
@@ -159,7 +160,7 @@ void Initialize(Request& r, std::span<const int32_t> prompt, const SamplingParam
     for (int32_t token : params.allowed_token_ids) r.mask[token / 32] |= 1u << (token % 32);
   }
   r.hashes.clear();
-  r.root = hasher.Root(salt);
+  r.root = hasher.Root(input.cache_salt);
   if (config.enable_prefix_caching) {
     r.hashes.reserve(r.stop_len / unit);
     r.ExtendChain(hasher, unit);

@@ -16,6 +16,7 @@
 #include "kv/cache_group.h"
 #include "octavo/config.h"
 #include "octavo/ids.h"
+#include "octavo/request_input.h"
 #include "octavo/sampling_params.h"
 #include "octavo/step.h"
 
@@ -137,8 +138,7 @@ class RequestTable {
 
 // Fills a fresh request; `unit` is the tokens of a hash unit. REQUIRES: prompt and params were
 // validated.
-void Initialize(Request& request, std::span<const int32_t> prompt, const SamplingParams& params,
-                std::string_view salt, const EngineConfig& config, const ChainHasher& hasher,
-                int32_t unit);
+void Initialize(Request& request, const RequestInput& input, const EngineConfig& config,
+                const ChainHasher& hasher, int32_t unit);
 
 }  // namespace octavo::sched

@@ -23,6 +23,7 @@
 #include "kv/kv_manager.h"
 #include "octavo/config.h"
 #include "octavo/executor.h"
+#include "octavo/request_input.h"
 #include "octavo/stats.h"
 #include "sched/request.h"
 #include "sched/waiting_queue.h"
@@ -37,8 +38,7 @@ class Scheduler {
   Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch, Clock& clock,
             transfer::KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
 
-  Result<RequestId> Add(std::span<const int32_t> prompt, const SamplingParams& params,
-                        int32_t priority, std::string_view salt);
+  Result<RequestId> Add(const RequestInput& input);
   const StepPlan* Begin();
   Result<std::span<const StepOutput>> Finish(uint64_t step_id, std::span<const int32_t> tokens);
   Result<std::span<const StepOutput>> Fail(uint64_t step_id);
@@ -87,7 +87,7 @@ class Scheduler {
   enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull };
 
   // admission.cc
-  Status CheckAdd(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  Status CheckAdd(const RequestInput& input) const;
   void AdmitWaiting();
   Admission TryAdmit(Request& request);
   kv::KvManager::Hit Lookup(Request& request);

@@ -16,6 +16,7 @@
 #include "octavo/executor.h"
 #include "octavo/ids.h"
 #include "octavo/kv_event.h"
+#include "octavo/request_input.h"
 #include "octavo/sampling_params.h"
 #include "octavo/stats.h"
 #include "octavo/status.h"
@@ -23,16 +24,23 @@
 
 namespace octavo {
 
+// What an engine calls outwards through. Everything named must outlive it.
+struct EngineParts {
+  Clock* clock = nullptr;  // null: the system's steady clock
+};
+
 class Engine {
  public:
-  // `clock` may be null (the system's steady clock) and must outlive the engine.
-  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config, Clock* clock = nullptr);
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config,
+                                                const EngineParts& parts = {});
   virtual ~Engine() = default;
 
   // Queues a request. Refuses, with the numbers, what can never run; a refusal changes nothing.
-  virtual Result<RequestId> AddRequest(std::span<const int32_t> prompt,
-                                       const SamplingParams& params, int32_t priority = 0,
-                                       std::string_view cache_salt = {}) = 0;
+  virtual Result<RequestId> AddRequest(const RequestInput& input) = 0;
+  Result<RequestId> AddRequest(std::span<const int32_t> prompt, const SamplingParams& params,
+                               int32_t priority = 0, std::string_view cache_salt = {}) {
+    return AddRequest(RequestInput{prompt, params, priority, cache_salt});
+  }
 
   // Plans the next step. Null: nothing can be scheduled now (no work, or all of it is in flight).
   virtual const StepPlan* BeginStep() = 0;

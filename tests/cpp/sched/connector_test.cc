@@ -62,7 +62,7 @@ TEST_CASE("tokens that a connector loads are not computed") {
   FakeConnector connector;
   connector.tokens = 8;
   Parts p(SmallConfig(), &connector);
-  REQUIRE(p.scheduler.Add(Prompt(11), Greedy(1), 0, "").ok());
+  REQUIRE(p.scheduler.Add({Prompt(11), Greedy(1)}).ok());
   const StepPlan* plan = p.scheduler.Begin();
   REQUIRE(plan);
   p.scheduler.CheckInvariants();
@@ -81,10 +81,10 @@ TEST_CASE("a local hit comes before what a connector could load") {
   FakeConnector connector;
   Parts p(SmallConfig(), &connector);
   const std::vector<int32_t> tokens{5};
-  REQUIRE(p.scheduler.Add(Prompt(9), Greedy(1), 0, "").ok());
+  REQUIRE(p.scheduler.Add({Prompt(9), Greedy(1)}).ok());
   REQUIRE(p.scheduler.Finish(p.scheduler.Begin()->step_id, tokens).ok());
   connector.tokens = 12;
-  REQUIRE(p.scheduler.Add(Prompt(20), Greedy(1), 0, "").ok());
+  REQUIRE(p.scheduler.Add({Prompt(20), Greedy(1)}).ok());
   const StepPlan* plan = p.scheduler.Begin();
   CHECK(connector.loaded == 4);
   CHECK(plan->position[0] == 12);
@@ -93,7 +93,7 @@ TEST_CASE("a local hit comes before what a connector could load") {
 TEST_CASE("a chunk ends where the encoder's budget ends, and waits when there is none") {
   FakeEncoder encoder;
   Parts p(SmallConfig(), nullptr, &encoder);
-  REQUIRE(p.scheduler.Add(Prompt(10), Greedy(2), 0, "").ok());
+  REQUIRE(p.scheduler.Add({Prompt(10), Greedy(2)}).ok());
   CHECK(p.scheduler.Begin() == nullptr);
   encoder.room = 6;
   const StepPlan* plan = p.scheduler.Begin();

@@ -1,0 +1,20 @@
+// RequestInput: a request as it is submitted.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "octavo/sampling_params.h"
+
+namespace octavo {
+
+// Only read during the call that takes it.
+struct RequestInput {
+  std::span<const int32_t> prompt;
+  const SamplingParams& params;
+  int32_t priority = 0;
+  std::string_view cache_salt = {};  // requests with different salts share no cached prefix
+};
+
+}  // namespace octavo
