@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/core_engine.h"
-#include "engine/hash_model.h"
+#include "sim/hash_model.h"
 
 namespace octavo::engine {
 
@@ -97,7 +97,7 @@ class Harness {
 
   ManualClock clock;
   CoreEngine engine;
-  HashModel model;
+  sim::HashModel model;
 
  private:
   struct Open {

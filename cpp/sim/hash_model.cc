@@ -1,4 +1,4 @@
-#include "engine/hash_model.h"
+#include "sim/hash_model.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,32 +7,14 @@
 
 #include "base/check.h"
 
-namespace octavo::engine {
+namespace octavo::sim {
 namespace {
-
-uint64_t Mix(uint64_t a, uint64_t b) {
-  uint64_t x = (a ^ (b + 0x9E3779B97F4A7C15ull)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 29)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 32);
-}
 
 std::vector<GroupSpec> GroupsOf(const EngineConfig& config) {
   if (!config.groups.empty()) return config.groups;
   GroupSpec full;
   full.block_size = config.block_size;
   return {full};
-}
-
-// The first position that a query sees, but for the sink.
-int32_t FirstSeen(const GroupSpec& spec, int32_t query) {
-  switch (spec.kind) {
-    case GroupKind::kSlidingWindow:
-      return std::max(0, query - spec.window + 1);
-    case GroupKind::kChunkedLocal:
-      return query - query % spec.window;
-    default:
-      return 0;
-  }
 }
 
 }  // namespace
@@ -58,8 +40,8 @@ int32_t HashModel::BlockAt(const Group& g, const StepPlan& plan, int32_t slot,
   return table.data[slot * table.row_stride + position / g.spec.block_size];
 }
 
-const HashModel::Cell& HashModel::Read(const Group& g, const StepPlan& plan, int32_t slot,
-                                       int32_t position) const {
+const Cell& HashModel::Read(const Group& g, const StepPlan& plan, int32_t slot,
+                            int32_t position) const {
   const size_t first = size_t(BlockAt(g, plan, slot, position)) * g.spec.block_size;
   return g.cells[first + (IsState(g) ? 0 : position % g.spec.block_size)];
 }
@@ -106,23 +88,23 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
   for (const Group& g : groups_) {
     if (!IsState(g)) continue;
     const Cell before = start > 0 ? Read(g, plan, slot, start - 1) : Cell{};
-    states_[g.index] = Mix(before.digest, uint64_t(before.position + 1 == start));
+    states_[g.index] = StateBefore(before.digest + uint64_t(before.position + 1 != start));
   }
   for (int32_t t = plan.query_start[row]; t < plan.query_start[row + 1]; ++t) {
     const int32_t p = plan.position[t];
     const int32_t token = plan.token_id[t] >= 0 ? plan.token_id[t] : latest_[slot];
     if (t > plan.query_start[row]) {
       // Steps may start anywhere, so each token meets the state as if it were a step's first.
-      for (uint64_t& state : states_) state = Mix(state, 1);
+      for (uint64_t& state : states_) state = StateBefore(state);
     }
-    uint64_t digest = uint64_t(token) << 32 | uint32_t(p);
+    uint64_t digest = TokenDigest(token, p);
     for (const Group& g : groups_) digest = Mix(digest, See(g, plan, slot, p));
     for (Group& g : groups_) {
       if (!IsState(g)) {
         Write(g, plan, slot, {digest, token, p});
         continue;
       }
-      states_[g.index] = Mix(states_[g.index], digest);
+      states_[g.index] = StateAfter(states_[g.index], digest);
       if (t + 1 == plan.query_start[row + 1]) Write(g, plan, slot, {states_[g.index], token, p});
     }
   }
@@ -135,13 +117,22 @@ uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
   if (g.spec.kind == GroupKind::kFull) {
     return position == 0 ? 0 : Read(g, plan, slot, position - 1).digest;
   }
-  uint64_t seen = 0;
-  const int32_t first = FirstSeen(g.spec, position);
-  for (int32_t p = 0; p < position; ++p) {
+  return Sum(g, plan, slot, position, position, nullptr, 0);
+}
+
+uint64_t HashModel::Sum(const Group& g, const StepPlan& plan, int32_t slot, int32_t query,
+                        int32_t end, const int32_t* history, int32_t known) const {
+  const int32_t first = FirstSeen(g.spec, query);
+  uint64_t sum = 0;
+  for (int32_t p = 0; p < end; ++p) {
     if (p >= g.spec.sink && p < first) p = first;
-    if (p < position) seen = Mix(seen, Read(g, plan, slot, p).digest);
+    if (p >= end) break;
+    const Cell& cell = Read(g, plan, slot, p);
+    sum += Shown(cell);
+    // The host's history must tell what the cache tells.
+    if (p < known && history[p] != cell.token) ++sum;
   }
-  return seen;
+  return sum;
 }
 
 int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
@@ -152,16 +143,11 @@ int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
                "a sample is not at the end of its row");
   const int32_t* history =
       plan.all_greedy ? nullptr : reinterpret_cast<const int32_t*>(plan.history[sample]);
+  const int32_t known = history ? std::min(last + 1, plan.history_len[sample]) : 0;
   uint64_t digest = 1;
   for (const Group& g : groups_) {
-    const int32_t first = IsState(g) ? last : FirstSeen(g.spec, last);
-    for (int32_t p = 0; p <= last; ++p) {
-      if (p >= g.spec.sink && p < first) p = first;
-      const Cell& cell = Read(g, plan, slot, p);
-      digest = Mix(Mix(digest, cell.digest), uint64_t(cell.token) << 32 | uint32_t(cell.position));
-      // The host's history must tell what the cache tells.
-      if (history && p < plan.history_len[sample] && history[p] != cell.token) digest = ~digest;
-    }
+    digest = Mix(digest, IsState(g) ? Shown(Read(g, plan, slot, last))
+                                    : Sum(g, plan, slot, last, last + 1, history, known));
   }
   return Choose(plan, sample, digest);
 }
@@ -169,7 +155,7 @@ int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
 int32_t HashModel::Choose(const StepPlan& plan, int32_t sample, uint64_t digest) const {
   if (plan.all_greedy) return int32_t(digest % uint64_t(vocab_size_));
   if (plan.temperature[sample] > 0) {
-    digest = Mix(digest, Mix(plan.seed[sample], uint64_t(plan.sample_index[sample])));
+    digest = Drawn(digest, plan.seed[sample], uint64_t(plan.sample_index[sample]));
   }
   for (int32_t i = 0; i < vocab_size_; ++i) {
     const int32_t token = int32_t((digest + uint64_t(i)) % uint64_t(vocab_size_));
@@ -192,4 +178,4 @@ bool HashModel::Allowed(const StepPlan& plan, int32_t sample, int32_t token) con
   return true;
 }
 
-}  // namespace octavo::engine
+}  // namespace octavo::sim

@@ -16,8 +16,9 @@
 #include "octavo/config.h"
 #include "octavo/executor.h"
 #include "octavo/step.h"
+#include "sim/digest.h"
 
-namespace octavo::engine {
+namespace octavo::sim {
 
 class HashModel final : public Executor {
  public:
@@ -32,11 +33,6 @@ class HashModel final : public Executor {
   }
 
  private:
-  struct Cell {
-    uint64_t digest = 0;
-    int32_t token = -1;
-    int32_t position = -1;
-  };
   struct Group {
     GroupSpec spec;
     int index = 0;
@@ -51,6 +47,10 @@ class HashModel final : public Executor {
   void Own(Group& g, int32_t block);
   void WriteRow(const StepPlan& plan, int32_t row);
   uint64_t See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
+  // Over what `query` sees before `end`. The first `known` tokens of the host's `history` must
+  // agree.
+  uint64_t Sum(const Group& g, const StepPlan& plan, int32_t slot, int32_t query, int32_t end,
+               const int32_t* history, int32_t known) const;
   int32_t Sample(const StepPlan& plan, int32_t sample);
   int32_t Choose(const StepPlan& plan, int32_t sample, uint64_t digest) const;
   bool Allowed(const StepPlan& plan, int32_t sample, int32_t token) const;
@@ -65,4 +65,4 @@ class HashModel final : public Executor {
   uint64_t fail_state_ = 0;
 };
 
-}  // namespace octavo::engine
+}  // namespace octavo::sim
