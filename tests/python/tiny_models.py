@@ -14,7 +14,7 @@ from typing import Any
 
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
-NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3")
+NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -37,6 +37,7 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 256,
 }
+_TIED_STD = {"gemma2": 0.05, "gemma3_text": 0.05}  # scaled up by the root of the hidden size
 _PLAIN = {"rope_type": "default", "rope_theta": 1e6}
 
 
@@ -76,6 +77,18 @@ def config_of(name: str, **changes: Any) -> Any:
     if name == "qwen3":
         fields = _shape(hidden_size=96, head_dim=32, tie_word_embeddings=True)
         return transformers.Qwen3Config(**{**fields, **changes})
+    if name in ("gemma2", "gemma3"):
+        # A scale that is not head_dim's, and for Gemma 3 an embedding of its own for each kind of layer.
+        shape = {"hidden_size": 96, "head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": WINDOW}
+        if name == "gemma2":
+            caps = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0}
+            return transformers.Gemma2Config(**{**_shape(num_hidden_layers=4, **shape, **caps), **changes})
+        ropes = {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        }
+        fields = _shape(num_hidden_layers=7, **shape, rope_parameters=ropes)
+        return transformers.Gemma3TextConfig(**{**fields, **changes})
     raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
 
 
@@ -87,16 +100,17 @@ def build_reference(config: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
+    tied = config.tie_word_embeddings
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
             if "norm" in name:
-                weight.copy_(1.0 + 0.2 * noise)
+                weight.add_(0.2 * noise)  # around one, or zero where the model adds the one itself
             elif name.endswith("bias"):
                 weight.copy_(0.2 * noise)
             elif "embed_tokens" in name:
                 # A tied head with a large embedding makes a model repeat its last token for ever.
-                weight.copy_((0.15 if config.tie_word_embeddings else 1.0) * noise)
+                weight.copy_((_TIED_STD.get(config.model_type, 0.15) if tied else 1.0) * noise)
             elif "lm_head" in name:
                 weight.copy_(0.3 * noise)
             else:

@@ -37,7 +37,7 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
     for members, neighbours in (
         ("errors env version", True),
         ("core _core ops _ops", True),
-        ("config footprint hf_config machine outputs plan prompts sampling_params text weights", True),
+        ("config footprint hf hf_config machine outputs plan prompts sampling_params text weights", True),
         ("layers", False),
         ("models", False),
         ("runner", False),
@@ -47,8 +47,8 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
 )
 # Importing these must stay cheap: `import octavo` and `octavo --help` go through them.
 _LIGHT = frozenset(
-    "__init__ __main__ cli config env errors footprint hf_config machine outputs plan prompts sampling_params"
-    " text version".split()
+    "__init__ __main__ cli config env errors footprint hf hf_config machine outputs plan prompts"
+    " sampling_params text version".split()
 )
 _HEAVY = frozenset({"torch", "transformers", "pandas", "scipy"})
 

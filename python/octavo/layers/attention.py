@@ -77,14 +77,15 @@ class Attention(Layer):
         parts = (("q_proj", spec.q_size), ("k_proj", spec.kv_size), ("v_proj", spec.kv_size))
         self.qkv_proj = FusedLinear(spec.hidden_size, parts, bias=spec.attention_bias, dtype=dtype)
         self.o_proj = Linear(spec.q_size, spec.hidden_size, bias=spec.attention_out_bias, dtype=dtype)
-        self.q_norm = RMSNorm(spec.head_dim, spec.rms_eps, dtype=dtype) if spec.qk_norm else None
-        self.k_norm = RMSNorm(spec.head_dim, spec.rms_eps, dtype=dtype) if spec.qk_norm else None
+        self.q_norm = _head_norm(spec) if spec.qk_norm else None
+        self.k_norm = _head_norm(spec) if spec.qk_norm else None
         self.layer = layer
-        self.rotary = rotary  # one table for all layers
+        self.rotary = rotary  # shared with all layers that rotate alike
         self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         self.head_shape = (-1, sum(self.heads), spec.head_dim)
         self.out_shape = (-1, spec.q_size)
-        self.scale = spec.head_dim**-0.5
+        self.scale = spec.attention_scale
+        self.soft_cap = spec.attn_soft_cap
         self.window = spec.layer_windows[layer]
 
     def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
@@ -93,6 +94,10 @@ class Attention(Layer):
             self.q_norm.in_place(q)
             self.k_norm.in_place(k)
         ops.rope(q, k, position, self.rotary, False)  # halves, not pairs
-        out = ctx.attend(self.layer, q, k, v, scale=self.scale, window=self.window)
+        out = ctx.attend(self.layer, q, k, v, scale=self.scale, window=self.window, soft_cap=self.soft_cap)
         projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
         return projected
+
+
+def _head_norm(spec: ModelSpec) -> RMSNorm:
+    return RMSNorm(spec.head_dim, spec.rms_eps, dtype=getattr(torch, spec.dtype), offset=spec.norm_offset)

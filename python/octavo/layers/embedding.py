@@ -12,25 +12,34 @@ from octavo.layers.linear import product
 
 
 class Embedding(Layer):
-    """token_id [N] int32 -> [N, H]. Ids must lie in the vocabulary; the core checked them."""
+    """token_id [N] int32 -> [N, H]. Ids must lie in the vocabulary; the core checked them.
+
+    Gemma multiplies by a scale, rounded to the model's dtype as in its training.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.weight = _weight(spec)
+        self.scale = float(torch.tensor(spec.embedding_scale, dtype=self.weight.dtype))
 
     def forward(self, token_id: torch.Tensor) -> torch.Tensor:
-        return F.embedding(token_id, self.weight)
+        out = F.embedding(token_id, self.weight)
+        return out if self.scale == 1.0 else out.mul_(self.scale)
 
 
 class Head(Layer):
-    """hidden [M, H] -> logits [M, V] float32. A tied head is the embedding's own weight."""
+    """hidden [M, H] -> logits [M, V] float32, within the spec's soft cap. A tied head is the embedding's
+    own weight.
+    """
 
     def __init__(self, spec: ModelSpec, tied_to: Embedding | None) -> None:
         super().__init__()
         self.weight = tied_to.weight if tied_to is not None else _weight(spec)
+        self.soft_cap = spec.final_soft_cap
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return product(hidden, self.weight).float()
+        logits = product(hidden, self.weight).float()
+        return logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap) if self.soft_cap else logits
 
 
 def _weight(spec: ModelSpec) -> nn.Parameter:

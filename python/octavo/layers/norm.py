@@ -10,24 +10,25 @@ from octavo.layers.layer import Layer
 
 
 class RMSNorm(Layer):
-    """x / rms(x) * weight over the last dimension, in float32 inside."""
+    """x / rms(x) * (weight + offset) over the last dimension, in float32 inside."""
 
-    def __init__(self, size: int, eps: float, *, dtype: torch.dtype) -> None:
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, offset: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
         self.eps = eps
+        self.offset = offset
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the norm of x [..., size]."""
         out = torch.empty_like(x)
-        ops.rms_norm(out, x, self.weight, self.eps)
+        ops.rms_norm(out, x, self.weight, self.eps, self.offset)
         return out
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Add x [N, size] to the residual in place, then return the residual's norm, in the memory of x."""
-        ops.add_rms_norm(x, x, residual, self.weight, self.eps)
+        ops.add_rms_norm(x, x, residual, self.weight, self.eps, self.offset)
         return x
 
     def in_place(self, x: torch.Tensor) -> None:
         """Norm x [..., size], which may be a strided view such as the query heads of a fused projection."""
-        ops.rms_norm(x, x, self.weight, self.eps)
+        ops.rms_norm(x, x, self.weight, self.eps, self.offset)

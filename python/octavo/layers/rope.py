@@ -13,14 +13,25 @@ import torch
 from octavo.hf_config import ModelSpec, RopeSpec
 
 
-def rotary_table(spec: ModelSpec) -> torch.Tensor:
-    """Return [max_model_len, R] float32: R/2 cosines, then R/2 sines, of every position.
+def layer_tables(spec: ModelSpec) -> list[torch.Tensor]:
+    """Return the table of each layer. Layers that rotate alike share theirs."""
+    tables: dict[RopeSpec, torch.Tensor] = {}
+    for layer in range(spec.num_layers):
+        rope = spec.rope_of(layer)
+        if rope not in tables:
+            tables[rope] = rotary_table(spec, rope)
+    return [tables[spec.rope_of(layer)] for layer in range(spec.num_layers)]
+
+
+def rotary_table(spec: ModelSpec, rope: RopeSpec | None = None) -> torch.Tensor:
+    """Return [max_model_len, R] float32: R/2 cosines, then R/2 sines, of every position; `rope` is spec.rope
+    unless given.
 
     Dynamic NTK stretches with the length of a sequence. Keys in a cache cannot be turned again, so the table
     is made once for max_model_len: exact while max_model_len <= max_position; above it, short sequences see
     the stretch of the longest.
     """
-    inverse, scale = frequencies(spec.rope, spec.max_model_len)
+    inverse, scale = frequencies(rope or spec.rope, spec.max_model_len)
     angles = torch.outer(torch.arange(spec.max_model_len, dtype=torch.float32), inverse)
     return torch.cat((angles.cos(), angles.sin()), dim=-1).mul_(scale)
 

@@ -14,7 +14,7 @@ from octavo.layers.embedding import Embedding, Head
 from octavo.layers.layer import Layer
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import RMSNorm
-from octavo.layers.rope import rotary_table
+from octavo.layers.rope import layer_tables
 
 
 class LlamaDecoderLayer(Layer):
@@ -39,14 +39,17 @@ class LlamaDecoderLayer(Layer):
 
 
 class LlamaModel(Layer):
+    layer_class: type[Layer] = LlamaDecoderLayer
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        rotary = rotary_table(spec)
         self.embed_tokens = Embedding(spec)
         self.layers = nn.ModuleList(
-            LlamaDecoderLayer(spec, layer, rotary) for layer in range(spec.num_layers)
+            self.layer_class(spec, layer, rotary) for layer, rotary in enumerate(layer_tables(spec))
         )
-        self.norm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=getattr(torch, spec.dtype))
+        self.norm = RMSNorm(
+            spec.hidden_size, spec.rms_eps, dtype=getattr(torch, spec.dtype), offset=spec.norm_offset
+        )
 
     def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         residual = self.embed_tokens(token_id)
@@ -60,9 +63,11 @@ class LlamaModel(Layer):
 class LlamaForCausalLM(Layer):
     """A language model. See octavo.models.registry.CausalLM for what its methods take and return."""
 
+    model_class: type[LlamaModel] = LlamaModel
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.model = LlamaModel(spec)
+        self.model = self.model_class(spec)
         self.lm_head = Head(spec, self.model.embed_tokens if spec.tie_embeddings else None)
 
     def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:

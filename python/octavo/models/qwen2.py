@@ -6,4 +6,4 @@ from octavo.models.llama import LlamaForCausalLM
 
 
 class Qwen2ForCausalLM(LlamaForCausalLM):
-    """The biases are spec.attention_bias, which its line in hf_config.ARCHITECTURES sets."""
+    """The biases are spec.attention_bias, which its line in ARCHITECTURES sets."""

@@ -6,4 +6,4 @@ from octavo.models.llama import LlamaForCausalLM
 
 
 class Qwen3ForCausalLM(LlamaForCausalLM):
-    """The norms are spec.qk_norm, which its line in hf_config.ARCHITECTURES sets."""
+    """The norms are spec.qk_norm, which its line in ARCHITECTURES sets."""

@@ -72,7 +72,8 @@ class Footprint:
 
     @property
     def rope_bytes(self) -> int:
-        return self.spec.max_model_len * self.spec.rope.rotary_dim * 4
+        tables = {self.spec.rope_of(layer) for layer in range(self.spec.num_layers)}
+        return self.spec.max_model_len * 4 * sum(rope.rotary_dim for rope in tables)
 
     @property
     def fixed_bytes(self) -> int:
@@ -122,8 +123,8 @@ def measure_weights(folder: Path, spec: ModelSpec, load_format: str) -> tuple[in
     if load_format == "dummy" or not has_weights(folder):
         return spec.num_parameters * size, f"{spec.num_parameters:,} parameters by config.json"
     with open_checkpoint(folder) as checkpoint:
-        tied = "lm_head.weight" if spec.tie_embeddings else None
-        elements = sum(info.num_elements for name, info in checkpoint.tensors.items() if name != tied)
+        used = [info for name, info in checkpoint.tensors.items() if spec.name_of(name) is not None]
+        elements = sum(info.num_elements for info in used)
     return elements * size, f"{elements:,} parameters by the safetensors headers"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.errors import WeightsError
-from octavo.hf_config import read_json
+from octavo.hf.reader import read_json
 from octavo.weights.safetensors_file import SafetensorsFile, TensorInfo
 
 INDEX_NAME = "model.safetensors.index.json"

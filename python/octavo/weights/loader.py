@@ -48,11 +48,25 @@ def load_weights(
         return
     targets = _targets(model)
     with open_checkpoint(folder) as checkpoint:
-        ignored = {"lm_head.weight"} if spec.tie_embeddings else set()
-        _compare(checkpoint, targets, ignored)
+        found = _found(checkpoint, spec)
+        _compare(checkpoint, targets, found)
         with torch.no_grad():
             for name, target in targets.items():
-                target.rows().copy_(_tensor(checkpoint, name))
+                target.rows().copy_(_tensor(checkpoint, found[name]))
+
+
+def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:
+    """Return what the checkpoint holds of the model, by the model's names."""
+    found: dict[str, TensorInfo] = {}
+    for stored, info in checkpoint.tensors.items():
+        name = spec.name_of(stored)
+        if name is None:
+            continue
+        if name in found:
+            both = f"{found[name].name!r} and {stored!r}"
+            raise WeightsError(f"the weights in {checkpoint.folder} hold {both}, which name the same tensor")
+        found[name] = info
+    return found
 
 
 def _targets(model: nn.Module) -> dict[str, _Target]:
@@ -72,15 +86,14 @@ def _targets(model: nn.Module) -> dict[str, _Target]:
     return targets
 
 
-def _compare(checkpoint: Checkpoint, targets: dict[str, _Target], ignored: set[str]) -> None:
-    found = checkpoint.tensors
+def _compare(checkpoint: Checkpoint, targets: dict[str, _Target], found: dict[str, TensorInfo]) -> None:
     problems = []
     missing = [name for name in targets if name not in found]
     if missing:
         problems.append(f"missing: {_names(missing)}")
         if missing == ["lm_head.weight"]:
             problems.append('if the head is tied, set "tie_word_embeddings": true in config.json')
-    extra = [name for name in found if name not in targets and name not in ignored]
+    extra = [info.name for name, info in found.items() if name not in targets]
     if extra:
         problems.append(f"not part of the model: {_names(extra)}")
     shared = [(found[name], target) for name, target in targets.items() if name in found]
@@ -105,8 +118,7 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def _tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that lies in the mapped file: nothing is read until it is copied."""
-    info = checkpoint.tensors[name]
-    data = checkpoint.files[name].data(info)
+    data = checkpoint.files[info.name].data(info)
     return torch.frombuffer(data, dtype=torch.uint8).view(_DTYPES[info.dtype]).view(info.shape)

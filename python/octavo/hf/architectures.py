@@ -1,0 +1,86 @@
+"""The architectures there are, and what the name of each says beyond its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from octavo.hf.names import TextTower
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What an architecture's name says about a model beyond its config.json."""
+
+    module: str  # under octavo.models; the class there has the architecture's name
+    qkv_bias: bool | None = None  # None: config.json's attention_bias decides, for the output too
+    qk_norm: bool = False
+    windows: str = "none"  # a rule of hf/windows.py
+    dual_rope: bool = False  # layers with a window have rotary parameters of their own
+    gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
+    text_tower: TextTower | None = None  # a text model beside others in one checkpoint
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # for keys config.json leaves out
+
+
+_MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
+_QWEN3 = {"head_dim": 128}
+_GEMMA = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+}
+_GEMMA2 = {
+    **_GEMMA,
+    "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+    "sliding_window_pattern": 2,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA3 = {
+    **_GEMMA,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "sliding_window_pattern": 6,
+    "rope_theta": 1e6,
+}
+_GEMMA3_TOWER = TextTower(
+    prefixes={
+        "language_model.model.": "model.",
+        "model.language_model.": "model.",
+        "language_model.lm_head.": "lm_head.",
+    },
+    others=("vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."),
+)
+
+# A new model is one line here and one file in octavo/models.
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "LlamaForCausalLM": Architecture("llama"),
+        "MistralForCausalLM": Architecture("mistral", windows="all", defaults=_MISTRAL),
+        "Qwen2ForCausalLM": Architecture("qwen2", qkv_bias=True, windows="layered"),
+        "Qwen3ForCausalLM": Architecture("qwen3", qk_norm=True, windows="layered", defaults=_QWEN3),
+        "Gemma2ForCausalLM": Architecture("gemma2", windows="pattern", gemma=True, defaults=_GEMMA2),
+        "Gemma3ForCausalLM": Architecture(
+            "gemma3", qk_norm=True, windows="pattern", dual_rope=True, gemma=True, defaults=_GEMMA3
+        ),
+        "Gemma3ForConditionalGeneration": Architecture(
+            "gemma3",
+            qk_norm=True,
+            windows="pattern",
+            dual_rope=True,
+            gemma=True,
+            text_tower=_GEMMA3_TOWER,
+            defaults=_GEMMA3,
+        ),
+    }
+)

@@ -1,0 +1,94 @@
+"""ModelSpec: a model's shape, checked, as the rest of the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from octavo.hf.names import TextTower
+from octavo.hf.rope import RopeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model's shape, as far as the engine must know it."""
+
+    architecture: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position: int
+    max_model_len: int  # positions the rotary table is made for
+    rms_eps: float
+    hidden_act: str  # silu | gelu_tanh
+    tie_embeddings: bool
+    attention_bias: bool  # q, k and v
+    attention_out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    sliding_window: int | None
+    layer_windows: tuple[int, ...]  # one for each layer; 0: full attention
+    rope: RopeSpec
+    dtype: str  # float32 | bfloat16 | float16
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None
+    attention_scale: float  # of a score, before any cap
+    attn_soft_cap: float = 0.0  # of scores; 0: none
+    final_soft_cap: float = 0.0  # of logits; 0: none
+    local_rope: RopeSpec | None = None  # of layers with a window; None: as every layer
+    embedding_scale: float = 1.0
+    norm_offset: float = 0.0  # a norm multiplies by its weight and this
+    sandwich_norms: bool = False  # both halves of a layer end in a norm too
+    text_tower: TextTower | None = field(default=None, compare=False)
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    def name_of(self, stored: str) -> str | None:
+        """Return the model's name of a tensor in a checkpoint; None for one that is not loaded."""
+        name = stored if self.text_tower is None else self.text_tower.name_of(stored)
+        return None if self.tie_embeddings and name == "lm_head.weight" else name
+
+    @property
+    def q_size(self) -> int:
+        """Width of all query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads, and of all value heads."""
+        return self.num_kv_heads * self.head_dim
+
+    def rope_of(self, layer: int) -> RopeSpec:
+        """How a layer rotates queries and keys."""
+        return self.rope if self.local_rope is None or not self.layer_windows[layer] else self.local_rope
+
+    @property
+    def context_limit(self) -> int:
+        """Longest sequence the model was made for, rotary scaling included."""
+        if self.local_rope is not None:
+            return self.max_position  # stretching half the layers is part of the training
+        if self.rope.kind in ("linear", "dynamic"):
+            return int(self.max_position * self.rope.factor)
+        if self.rope.kind == "yarn":
+            return max(self.max_position, int(self.rope.original_max_position * self.rope.factor))
+        return self.max_position
+
+    @property
+    def default_length(self) -> int:
+        """What max_model_len is unless asked for: a dynamic table is exact only up to max_position."""
+        return self.max_position if self.rope.kind == "dynamic" else self.context_limit
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all weights; a tied head counts once."""
+        hidden, inter = self.hidden_size, self.intermediate_size
+        attention = hidden * (2 * self.q_size + 2 * self.kv_size) + (4 if self.sandwich_norms else 2) * hidden
+        attention += (self.q_size + 2 * self.kv_size) * self.attention_bias + hidden * self.attention_out_bias
+        attention += 2 * self.head_dim * self.qk_norm
+        mlp = 3 * hidden * inter + (2 * inter + hidden) * self.mlp_bias
+        heads = 1 if self.tie_embeddings else 2
+        return self.num_layers * (attention + mlp) + hidden + heads * self.vocab_size * hidden
