@@ -6,22 +6,22 @@ becomes text and outputs here. A step that fails ends the requests in it and not
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from octavo import core
 from octavo.engine.core_params import ParamsTranslator
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.logprobs import DecodedTokens, LogprobRows
 from octavo.engine.metrics import EngineMetrics, Metric
+from octavo.engine.pipeline import Pipeline, Runner
 from octavo.engine.request import Request, Sample
 from octavo.outputs import RequestOutput
 from octavo.plan import Plan
-from octavo.runner.batch import LogprobBatch, PromptLogprobs, StepResult
+from octavo.runner.batch import LogprobBatch, PromptLogprobs
 from octavo.sampling_params import MAX_LOGPROBS, SamplingParams
 from octavo.text.tokenizer import Tokenizer
 
@@ -32,13 +32,6 @@ _STOP, _LENGTH, _ABORT, _ERROR = 1, 2, 3, 4
 _REASONS = {_STOP: "stop", _LENGTH: "length", _ABORT: "abort", _ERROR: "error"}
 _BAD_LOGITS = "no token could be sampled: the logits hold NaN, or every token is forbidden"
 _MAX_REQUEST_ID_CHARS = 256
-
-
-class Runner(Protocol):
-    """What runs a planned step: octavo.runner's ModelRunner, or a stand-in in tests."""
-
-    def step(self, plan: core.StepPlan) -> StepResult:
-        """Runs the step; tokens in the order of its samples."""
 
 
 class LLMEngine:
@@ -59,6 +52,7 @@ class LLMEngine:
         self.plan = plan
         self.core = core_engine
         self.runner = runner
+        self._pipeline = Pipeline(core_engine, runner)
         self.tokenizer = tokenizer
         spec = plan.spec
         self.inputs = InputProcessor(tokenizer, max_model_len=plan.max_model_len, vocab_size=spec.vocab_size)
@@ -122,34 +116,46 @@ class LLMEngine:
         self._samples.update((sample.core_id, sample) for sample in request.samples)
 
     def step(self) -> list[RequestOutput]:
-        """Runs one step; returns the outputs of every request it changed. Empty when nothing was to do."""
+        """Finishes one step; returns the outputs of every request it changed: none when nothing was to do."""
         ready, self._ready = self._ready, []
-        plan = self.core.begin_step()
-        if plan is None:
-            if self._samples and not ready:
-                raise RuntimeError(
-                    f"{len(self._requests)} requests wait and none can run ({self.core.num_waiting} waiting, "
-                    f"{self.core.num_running} running); this is a defect of the scheduler, please report it"
-                )
-            return ready
-        step_id = plan.step_id
         try:
-            result = self.runner.step(plan)
-            changes = self.core.finish_step(step_id, result.tokens)
-        except Exception as error:
-            logger.error("a step of %d requests failed: %s", plan.num_rows, error, exc_info=True)
-            failure = f"{type(error).__name__}: {error}"
-            return ready + self._take(self.core.fail_step(step_id), failure=failure)
+            self._pipeline.fill()
+            if not self._pipeline:
+                self._check_idle(ready)
+            else:
+                ready += self._finish_oldest()
+            while self._pipeline and not self._samples:
+                ready += self._finish_oldest()  # nobody waits for what is left, but the core does
         except BaseException:
-            # Ctrl-C inside the step: its tokens are lost, so its requests end; the engine can go on.
-            self._ready = ready
-            # Refused where the interrupt came after the core had taken the step's tokens.
-            with contextlib.suppress(ValueError, RuntimeError):
-                self._ready += self._take(self.core.fail_step(step_id), failure="interrupted")
+            # Ctrl-C inside a step: its tokens are lost, so its requests end; the engine can go on.
+            self._ready = ready + self._fail("interrupted")
             raise
+        return ready
+
+    def _finish_oldest(self) -> list[RequestOutput]:
+        oldest = self._pipeline.oldest
+        assert oldest is not None
+        try:
+            result = oldest.pending.result()
+            changes = self.core.finish_step(oldest.step_id, result.tokens)
+        except Exception as error:
+            logger.error("a step of %d requests failed: %s", oldest.num_rows, error, exc_info=True)
+            return self._fail(f"{type(error).__name__}: {error}")
+        self._pipeline.finished()
         if result.prompt_logprobs is not None:
             self._take_prompt_logprobs(result.prompt_logprobs)
-        return ready + self._take(changes, logprobs=result.logprobs)
+        return self._take(changes, logprobs=result.logprobs)
+
+    def _fail(self, failure: str) -> list[RequestOutput]:
+        changes = self._pipeline.fail()
+        return [] if changes is None else self._take(changes, failure=failure)
+
+    def _check_idle(self, ready: list[RequestOutput]) -> None:
+        if self._samples and not ready:
+            raise RuntimeError(
+                f"{len(self._requests)} requests wait and none can run ({self.core.num_waiting} waiting, "
+                f"{self.core.num_running} running); this is a defect of the scheduler, please report it"
+            )
 
     def _take(
         self, changes: Any, *, logprobs: LogprobBatch | None = None, failure: str = _BAD_LOGITS

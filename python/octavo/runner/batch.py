@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -67,3 +67,20 @@ class StepResult(NamedTuple):
     tokens: npt.NDArray[np.int32]  # [S]; -1: the row's logits were not finite, or nothing was allowed
     logprobs: LogprobBatch | None  # of the S samples; None when no row asked
     prompt_logprobs: PromptLogprobs | None
+
+
+class PendingStep(Protocol):
+    """A step that was launched."""
+
+    def result(self) -> StepResult:
+        """Wait for the step and return what it computed. Raises what the step raised."""
+
+
+class FinishedStep:
+    """A step that ran while it was launched."""
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def result(self) -> StepResult:
+        return self._result

@@ -11,7 +11,14 @@ from octavo import ops
 from octavo.layers.attention import AttentionContext
 from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
-from octavo.runner.batch import HostSlot, LogprobBatch, PromptLogprobs, StepResult
+from octavo.runner.batch import (
+    FinishedStep,
+    HostSlot,
+    LogprobBatch,
+    PendingStep,
+    PromptLogprobs,
+    StepResult,
+)
 
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
@@ -44,6 +51,12 @@ class ModelRunner:
         self._token = torch.empty(plan.max_num_seqs, dtype=torch.int32)
         self._token_array = self._token.numpy()
         torch.set_num_threads(plan.num_threads)
+
+    depth = 1
+
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Run the step at once: there is nobody else to run it."""
+        return FinishedStep(self.step(plan))
 
     def step(self, plan: StepPlan) -> StepResult:
         """Run the step whose columns the core has written. Tokens keep the order of the samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from text.tokenizer_zoo import save
 from octavo import core
 from octavo.engine.llm_engine import LLMEngine
 from octavo.outputs import RequestOutput
-from octavo.runner.batch import LogprobBatch, PromptLogprobs, StepResult
+from octavo.runner.batch import FinishedStep, LogprobBatch, PendingStep, PromptLogprobs, StepResult
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 VOCAB = 512
@@ -38,9 +39,15 @@ class ScriptedRunner:
         self._kv = np.full((engine.config.num_blocks, size), -1, dtype=np.int64)
         self._table = engine.block_table()
         self._prompt_len: dict[int, int] = {}
+        self._last = np.zeros(engine.config.max_num_seqs, dtype=np.int64)  # what each row slot sampled last
+
+    depth = 1
+
+    def launch(self, plan: core.StepPlan) -> PendingStep:
+        self.before_step()
+        return FinishedStep(self.step(plan))
 
     def step(self, plan: core.StepPlan) -> StepResult:
-        self.before_step()
         columns = self.engine.columns(plan.slot)
         self.rows_of_steps.append(plan.num_rows)
         self.tokens_computed += plan.num_tokens
@@ -49,9 +56,11 @@ class ScriptedRunner:
             blocks = self._table[columns["row_slot"][row]]
             for i in range(start[row], start[row + 1]):
                 block, offset = divmod(int(columns["position"][i]), self._kv.shape[1])
-                self._kv[blocks[block], offset] = columns["token_id"][i]
+                token = int(columns["token_id"][i])
+                self._kv[blocks[block], offset] = self._last[columns["row_slot"][row]] if token < 0 else token
         sample_row = columns["sample_row"][: plan.num_samples]
         tokens = np.array([self._next(columns, int(row)) for row in sample_row], dtype=np.int32)
+        self._last[columns["row_slot"][sample_row]] = tokens
         logprobs = self._logprobs(tokens, plan.max_logprobs) if plan.max_logprobs >= 0 else None
         scores = self._scores(plan, columns) if plan.num_scores else None
         return StepResult(tokens, logprobs, scores)
@@ -83,11 +92,29 @@ class ScriptedRunner:
         )
 
 
+class LateRunner(ScriptedRunner):
+    """As a device does it: a step runs when its tokens are asked for, one step behind its launch."""
+
+    depth = 2
+
+    def launch(self, plan: core.StepPlan) -> PendingStep:
+        self.before_step()
+        return LateStep(self, plan)
+
+
+class LateStep:
+    def __init__(self, runner: ScriptedRunner, plan: core.StepPlan) -> None:
+        self._run = functools.cache(lambda: runner.step(plan))
+
+    def result(self) -> StepResult:
+        return self._run()
+
+
 class Scripted:
     """The engine, its tokenizer and its runner."""
 
     def __init__(self, tokenizer: Tokenizer | None, texts: Mapping[str, str], **options: Any) -> None:
-        most = options.pop("max_logprobs", 20)
+        most, late = options.pop("max_logprobs", 20), options.pop("late", False)
         fields = {
             "num_blocks": 64,
             "block_size": 4,
@@ -102,7 +129,7 @@ class Scripted:
         )
         self.core = core.Engine(core.EngineConfig(vocab_size=VOCAB, **fields))
         scripts = {self.first(tokenizer, prompt): self.ids(tokenizer, text) for prompt, text in texts.items()}
-        self.runner = ScriptedRunner(self.core, scripts)
+        self.runner = (LateRunner if late else ScriptedRunner)(self.core, scripts)
         self.tokenizer = tokenizer
         self.engine = LLMEngine(
             plan,  # type: ignore[arg-type]

@@ -108,8 +108,9 @@ def test_samples_of_one_request_share_its_prompt(scripted: Make) -> None:
     output = world.run()["a"]
     assert [completion.index for completion in output.outputs] == [0, 1, 2]
     assert output.finished
-    # 40 tokens once, then the last block's worth for each of the others, then three steps of three.
-    assert world.runner.tokens_computed <= 40 + 2 * 4 + 3 * 3
+    # 40 tokens once, then the last block's worth for each of the others, then three steps of three, and one
+    # more where a step is launched before the end token of the one before is known.
+    assert world.runner.tokens_computed <= 40 + 2 * 4 + 3 * (2 + world.runner.depth)
     world.assert_drained()
 
 
@@ -207,6 +208,36 @@ def test_a_failing_step_ends_its_requests_and_the_engine_goes_on(
     world.runner.before_step = lambda: None
     world.engine.add_request("a", world.prompt("q"), greedy())
     assert world.run()["a"].outputs[0].text == "fine"
+
+
+def test_a_step_that_fails_while_the_next_one_runs_takes_it_along(scripted: Make) -> None:
+    world = scripted({"q": "a long answer", "r": "fine</s>"})
+    world.engine.add_request("a", world.prompt("q"), greedy())
+    world.engine.step()
+    computed = world.runner.step
+
+    def fail(plan: Any) -> Any:
+        computed(plan)
+        raise RuntimeError("device lost")
+
+    world.runner.step = fail  # type: ignore[method-assign]
+    world.engine.add_request("b", world.prompt("r"), greedy())
+    outputs = world.run()
+    world.runner.step = computed  # type: ignore[method-assign]
+    assert {output.outputs[0].stop_reason for output in outputs.values()} == {"RuntimeError: device lost"}
+    world.assert_drained()
+    world.engine.add_request("b", world.prompt("r"), greedy())
+    assert world.run()["b"].outputs[0].text == "fine"
+
+
+def test_a_device_is_given_its_next_step_before_the_last_one_is_read(scripted: Make) -> None:
+    world = scripted({"q": "a long answer"})
+    world.engine.add_request("a", world.prompt("q"), greedy(max_tokens=9))
+    launched: list[int] = []
+    world.runner.before_step = lambda: launched.append(len(world.runner.rows_of_steps))
+    world.run()
+    # How many steps had run at each launch.
+    assert launched == [max(i - world.runner.depth + 1, 0) for i in range(9)]
 
 
 def test_an_interrupt_inside_a_step_leaves_the_engine_usable(scripted: Make) -> None:
