@@ -152,6 +152,31 @@ def row_ops(tokens: int, dtype: torch.dtype) -> list[Result]:
     return [Result(f"{name} x {tokens}", best_us(ours), best_us(theirs)) for name, ours, theirs in pairs]
 
 
+def scan(rows: int, tokens: int) -> Result:
+    """Time Mamba2's scan of `rows` rows of one length, beside torch updating all states token by token."""
+    heads, dim, size = 64, 64, 128
+    x, b, c = (torch.randn(rows * tokens, *shape) for shape in ((heads, dim), (1, size), (1, size)))
+    dt, weights = torch.randn(rows * tokens, heads), torch.randn(heads)
+    state, out = torch.zeros(rows, heads, size, dim), torch.empty_like(x)
+    start = (torch.arange(rows + 1) * tokens).int()
+    block = torch.arange(rows, dtype=torch.int32)
+
+    def ours() -> None:
+        ops.ssm_scan(out, x, dt, b, c, weights, weights, weights, state, start, block, block)
+
+    def theirs() -> None:
+        held = state.clone()
+        parts = (v.view(rows, tokens, *v.shape[1:]) for v in (x, dt, b, c))
+        for values, raw, given, read in zip(*(part.unbind(1) for part in parts)):
+            step = F.softplus(raw + weights)
+            decay = (-weights.exp() * step).exp()
+            scaled = (step[..., None] * values)[:, :, None, :]
+            held = torch.addcmul(held * decay[..., None, None], given[..., None], scaled)
+            torch.matmul(read[:, :, None, :], held)
+
+    return Result(f"ssm_scan {rows} x {tokens}", best_us(ours), best_us(theirs))
+
+
 def sampling(rows: int, vocab: int) -> list[Result]:
     """Time the sampler beside softmax and multinomial (torch sorts for top-p, so it is given plain draws)."""
     logits = torch.randn(rows, vocab) * 3
@@ -214,6 +239,8 @@ def main() -> int:
     dtype = getattr(torch, args.dtype)
     results = [attention(case, dtype) for case in ATTENTION]
     results += row_ops(1, dtype) + row_ops(32, dtype) + row_ops(512, dtype)
+    if dtype == torch.float32:
+        results += [scan(1, 1), scan(8, 1), scan(1, 128)]
     results += sampling(8, 32000) + chain(1) + chain(32)
     print(f"{ops.isa()}, {ops.thread_backend()} x {ops.num_threads()}, {args.dtype}")
     print(f"{'case':<52}{'octavo us':>12}{'torch us':>12}{'ratio':>8}")

@@ -69,6 +69,50 @@ struct LinearRowsArgs {
   int64_t columns = 0;         // of x and of the weight
 };
 
+// One row of a causal convolution; `before` and `after` are its states, taps - 1 inputs each.
+// Strides in elements.
+struct ConvRow {
+  DType dtype = DType::kF32;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* weight = nullptr;
+  int64_t weight_stride = 0;
+  const void* bias = nullptr;    // or null
+  const void* before = nullptr;  // null: zeros
+  void* after = nullptr;         // may be `before`
+  int64_t state_stride = 0;
+  int64_t tokens = 0;
+  int64_t taps = 0;
+};
+inline constexpr int kMaxConvTaps = 8;
+
+// One head of one row of Mamba2's scan. The states are dense [state_size, head_dim]. Strides in
+// elements, from one token to the next.
+struct ScanHead {
+  DType dtype = DType::kF32;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* dt = nullptr;
+  int64_t dt_stride = 0;
+  const void* b = nullptr;
+  int64_t b_stride = 0;
+  const void* c = nullptr;
+  int64_t c_stride = 0;
+  const void* a_log = nullptr;  // of this head, like the next two
+  const void* dt_bias = nullptr;
+  const void* skip = nullptr;
+  const float* before = nullptr;  // null: zeros
+  float* after = nullptr;         // may be `before`
+  int64_t tokens = 0;
+  int64_t head_dim = 0;
+  int64_t state_size = 0;
+};
+inline constexpr int kMaxScanState = 1024;
+
 struct Kernels {
   const char* name;
 
@@ -84,6 +128,13 @@ struct Kernels {
 
   // Columns [begin, end) of the output: the products with these rows of the weight.
   void (*linear_rows)(const LinearRowsArgs&, int64_t begin, int64_t end);
+
+  // Channels [begin, end) of a row; begin is a multiple of 16.
+  void (*conv_row)(const ConvRow&, int64_t begin, int64_t end);
+  void (*scan_head)(const ScanHead&);
+  // The norm of x * silu(gate); `scratch` holds n floats.
+  void (*gated_norm)(DType, void* out, const void* x, const void* gate, const void* weight,
+                     int64_t n, float eps, float* scratch);
 
   // Floats of scratch that `attend` needs for a tile.
   int64_t (*attend_scratch)(int rows, int head_dim);

@@ -87,6 +87,7 @@ void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); 
 }  // namespace
 
 void BindSampling(nb::module_& m);
+void BindState(nb::module_& m);
 
 NB_MODULE(_ops, m) {
   const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
@@ -105,6 +106,7 @@ NB_MODULE(_ops, m) {
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none());
   BindSampling(m);
+  BindState(m);
 
   m.def("set_num_threads", &cpu::SetNumThreads, nb::arg("n"));
   m.def("num_threads", &cpu::NumThreads);

@@ -4,6 +4,7 @@
 #include "cpu/isa/attention.h"
 #include "cpu/isa/linear.h"
 #include "cpu/isa/rows.h"
+#include "cpu/isa/state.h"
 #include "cpu/isa/vocab.h"
 
 namespace octavo::cpu::OCTAVO_CPU_ISA {
@@ -17,6 +18,9 @@ constexpr Kernels MakeTable(const char* name) {
   k.silu_mul = Gated<Silu>;
   k.gelu_tanh_mul = Gated<GeluTanh>;
   k.linear_rows = LinearRows;
+  k.conv_row = ConvRowChannels;
+  k.scan_head = Scan;
+  k.gated_norm = GatedNorm;
   k.attend_scratch = AttendScratch;
   k.attend = Attend;
   k.attend_merge = AttendMerge;

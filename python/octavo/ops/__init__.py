@@ -1,10 +1,11 @@
 """The ops of a model step over torch tensors, in place or into tensors that the caller owns.
 
 Letters in shapes: N tokens, R rows, S samples, V vocabulary, H hidden, Hq query heads, Hk KV heads, D head
-dim, B blocks, bs tokens in a block. ``T`` is float32, bfloat16 or float16, one and the same within a call.
-The last dimension is contiguous, the others may be strided. Every op raises ``ValueError`` with the tensor's
-name for a wrong dtype or shape and for an index out of range, before it touches memory, and ``TypeError``
-for what is no tensor of that device.
+dim, B blocks, bs tokens in a block; of recurrent layers: C channels, K taps of a convolution, H heads of P
+values, S state size, G groups of heads. ``T`` is float32, bfloat16 or float16, one and the same within a
+call. The last dimension is contiguous, the others may be strided. Every op raises ``ValueError`` with the
+tensor's name for a wrong dtype or shape and for an index out of range, before it touches memory, and
+``TypeError`` for what is no tensor of that device.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ __all__ = [
     "add_rms_norm",
     "argmax",
     "cache_write",
+    "causal_conv1d",
+    "gated_rms_norm",
     "gelu_tanh_mul",
     "isa",
     "linear",
@@ -33,6 +36,8 @@ __all__ = [
     "set_num_threads",
     "silu_mul",
     "slot_mapping",
+    "ssm_scan",
+    "state_mapping",
     "thread_backend",
 ]
 
@@ -226,6 +231,78 @@ def logprobs(ids: Tensor, values: Tensor, rank: Tensor, logits: Tensor, token: T
     token's. Rows with token -1 get ids -1, values -inf, rank 0.
     """
     _backend(logits).logprobs(ids, values, rank, logits, token, k)
+
+
+def state_mapping(
+    source: Tensor,
+    target: Tensor,
+    query_start: Tensor,
+    row_slot: Tensor,
+    seq_len: Tensor,
+    block_table: Tensor,
+    block_size: int,
+) -> None:
+    """Which block of a recurrent group each row reads its state from and which it writes it to, [R] int32
+    both.
+
+    query_start: [R + 1] int32; row_slot, seq_len: [R] int32; block_table: [slots, max_blocks] int32. The
+    state after a position lies in the table entry of that position. A row from position 0 gets source -1.
+    """
+    _backend(source).state_mapping(source, target, query_start, row_slot, seq_len, block_table, block_size)
+
+
+def causal_conv1d(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    query_start: Tensor,
+    source: Tensor,
+    target: Tensor,
+) -> None:
+    """``out = silu(conv(x) + bias)``, each channel alone over its last K inputs.
+
+    out, x: [N, C] of T; weight: [C, K], K 2..8; bias: [C]; state: [B, K - 1, C] of T, the inputs before a
+    row's first token, oldest first; query_start: [R + 1] int32. Row r starts from the state in block
+    ``source[r]`` ([R] int32; negative: from zero) and leaves the one after its last token in ``target[r]``
+    (negative: the row is skipped). A row's result is the same bits in any batch and in any chunks.
+    """
+    _backend(x).causal_conv1d(out, x, weight, bias, state, query_start, source, target)
+
+
+def ssm_scan(
+    out: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    b: Tensor,
+    c: Tensor,
+    a_log: Tensor,
+    dt_bias: Tensor,
+    skip: Tensor,
+    state: Tensor,
+    query_start: Tensor,
+    source: Tensor,
+    target: Tensor,
+) -> None:
+    """The recurrence of Mamba2 for each head, with d = softplus(dt + dt_bias):
+    ``state[s, p] = state[s, p] * exp(-exp(a_log) * d) + d * b[s] * x[p]``, then
+    ``out[p] = sum(c[s] * state[s, p]) + skip * x[p]``.
+
+    out, x: [N, H, P]; dt: [N, H]; b, c: [N, G, S], S up to 1024; a_log, dt_bias, skip: [H], all of T; state:
+    [B, H, S, P] float32; query_start, source and target as in ``causal_conv1d``. G divides H. Source: Dao and
+    Gu 2024.
+    """
+    _backend(x).ssm_scan(out, x, dt, b, c, a_log, dt_bias, skip, state, query_start, source, target)
+
+
+def gated_rms_norm(out: Tensor, x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> None:
+    """``y = x * silu(gate)``, then ``out = y / sqrt(mean(y^2) + eps) * weight``, the mean over each of
+    ``groups`` runs of columns.
+
+    out, x, gate: [N, I] of T (``out`` may be ``x``); weight: [I] of T.
+    """
+    _backend(x).gated_rms_norm(out, x, gate, weight, groups, eps)
 
 
 def set_num_threads(n: int) -> None:
