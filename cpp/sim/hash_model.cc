@@ -6,19 +6,9 @@
 #include <utility>
 
 #include "base/check.h"
+#include "sim/oracle.h"
 
 namespace octavo::sim {
-namespace {
-
-std::vector<GroupSpec> GroupsOf(const EngineConfig& config) {
-  if (!config.groups.empty()) return config.groups;
-  GroupSpec full;
-  full.block_size = config.block_size;
-  return {full};
-}
-
-}  // namespace
-
 HashModel::HashModel(const EngineConfig& config, const batch::Arena& arena)
     : vocab_size_(config.vocab_size), arena_(arena), latest_(config.max_num_seqs, -1) {
   int32_t places = 1;  // of a parent
@@ -80,6 +70,16 @@ Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
     if (fail_state_ % fail_one_in_ == 0) tokens[s] = -1;
   }
   return Status::Ok();
+}
+
+void HashModel::Corrupt(uint64_t choice) {
+  Group& g = groups_[choice % groups_.size()];
+  for (size_t i = 0; i < g.cells.size(); ++i) {
+    Cell& cell = g.cells[(choice / groups_.size() + i) % g.cells.size()];
+    if (cell.token < 0) continue;
+    ++cell.digest;
+    return;
+  }
 }
 
 void HashModel::WriteRow(const StepPlan& plan, int32_t row) {

@@ -26,6 +26,9 @@ class HashModel final : public Executor {
 
   Status Execute(const StepPlan& plan, std::span<int32_t> tokens) override;
 
+  // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
+  void Corrupt(uint64_t choice);
+
   // One sample in `n` fails, chosen by a seeded draw. 0: none.
   void FailOneIn(uint32_t n, uint64_t seed) {
     fail_one_in_ = n;

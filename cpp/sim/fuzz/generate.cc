@@ -1,0 +1,189 @@
+#include "sim/fuzz/generate.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "kv/cache_group.h"
+#include "sim/random.h"
+
+namespace octavo::sim {
+namespace {
+
+constexpr int32_t kVocab = 50;
+// Parts of a scenario draw from streams of their own, so that a change of one leaves the others.
+constexpr uint64_t kConfigStream = 1;
+constexpr uint64_t kCheckStream = 2;
+constexpr uint64_t kOpStream = 3;
+
+GroupSpec RandomGroup(Random& random, GroupKind kind) {
+  GroupSpec g;
+  g.kind = kind;
+  g.block_size = 1 << random.Below(5);
+  if (kind == GroupKind::kSlidingWindow || kind == GroupKind::kChunkedLocal) {
+    g.window = 1 + random.Below(30);
+    g.sink = random.Below(3) ? 0 : random.Below(10);
+  }
+  return g;
+}
+
+std::vector<GroupSpec> RandomGroups(Random& random) {
+  // One group of full attention in half of all scenarios: what most models have.
+  if (random.OneIn(2)) return {};
+  constexpr GroupKind kKinds[] = {GroupKind::kFull, GroupKind::kSlidingWindow,
+                                  GroupKind::kChunkedLocal, GroupKind::kState};
+  std::vector<GroupSpec> groups;
+  for (int32_t n = random.Between(1, 4); n > 0; --n) {
+    groups.push_back(RandomGroup(random, kKinds[random.Below(4)]));
+  }
+  constexpr int32_t kSplits[] = {1, 2, 3, 4, 5, 11};
+  if (random.Below(3)) {
+    for (GroupSpec& g : groups) g.split = kSplits[random.Below(6)];
+  }
+  return groups;
+}
+
+void DrawPolicies(Random& random, EngineConfig* c) {
+  c->policy = random.OneIn(2) ? SchedulingPolicy::kPriority : SchedulingPolicy::kFcfs;
+  c->victim = random.OneIn(2) ? VictimPolicy::kLast : VictimPolicy::kCost;
+  c->priority_aging_ms = random.OneIn(2) ? 10 : 0;
+  c->watermark = random.Below(3) ? 0.0 : 0.2;
+  c->full_prompt_gate = random.OneIn(2);
+  c->max_overtakes = random.Below(4);
+  c->enable_prefix_caching = random.Below(5) > 0;
+  c->enable_chunked_prefill = random.Below(5) > 0;
+  if (!c->enable_chunked_prefill) {
+    c->max_num_batched_tokens = c->max_model_len;
+  } else if (random.OneIn(3)) {
+    c->long_prefill_token_threshold = random.Between(1, 10);
+  }
+}
+
+void DrawLists(Random& random, SamplingParams* p) {
+  if (random.OneIn(3)) p->eos_token_ids = {random.Below(kVocab)};
+  if (random.OneIn(8)) p->eos_token_ids.push_back(random.Below(kVocab));
+  if (random.OneIn(4)) p->stop_token_ids = {1, 2, 3};
+  if (random.OneIn(8)) p->ignore_eos = true;
+  if (random.OneIn(4)) p->min_tokens = random.Below(p->max_tokens + 1);
+  if (random.OneIn(6)) p->frequency_penalty = 0.5f;
+  if (random.OneIn(6)) p->bad_words = {{4, 5}, {6}, {7, 8, 9}};
+  if (random.OneIn(6)) p->logit_bias = {{5, 1.0f}};
+  if (random.OneIn(8)) p->allowed_token_ids = {1, 10, 20, 30, 40, 49};
+  if (random.OneIn(6)) p->num_prompt_logprobs = 0;
+}
+
+class OpWriter {
+ public:
+  explicit OpWriter(uint64_t seed, const EngineConfig& config)
+      : random_(Mix(seed, kOpStream)),
+        lag_(random_.OneIn(3) ? 0 : random_.Between(1, kMaxStepsInFlight - 1)),
+        late_(random_.OneIn(3)),
+        submit_one_in_(random_.Between(1, 6)),
+        fault_one_in_(random_.Between(3, 20)),
+        check_(CheckInterval(config.hash_seed)) {
+    for (size_t i = 0; i < kNumOps; ++i) {
+      if (IsDrawn(OpKind(i)) && random_.OneIn(2)) faults_.push_back(OpKind(i));
+    }
+  }
+
+  std::vector<Op> Write(int32_t length) {
+    while (int32_t(ops_.size()) < length) {
+      if (random_.OneIn(submit_one_in_)) {
+        for (int32_t n = random_.Between(1, 3); n > 0; --n) Add(OpKind::kSubmit);
+      }
+      MaybeFault();
+      Turn();
+      if (random_.OneIn(check_)) Add(OpKind::kCheck);
+    }
+    return std::move(ops_);
+  }
+
+ private:
+  void Add(OpKind kind) { ops_.push_back({kind, random_.Next() >> 32}); }
+  void MaybeFault() {
+    if (faults_.empty() || !random_.OneIn(fault_one_in_)) return;
+    const OpKind kind = faults_[size_t(random_.Below(int32_t(faults_.size())))];
+    Add(kind);
+    // Only an idle engine forgets its cache, and few moments are idle.
+    if (kind == OpKind::kAbortStorm && random_.OneIn(2)) Add(OpKind::kResetCache);
+  }
+
+  // Plans a step and finishes as many as the lag leaves, now and then all of them.
+  void Turn() {
+    Add(OpKind::kBegin);
+    open_ = std::min(open_ + 1, kMaxStepsInFlight);
+    if (!late_) Add(OpKind::kRun);
+    const int32_t keep = random_.OneIn(8) ? 0 : lag_;
+    for (; open_ > keep; --open_) {
+      MaybeFault();
+      Add(OpKind::kFinish);
+    }
+    ops_.push_back({OpKind::kTick, uint64_t(random_.Below(5000))});
+  }
+
+  Random random_;
+  int32_t lag_;
+  bool late_;
+  int32_t submit_one_in_;
+  int32_t fault_one_in_;
+  int32_t check_;
+  std::vector<OpKind> faults_;
+  std::vector<Op> ops_;
+  int32_t open_ = 0;
+};
+
+}  // namespace
+
+EngineConfig MakeConfig(uint64_t seed) {
+  Random random(Mix(seed, kConfigStream));
+  EngineConfig c;
+  c.vocab_size = kVocab;
+  c.hash_seed = seed | 1;
+  c.block_size = 1 << random.Below(5);
+  c.max_model_len = random.Between(24, 83);
+  c.max_num_seqs = random.Between(1, 12);
+  c.max_num_batched_tokens = random.Between(1, 50);
+  DrawPolicies(random, &c);
+  c.groups = RandomGroups(random);
+  constexpr int32_t kIntervals[] = {0, -1, 16};
+  if (!c.groups.empty()) c.snapshot_interval = kIntervals[random.Below(3)];
+  // From just enough for the longest request to a few times that.
+  const int64_t chunk = int64_t{kMaxStepsInFlight} * c.max_num_batched_tokens;
+  const int32_t least =
+      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, chunk));
+  c.num_blocks = least + random.Below(c.groups.empty() ? 2 * least : least);
+  if (random.OneIn(4)) c.max_queued_requests = random.Between(2, 12);
+  c.enable_kv_events = random.OneIn(3);
+  const Status valid = Validate(c);
+  OCTAVO_CHECK(valid.ok(), valid.message().c_str());
+  return c;
+}
+
+int32_t CheckInterval(uint64_t config_seed) {
+  return 1 << Random(Mix(config_seed, kCheckStream)).Between(0, 6);
+}
+
+RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
+  Random random(seed);
+  RequestSpec spec;
+  const int32_t length = random.Between(1, config.max_model_len - 1);
+  const int32_t family = random.Below(3);
+  const int32_t own = random.OneIn(2) ? random.Below(length) : length;  // where families part
+  spec.prompt.resize(size_t(length));
+  for (int32_t i = 0; i < length; ++i) {
+    spec.prompt[size_t(i)] =
+        i < own ? (family * 7 + i * (family + 3) + i / 5) % kVocab : random.Below(kVocab);
+  }
+  spec.params.max_tokens = random.Between(1, 30);
+  spec.params.temperature = random.OneIn(2) ? 0.0f : 1.0f;
+  spec.params.seed = random.Next();
+  if (random.OneIn(2)) DrawLists(random, &spec.params);
+  if (random.OneIn(5)) spec.salt = "salt";
+  spec.priority = random.Between(-2, 2);
+  return spec;
+}
+
+Scenario MakeScenario(uint64_t seed, int32_t length) {
+  return {seed, OpWriter(seed, MakeConfig(seed)).Write(length)};
+}
+
+}  // namespace octavo::sim

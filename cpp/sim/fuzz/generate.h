@@ -1,0 +1,25 @@
+// From a seed to a scenario: the configuration, the requests and the operations.
+#pragma once
+
+#include <cstdint>
+
+#include "octavo/config.h"
+#include "sim/fuzz/op.h"
+#include "sim/oracle.h"
+
+namespace octavo::sim {
+
+// A small engine, at times with barely the memory for its longest request. Valid for every seed.
+EngineConfig MakeConfig(uint64_t seed);
+
+// How often a run checks all invariants: after one operation in so many.
+int32_t CheckInterval(uint64_t config_seed);
+
+// A request that such an engine accepts. Requests come in families that share prefixes.
+RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed);
+
+// `length` operations. Each scenario draws a subset of the fault kinds and how often they strike,
+// because what hides in their combination hides from their sum.
+Scenario MakeScenario(uint64_t seed, int32_t length = 600);
+
+}  // namespace octavo::sim

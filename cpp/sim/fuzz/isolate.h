@@ -1,0 +1,43 @@
+// Runs lives in processes of their own: a failed check aborts, and whoever searches for failures
+// must outlive it. A crash, a sanitizer's report and a life without end are found the same way.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "sim/fuzz/op.h"
+
+namespace octavo::sim {
+
+struct Verdict {
+  bool ok = true;
+  // What failed: "cpp/kv/kv_manager.cc:12: check failed: ...". Two failures with one text are one.
+  std::string failure;
+  size_t ops_done = 0;  // operations begun before it failed
+};
+
+// One scenario, with a drain at its end.
+Verdict RunIsolated(const Scenario& scenario);
+
+struct Campaign {
+  uint64_t first_seed = 1;
+  uint64_t steps = 1'000'000;  // over all jobs
+  int32_t jobs = 1;
+  int32_t length = 600;  // operations of a scenario
+};
+
+struct CampaignResult {
+  uint64_t lives = 0;
+  uint64_t steps = 0;
+  uint64_t next_seed = 0;  // where a later campaign goes on
+  double seconds = 0;      // of the slowest job
+  OpCounts counts = {};
+  bool ok = true;
+  uint64_t failed_seed = 0;
+};
+
+// Job j of n lives the seeds first + j, first + j + n, ... until its share of the steps is done, or
+// until one job fails. The seeds do not depend on timing.
+CampaignResult RunCampaign(const Campaign& campaign);
+
+}  // namespace octavo::sim

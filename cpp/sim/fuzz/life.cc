@@ -1,0 +1,267 @@
+#include "sim/fuzz/life.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/host_memory.h"
+#include "sim/fuzz/generate.h"
+
+namespace octavo::sim {
+namespace {
+
+constexpr size_t kRememberedIds = 64;
+// A drain that takes longer goes round in circles: the longest request alone needs a hundred steps.
+constexpr int kMostTurns = 200'000;
+// With nothing open one call may only make room (a request alone starts afresh) and the next plans.
+constexpr int kMostIdleTurns = 2;
+
+}  // namespace
+
+Life::Life(uint64_t config_seed, OpCounts* counts)
+    : config_(MakeConfig(config_seed)),
+      groups_(GroupsOf(config_)),
+      counts_(counts),
+      engine_(config_, clock_, SystemMemory()),
+      model_(config_, engine_.arena()),
+      slot_seen_(size_t(config_.max_num_seqs), 0) {}
+
+void Life::Apply(const Op& op) {
+  switch (op.kind) {
+    case OpKind::kSubmit:
+      Submit(MakeRequest(config_, op.argument));
+      break;
+    case OpKind::kBegin:
+      Begin();
+      break;
+    case OpKind::kRun:
+      Run();
+      break;
+    case OpKind::kFinish:
+      Finish();
+      break;
+    case OpKind::kTick:
+      clock_.now_us += int64_t(op.argument);
+      break;
+    case OpKind::kCheck:
+      engine_.CheckInvariants();
+      TakeEvents();
+      break;
+    case OpKind::kCorrupt:
+      model_.Corrupt(op.argument);
+      break;
+    default:
+      if (Strike(op.kind, op.argument)) Count(op.kind);
+      return;
+  }
+  Count(op.kind);
+}
+
+void Life::Submit(RequestSpec spec) {
+  const EngineStats before = engine_.Stats();
+  auto guest = std::make_unique<Guest>(config_, groups_, std::move(spec));
+  const RequestSpec& s = guest->spec;
+  const auto id = engine_.AddRequest(s.prompt, s.params, s.priority, s.salt);
+  if (before.waiting >= config_.max_queued_requests) {
+    OCTAVO_CHECK(!id.ok() && id.status().code() == StatusCode::kResourceExhausted,
+                 "a full queue took a request");
+    OCTAVO_CHECK(engine_.Stats().waiting == before.waiting, "a refused request waits");
+    return Count(OpKind::kQueueFull);
+  }
+  OCTAVO_CHECK(id.ok(), id.status().message().c_str());
+  guest->id = *id;
+  OCTAVO_CHECK(by_id_.emplace(Value(*id), guest.get()).second, "an id names two requests");
+  guests_.push_back(std::move(guest));
+  ++submitted_;
+}
+
+Life::Guest* Life::Find(uint64_t id) const {
+  const auto at = by_id_.find(id);
+  return at == by_id_.end() ? nullptr : at->second;
+}
+
+bool Life::Begin() {
+  const bool full = open_.size() == size_t(kMaxStepsInFlight);
+  const uint64_t preempted = engine_.Stats().preemptions;
+  const StepPlan* plan = engine_.BeginStep();
+  OCTAVO_CHECK(!plan || !full, "more steps are open than may be");
+  const uint64_t more = engine_.Stats().preemptions - preempted;
+  if (more > 0) Count(OpKind::kPreemption);
+  if (more > 1) Count(OpKind::kPreemptionStorm);
+  if (more > 0) {
+    for (const auto& guest : guests_) guest->preempted = guest->admitted;
+  }
+  if (!plan) {
+    if (!full) Count(OpKind::kNothingToPlan);
+    return false;
+  }
+  CheckPlan(*plan);
+  OpenStep& step = open_.emplace_back();
+  step.plan = *plan;
+  step.tokens.resize(size_t(plan->num_samples));
+  return true;
+}
+
+void Life::CheckPlan(const StepPlan& plan) {
+  OCTAVO_CHECK(plan.num_rows > 0 && plan.num_rows <= config_.max_num_seqs, "rows out of range");
+  OCTAVO_CHECK(plan.num_tokens <= config_.max_num_batched_tokens, "a step exceeds its budget");
+  OCTAVO_CHECK(plan.query_start[0] == 0 && plan.query_start[plan.num_rows] == plan.num_tokens,
+               "rows do not cover the tokens");
+  for (int32_t r = 0; r < plan.num_rows; ++r) CheckRow(plan, r);
+  int32_t previous = -1;
+  for (int32_t s = 0; s < plan.num_samples; ++s) {
+    const int32_t row = plan.sample_row[s];
+    OCTAVO_CHECK(row > previous && row < plan.num_rows, "samples are out of order");
+    previous = row;
+  }
+}
+
+void Life::CheckRow(const StepPlan& plan, int32_t row) {
+  Guest* guest = Find(plan.request[row]);
+  OCTAVO_CHECK(guest, "a row names a request that has ended");
+  const int32_t first = plan.query_start[row];
+  const int32_t count = plan.query_start[row + 1] - first;
+  const int32_t start = plan.position[first];
+  const auto tokens = guest->oracle.tokens();
+  OCTAVO_CHECK(count > 0, "a row is empty");
+  // Whoever comes back from preemption may find more in the cache than it had computed itself.
+  OCTAVO_CHECK(start == guest->computed || !guest->admitted || guest->preempted,
+               "a row leaves out tokens, or repeats some");
+  OCTAVO_CHECK(plan.seq_len[row] == start + count, "seq_len is not the end of the row");
+  for (int32_t i = 0; i < count; ++i) {
+    OCTAVO_CHECK(plan.position[first + i] == start + i, "positions have a gap");
+    const int32_t token = plan.token_id[first + i];
+    const bool known = size_t(start + i) < tokens.size();
+    OCTAVO_CHECK(known ? token == tokens[size_t(start + i)] : token == -1,
+                 "a row holds another token than the request");
+  }
+  uint64_t& seen = slot_seen_[size_t(plan.row_slot[row])];
+  OCTAVO_CHECK(seen != plan.step_id, "two rows have one slot");
+  seen = plan.step_id;
+  guest->admitted = true;
+  guest->preempted = false;
+  guest->computed = start + count;
+  ++guest->in_flight;
+}
+
+void Life::Run() {
+  for (OpenStep& step : open_) {
+    if (step.executed) continue;
+    OCTAVO_CHECK(model_.Execute(step.plan, step.tokens).ok(), "the model never fails a step");
+    step.executed = true;
+    return;
+  }
+}
+
+void Life::Finish() {
+  if (open_.empty()) return;
+  if (!open_.front().executed) {
+    if (open_.size() > 1) Count(OpKind::kLateRun);
+    Run();
+  }
+  OpenStep step = std::move(open_.front());
+  open_.erase(open_.begin());
+  const int32_t spoiled = SpoilTokens(step);
+  const auto outputs = engine_.FinishStep(step.plan.step_id, step.tokens);
+  OCTAVO_CHECK(outputs.ok(), outputs.status().message().c_str());
+  for (int32_t r = 0; r < step.plan.num_rows; ++r) {
+    if (Guest* guest = Find(step.plan.request[r])) --guest->in_flight;
+  }
+  // Each sample whose request still lives gives one output, in order.
+  size_t next = 0;
+  for (int32_t s = 0; s < step.plan.num_samples; ++s) {
+    const uint64_t id = step.plan.request[step.plan.sample_row[s]];
+    Guest* guest = Find(id);
+    if (!guest) continue;
+    OCTAVO_CHECK(next < outputs->size() && (*outputs)[next].request == id, "an output is missing");
+    OCTAVO_CHECK((*outputs)[next].sample == s, "an output names another sample");
+    CheckOutput(*guest, (*outputs)[next++], s == spoiled);
+  }
+  OCTAVO_CHECK(next == outputs->size(), "an output names a request that has ended");
+}
+
+void Life::CheckOutput(Guest& guest, const StepOutput& output, bool spoiled) {
+  const FinishReason reason{output.finish};
+  if (guest.cached_tokens < 0) guest.cached_tokens = output.cached_tokens;
+  OCTAVO_CHECK(output.cached_tokens == guest.cached_tokens && output.cached_tokens >= 0 &&
+                   output.cached_tokens <= int32_t(guest.spec.prompt.size()),
+               "the cached tokens of a prompt changed");
+  if (spoiled) {
+    OCTAVO_CHECK(reason == FinishReason::kError && output.token == -1,
+                 "a row that failed is no error");
+    return Close(guest, FinishReason::kError);
+  }
+  const Oracle::Answer expected = guest.oracle.Next();
+  OCTAVO_CHECK(output.token == expected.token, "a request gets other tokens than it gets alone");
+  OCTAVO_CHECK(reason == expected.reason, "a request ends otherwise than it does alone");
+  OCTAVO_CHECK(output.stop_token == expected.stop_token, "another stop token is named");
+  if (reason != FinishReason::kNone) Close(guest, reason);
+}
+
+void Life::Fail(size_t at_least) {
+  if (open_.size() < std::max<size_t>(1, at_least)) return;
+  const auto outputs = engine_.FailStep(open_.front().plan.step_id);
+  OCTAVO_CHECK(outputs.ok(), outputs.status().message().c_str());
+  size_t next = 0;
+  for (const OpenStep& step : open_) {
+    for (int32_t r = 0; r < step.plan.num_rows; ++r) {
+      Guest* guest = Find(step.plan.request[r]);
+      if (!guest) continue;
+      OCTAVO_CHECK(next < outputs->size(), "a request of a failed step got no output");
+      const StepOutput& output = (*outputs)[next++];
+      OCTAVO_CHECK(output.request == step.plan.request[r] && output.token == -1 &&
+                       FinishReason{output.finish} == FinishReason::kError,
+                   "a request of a failed step ended otherwise");
+      Close(*guest, FinishReason::kError);
+    }
+  }
+  OCTAVO_CHECK(next == outputs->size(), "a failed step ended others than its own");
+  open_.clear();
+}
+
+void Life::Close(Guest& guest, FinishReason reason) {
+  ++ended_[size_t(reason)];
+  if (past_.size() < kRememberedIds) {
+    past_.push_back(guest.id);
+  } else {
+    past_[Value(guest.id) % kRememberedIds] = guest.id;
+  }
+  by_id_.erase(Value(guest.id));
+  const auto at = std::find_if(guests_.begin(), guests_.end(),
+                               [&](const auto& other) { return other.get() == &guest; });
+  guests_.erase(at);
+}
+
+void Life::TakeEvents() {
+  if (!config_.enable_kv_events) return;
+  engine_.TakeEvents(&events_);
+  if (engine_.Stats().dropped_events > 0) return;
+  OCTAVO_CHECK(mirror_.Apply(events_), "the KV events contradict each other");
+}
+
+void Life::Drain() {
+  int idle = 0;
+  for (int turn = 0; engine_.HasUnfinished() || !open_.empty(); ++turn) {
+    OCTAVO_CHECK(turn < kMostTurns, "the engine goes round in circles");
+    idle = Begin() || !open_.empty() ? 0 : idle + 1;
+    OCTAVO_CHECK(idle <= kMostIdleTurns, "the engine stands still with work left");
+    Finish();
+  }
+  engine_.CheckInvariants();
+  TakeEvents();
+  const EngineStats s = engine_.Stats();
+  OCTAVO_CHECK(guests_.empty(), "a request never ended");
+  OCTAVO_CHECK(s.running == 0 && s.waiting == 0, "requests are left");
+  OCTAVO_CHECK(s.free_blocks == s.total_blocks && s.kv_slots_allocated == 0, "blocks leaked");
+  const auto ended = [&](FinishReason reason) { return ended_[size_t(reason)]; };
+  OCTAVO_CHECK(s.finished_stop == ended(FinishReason::kStop) &&
+                   s.finished_length == ended(FinishReason::kLength) &&
+                   s.finished_abort == ended(FinishReason::kAbort) &&
+                   s.finished_error == ended(FinishReason::kError),
+               "the statistics count other ends");
+  OCTAVO_CHECK(
+      s.finished_stop + s.finished_length + s.finished_abort + s.finished_error == submitted_,
+      "a request ended twice, or never");
+}
+
+}  // namespace octavo::sim

@@ -1,0 +1,106 @@
+// Life: one engine living through a scenario, watched at every step.
+//
+// After each call the answers are compared with what the oracle says and with what the calls before
+// allow; a difference aborts through OCTAVO_CHECK, as the engine's own invariants do, so whoever
+// wants to go on runs a life in a process of its own (isolate.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/core_engine.h"
+#include "sim/fuzz/event_mirror.h"
+#include "sim/fuzz/op.h"
+#include "sim/hash_model.h"
+#include "sim/oracle.h"
+#include "sim/random.h"
+#include "sim/virtual_clock.h"
+
+namespace octavo::sim {
+
+class Life {
+ public:
+  // `counts` gets how often each kind struck; kinds that found nothing to strike do not count.
+  Life(uint64_t config_seed, OpCounts* counts);
+
+  void Apply(const Op& op);
+  // Steps until nothing is left, and checks that nothing is.
+  void Drain();
+  uint64_t steps() const { return engine_.Stats().steps; }
+
+ private:
+  // A request that was accepted.
+  struct Guest {
+    Guest(const EngineConfig& config, std::span<const GroupSpec> groups, RequestSpec s)
+        : spec(std::move(s)), oracle(config, groups, spec) {}
+    RequestSpec spec;
+    Oracle oracle;
+    RequestId id{};
+    int32_t computed = 0;   // tokens planned in this life; falls when it is preempted
+    int32_t in_flight = 0;  // open steps that hold a row of it
+    int32_t cached_tokens = -1;
+    bool admitted = false;
+    bool preempted = false;  // seen without a row after a step that preempted somebody
+  };
+  struct OpenStep {
+    StepPlan plan;
+    std::vector<int32_t> tokens;
+    bool executed = false;
+  };
+  using Guests = std::vector<Guest*>;
+
+  // life.cc
+  void Submit(RequestSpec spec);
+  bool Begin();
+  void Run();
+  void Finish();
+  void Fail(size_t at_least);
+  void CheckPlan(const StepPlan& plan);
+  void CheckRow(const StepPlan& plan, int32_t row);
+  void CheckOutput(Guest& guest, const StepOutput& output, bool spoiled);
+  void Close(Guest& guest, FinishReason reason);
+  void TakeEvents();
+  Guest* Find(uint64_t id) const;
+  // faults.cc
+  bool Strike(OpKind kind, uint64_t argument);
+  bool StrikeEnd(OpKind kind, uint64_t argument);
+  bool StrikeAnswer(OpKind kind, uint64_t argument);
+  bool StrikeCall(OpKind kind, uint64_t argument);
+  bool StrikeSubmission(OpKind kind, uint64_t argument);
+  bool StrikeLoad(OpKind kind, uint64_t argument);
+  bool End(const Guests& among, uint64_t argument, FinishReason reason);
+  bool EndAll();
+  bool ResetCache();
+  // The sample whose token it replaced, or -1.
+  int32_t SpoilTokens(OpenStep& step);
+  // The live ones that `accepts` takes, oldest first.
+  template <typename Predicate>
+  Guests Pick(Predicate accepts);
+  template <typename Call>
+  void MustChangeNothing(Call call);
+  void Count(OpKind kind) { ++(*counts_)[size_t(kind)]; }
+
+  EngineConfig config_;
+  std::vector<GroupSpec> groups_;
+  OpCounts* counts_;
+  VirtualClock clock_;
+  engine::CoreEngine engine_;
+  HashModel model_;
+  std::vector<OpenStep> open_;                  // oldest first
+  std::vector<std::unique_ptr<Guest>> guests_;  // live ones, oldest first
+  std::unordered_map<uint64_t, Guest*> by_id_;
+  std::vector<RequestId> past_;      // some that have ended
+  std::vector<uint64_t> slot_seen_;  // the step that last used a row slot
+  std::vector<KvEvent> events_;
+  EventMirror mirror_;
+  uint64_t submitted_ = 0;
+  uint64_t ended_[5] = {};         // by FinishReason
+  OpKind spoil_ = OpKind::kCheck;  // armed: what happens to a token of the next step that fits
+  uint64_t spoil_choice_ = 0;
+};
+
+}  // namespace octavo::sim

@@ -1,0 +1,101 @@
+// A scenario: one seeded life of an engine, as a list of operations that can be cut anywhere.
+//
+// Each operation is a kind and an argument, and means something whatever came before it (an abort
+// names "one of those that run"; with nobody running it does nothing). So any subset of a failing
+// list is a list again, and shrinking needs no knowledge. Files hold one operation a line.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "octavo/status.h"
+
+namespace octavo::sim {
+
+enum class OpKind : uint8_t {
+  // The ordinary course of things.
+  kSubmit,
+  kBegin,
+  kRun,     // the executor runs the oldest step that has not run
+  kFinish,  // and if it has not, it runs now
+  kTick,    // microseconds pass
+  kCheck,   // every invariant of the engine
+  // Ends.
+  kAbortWaiting,
+  kAbortRunning,
+  kAbortInFlight,
+  kAbortPreempted,
+  kAbortStorm,
+  kStopString,
+  kAbortTwice,
+  kUnknownId,
+  kStaleId,
+  // Time.
+  kSlowStep,
+  kClockJump,
+  // Devices.
+  kFailStep,
+  kFailTwoSteps,
+  kNanRow,
+  kNanAtPrefillEnd,
+  kTokenOutOfRange,
+  // The caller's mistakes: refused, and nothing changes.
+  kWrongStep,
+  kWrongOrder,
+  kWrongCount,
+  kFinishTwice,
+  kBeginWhenFull,
+  kEmptyPrompt,
+  kLongPrompt,
+  kBadToken,
+  kBadNumber,
+  kBadList,
+  // Load.
+  kHerd,
+  kSaltMix,
+  kPriorityFlood,
+  kPromptAtLimit,
+  kOneToken,
+  kEndlessRequest,
+  kDuplicateRequest,
+  kResetCache,
+  // What happens by itself and is only counted.
+  kQueueFull,
+  kResetRefused,
+  kPreemption,
+  kPreemptionStorm,
+  kLateRun,
+  kNothingToPlan,
+  // Never drawn: the model spoils a cell of its cache, to see the simulator catch it.
+  kCorrupt,
+};
+inline constexpr size_t kNumOps = size_t(OpKind::kCorrupt) + 1;
+
+std::string_view Name(OpKind kind);
+// Whether the kind is a fault (and not the ordinary course of things).
+constexpr bool IsFault(OpKind kind) { return kind > OpKind::kCheck && kind < OpKind::kCorrupt; }
+// Whether a generator may draw it; the others are observed.
+constexpr bool IsDrawn(OpKind kind) { return IsFault(kind) && kind < OpKind::kQueueFull; }
+
+using OpCounts = std::array<uint64_t, kNumOps>;
+
+struct Op {
+  OpKind kind = OpKind::kCheck;
+  uint64_t argument = 0;
+  bool operator==(const Op&) const = default;
+};
+
+struct Scenario {
+  uint64_t config_seed = 0;  // fixes the engine's configuration
+  std::vector<Op> ops;       // afterwards the engine is drained
+};
+
+std::string ToText(const Scenario& scenario);
+// Names the line that it cannot read.
+Result<Scenario> ScenarioFromText(std::string_view text);
+
+}  // namespace octavo::sim
