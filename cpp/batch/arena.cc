@@ -13,9 +13,9 @@ Arena::Arena(const EngineConfig& config, HostMemory& memory) {
     bytes_ += capacities_[i] * DTypeSize(spec.dtype);
     bytes_ = (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
   }
-  for (auto& region : regions_) {
-    region = HostArray<std::byte>(memory, bytes_);
-    OCTAVO_CHECK(region.data(), "no memory for the step batch");
+  for (int slot = 0; slot < config.max_steps_in_flight; ++slot) {
+    regions_.emplace_back(memory, bytes_);
+    OCTAVO_CHECK(regions_.back().data(), "no memory for the step batch");
   }
 }
 

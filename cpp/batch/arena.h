@@ -1,12 +1,13 @@
-// Arena: the memory of the step batch. All columns lie at fixed offsets of one region; two host
-// regions (slot 0 and 1) let the step after this one be written while this one runs, and a device
-// region of the same layout keeps the addresses that a captured graph reads. Allocated once. One
-// thread writes.
+// Arena: the memory of the step batch. All columns lie at fixed offsets of one region; one
+// host region (slot) for each step that may be open lets the next step be written while this one
+// runs, and a device region of the same layout keeps the addresses that a captured graph reads.
+// Allocated once. One thread writes.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "base/host_memory.h"
 #include "batch/column.h"
@@ -26,12 +27,13 @@ class Arena {
   size_t offset(Column column) const { return offsets_[static_cast<size_t>(column)]; }
   size_t capacity(Column column) const { return capacities_[static_cast<size_t>(column)]; }
   size_t bytes() const { return bytes_; }  // of one region
+  int num_slots() const { return static_cast<int>(regions_.size()); }
 
  private:
   std::array<size_t, kNumColumns> offsets_;
   std::array<size_t, kNumColumns> capacities_;
   size_t bytes_ = 0;
-  std::array<HostArray<std::byte>, kMaxStepsInFlight> regions_;
+  std::vector<HostArray<std::byte>> regions_;
 };
 
 }  // namespace octavo::batch

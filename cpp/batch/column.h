@@ -4,6 +4,7 @@
 // are added; the arena lays it out, the bindings show it, and no other file learns of it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "octavo/config.h"
@@ -16,7 +17,7 @@ namespace octavo::batch {
 enum class Extent { kToken, kRow, kRowPlusOne, kSample, kSamplePlusOne, kEdit, kScore };
 
 enum class Column {
-  kTokenId,  // -1: what this row sampled last, known to the device only
+  kTokenId,  // -1: what this row slot sampled last, known to the device only
   kPosition,
   kQueryStart,
   kRowSlot,
@@ -87,21 +88,32 @@ inline constexpr ColumnSpec kColumns[] = {
 };
 inline constexpr size_t kNumColumns = sizeof(kColumns) / sizeof(kColumns[0]);
 
+// How many samples a step may have: each row has one, and one more for each draft.
+constexpr size_t MaxSamples(const EngineConfig& config) {
+  const size_t rows = config.max_num_seqs;
+  if (config.max_draft_tokens == 0) return rows;
+  return std::min(rows * size_t(1 + config.max_draft_tokens),
+                  std::max(rows, size_t(config.max_num_batched_tokens)));
+}
+
 // How many entries a column needs room for.
 constexpr size_t Capacity(Extent extent, const EngineConfig& config) {
   const size_t rows = config.max_num_seqs;
+  const size_t samples = MaxSamples(config);
   switch (extent) {
     case Extent::kToken:
     case Extent::kScore:
       return config.max_num_batched_tokens;
     case Extent::kRow:
-    case Extent::kSample:
       return rows;
     case Extent::kRowPlusOne:
-    case Extent::kSamplePlusOne:
       return rows + 1;
+    case Extent::kSample:
+      return samples;
+    case Extent::kSamplePlusOne:
+      return samples + 1;
     case Extent::kEdit:
-      return rows * kMaxEditsPerRow;
+      return samples * kMaxEditsPerRow;
   }
   return 0;
 }

@@ -7,7 +7,7 @@
 namespace octavo::batch {
 
 StepBatch::StepBatch(const EngineConfig& config, HostMemory& memory) : arena_(config, memory) {
-  for (int slot = 0; slot < kMaxStepsInFlight; ++slot) BindPlan(slot);
+  for (int slot = 0; slot < arena_.num_slots(); ++slot) BindPlan(slot);
   at_ = PointersOf(0);
 }
 
@@ -50,7 +50,7 @@ void StepBatch::BindPlan(int slot) {
 }
 
 void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
-  slot_ = static_cast<int>(step_id % kMaxStepsInFlight);
+  slot_ = static_cast<int>(step_id % arena_.num_slots());
   at_ = PointersOf(slot_);
   described_ = 0;
   StepPlan& p = plan();

@@ -76,11 +76,12 @@ class StepBatch {
     p.max_seq_len = std::max(p.max_seq_len, position + 1);
     return row;
   }
-  // The last token of the latest row is sampled from. Returns the sample's index.
-  int32_t AddSample(bool plain_greedy, int32_t num_logprobs) {
+  // The latest row is sampled from at its last token, or `from_end` tokens before it. Returns the
+  // sample's index.
+  int32_t AddSample(bool plain_greedy, int32_t num_logprobs, int32_t from_end = 0) {
     StepPlan& p = plan();
     const int32_t sample = p.num_samples++;
-    at_.sample_token[sample] = p.num_tokens - 1;
+    at_.sample_token[sample] = p.num_tokens - 1 - from_end;
     at_.sample_row[sample] = p.num_rows - 1;
     at_.num_logprobs[sample] = num_logprobs;
     p.max_logprobs = std::max(p.max_logprobs, num_logprobs);

@@ -18,6 +18,9 @@ class CoreEngine final : public Engine {
 
   using Engine::AddRequest;
   Result<RequestId> AddRequest(const RequestInput& input) override { return scheduler_.Add(input); }
+  Status SetDrafts(RequestId request, std::span<const int32_t> drafts) override {
+    return scheduler_.SetDrafts(request, drafts);
+  }
   const StepPlan* BeginStep() override { return scheduler_.Begin(); }
   Result<std::span<const StepOutput>> FinishStep(uint64_t step_id,
                                                  std::span<const int32_t> tokens) override {

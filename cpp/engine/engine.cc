@@ -16,7 +16,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv.block_size = c.block_size;
   kv.num_slots = c.max_num_seqs;
   kv.max_tokens_per_slot = c.max_model_len;
-  kv.max_chunk = kMaxStepsInFlight * c.max_num_batched_tokens;
+  kv.max_chunk = c.max_steps_in_flight * c.max_num_batched_tokens;
   kv.groups = c.groups;
   kv.snapshot_interval = c.snapshot_interval;
   kv.enable_prefix_caching = c.enable_prefix_caching;
@@ -31,7 +31,7 @@ CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& mem
       kv_(KvConfigOf(config), memory),
       batch_(config, memory),
       scheduler_(config, kv_, batch_, clock),
-      tokens_(config.max_num_seqs) {}
+      tokens_(batch_.arena().capacity(batch::Column::kSampleToken)) {}
 
 Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
   const StepPlan* plan = BeginStep();

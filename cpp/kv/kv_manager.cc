@@ -158,6 +158,15 @@ bool KvManager::Grow(RowSlot slot, int32_t tokens) {
   return true;
 }
 
+bool KvManager::GrowSparing(RowSlot slot, int32_t tokens, const BlockNeed& keep) {
+  const BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
+  BlockNeed all = need;
+  all += keep;
+  if (need.total() > 0 && !pool_.Fits(all)) return false;
+  Append(slot, tokens, need);
+  return true;
+}
+
 void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
   for (int g = 0; g < num_groups(); ++g) {
     Row& r = at(slot, g);

@@ -66,6 +66,8 @@ class KvManager final : private EvictionSink {
              int32_t keep_parents = 0);
   // Makes room for `tokens` tokens. False, and no change, when the pool cannot.
   bool Grow(RowSlot slot, int32_t tokens);
+  // The same, but new blocks are taken only when `keep` stays free beside them.
+  bool GrowSparing(RowSlot slot, int32_t tokens, const BlockNeed& keep);
   // Gives back the blocks that no token after the first `processed` ones reads. Of these, windows
   // and states stay findable where a request is likely to resume: at the end of the prompt (before
   // its last token) and every snapshot_interval tokens; `packed`: nowhere, so that what is left

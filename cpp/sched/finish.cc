@@ -32,7 +32,11 @@ Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
     if (i + kPrefetchRequest < step.rows.size()) {
       __builtin_prefetch(step.rows[i + kPrefetchRequest].request, 1);
     }
-    FinishRow(row, row.sample >= 0 ? tokens[row.sample] : -1);
+    if (row.drafts > 0) [[unlikely]] {
+      FinishDraftRow(row, tokens.data());
+    } else {
+      FinishRow(row, row.sample >= 0 ? tokens[row.sample] : -1);
+    }
   }
   CloseStep(step);
   return Outputs();
@@ -46,12 +50,12 @@ void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
     return;
   }
   const bool stale = row.epoch != r.epoch;
-  const bool failed = row.sample >= 0 && (token < 0 || token >= config_.vocab_size);
+  const bool failed = row.sample >= 0 && Bad(token);
   if (kv_.has_states() && !stale && !failed) PublishState(r);
   if (row.sample < 0) return;
   if (!stale) --r.placeholders;
   if (failed) [[unlikely]] {
-    FailRow(row);
+    FailRow(row, row.sample, r.computed - r.in_flight - row.count);
   } else {
     AcceptToken(r, token, row.sample);
   }
@@ -69,6 +73,8 @@ void Scheduler::PublishState(Request& r) {
 
 void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
   r.Append(token);
+  if (r.drafts > 0) [[unlikely]]
+    r.UseDraft(token);
   if (r.status != RequestStatus::kRunning) r.Flush();  // stale: the queue looks its prefix up
   ++stats_.generation_tokens;
   int32_t stop_token = -1;
@@ -78,16 +84,15 @@ void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
     Close(r, reason);
 }
 
-void Scheduler::FailRow(const RowRecord& row) {
+void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed) {
   Request& r = *row.request;
   // The KV of this step is not to be trusted, what was processed before is.
   if (row.epoch == r.epoch) {
-    const int32_t processed = r.computed - r.in_flight - row.count;
     kv_.Unpublish(r.row_slot(), processed);
   } else {
     for (BlockId b : record(first_open_).published) kv_.Forget(b);
   }
-  Emit(r, -1, row.sample, FinishReason::kError, -1);
+  Emit(r, -1, sample, FinishReason::kError, -1);
   Close(r, FinishReason::kError);
 }
 

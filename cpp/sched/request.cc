@@ -52,16 +52,16 @@ void RequestEdits::Write(batch::EditWriter& out) const {
   }
 }
 
-batch::SampleSpec Request::DescribeSample() {
+batch::SampleSpec Request::DescribeSample(int32_t from_end) {
   batch::SampleSpec spec;
   spec.params = &params;
   spec.history = tokens;
-  spec.history_len = num_tokens;
+  spec.history_len = num_tokens + (drafting ? drafts - from_end : 0);
   spec.prompt_len = prompt_len;
-  spec.sample_index = num_tokens + placeholders - 1 - prompt_len;
+  spec.sample_index = num_tokens + placeholders - 1 - from_end - prompt_len;
   spec.mask = mask.empty() ? nullptr : mask.data();
   if (edits.any()) {
-    edits.Observe(tokens, num_tokens, prompt_len);
+    edits.Observe(tokens, spec.history_len, prompt_len);
     spec.edits = &edits;
   }
   return spec;
@@ -133,6 +133,8 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   std::copy(prompt.begin(), prompt.end(), r.tokens);
 
   r.placeholders = 0;
+  r.drafts = 0;
+  r.drafting = false;
   r.computed = r.in_flight = 0;
   r.last_token = prompt.back();
   r.pending = false;

@@ -4,6 +4,10 @@
 // in flight will sample, and `computed` tokens whose KV exists once the steps in flight have run; a
 // step moves computed towards num_tokens + placeholders. `in_flight` of the computed tokens belong
 // to open steps, so computed - in_flight are processed for certain.
+//
+// Drafts stand behind the verified tokens, in the place of the tokens that they guess: a history of
+// num_tokens + i tokens holds the first i of them, and a token that equals the draft in its place
+// leaves the others where they belong.
 #pragma once
 
 #include <cstdint>
@@ -65,16 +69,18 @@ struct alignas(64) Request {
   int32_t stop_len = 0;  // tokens at which the request ends by length
   int32_t eos = -1;      // the only EOS id, when there is exactly one
   int32_t slot = -1;
-  int16_t placeholders = 0;
-  uint16_t epoch = 0;  // preemptions so far: rows of an older epoch are stale
+  int8_t placeholders = 0;
+  int8_t drafts = 0;  // tokens[num_tokens, num_tokens + drafts)
+  uint8_t epoch = 0;  // preemptions so far: rows of another epoch are stale
   RequestStatus status = RequestStatus::kWaiting;
   bool plain_greedy = false;   // the highest logit is all it needs
   bool more_stops = false;     // `stops` must be searched
   bool needs_history = false;  // cannot run ahead of its own tokens
   bool wants_scores = false;
   bool wants_logprobs = false;
-  bool packed = false;   // do not look its prefix up: its blocks must lie close together
-  bool pending = false;  // last_token is not among `tokens` yet
+  bool packed = false;    // do not look its prefix up: its blocks must lie close together
+  bool pending = false;   // last_token is not among `tokens` yet
+  bool drafting = false;  // its row in flight carries the drafts
   int32_t prompt_len = 0;
   int32_t cached_tokens = -1;  // -1: not admitted yet
 
@@ -108,9 +114,14 @@ struct alignas(64) Request {
     pending = false;
   }
   int32_t num_logprobs() const { return wants_logprobs ? params.num_logprobs : -1; }
-  // What the sample just planned needs (it is the last placeholder); brings the edits up to the
-  // latest token.
-  batch::SampleSpec DescribeSample();
+  // The latest token is in: a draft in its place is used up if it equals it, else all are void.
+  void UseDraft(int32_t token) {
+    const bool guessed = tokens[num_tokens - 1] == token;
+    drafts = guessed ? static_cast<int8_t>(drafts - 1) : int8_t{0};
+  }
+  // What a sample just planned needs, the one `from_end` before the last placeholder; brings the
+  // edits up to the draft that it follows, or the latest token.
+  batch::SampleSpec DescribeSample(int32_t from_end = 0);
   // Whether `token`, the latest one, ends the request; sets the stop id for stop_token_ids.
   FinishReason ReasonToFinish(int32_t token, int32_t* stop_token) const;
   // Hashes the blocks that became full.

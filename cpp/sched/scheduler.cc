@@ -30,7 +30,9 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   filled_.reserve(rows);
   free_slots_.reserve(rows);
   quarantine_.reserve(rows);
-  outputs_.resize(2 * rows);
+  // A failed step takes the later open ones with it: one output a row. A finished one has one a
+  // sample at most.
+  outputs_.resize(std::max(config.max_steps_in_flight * rows, batch::MaxSamples(config)));
   for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   for (StepRecord& step : records_) {
     step.rows.reserve(rows);
@@ -41,7 +43,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
 }
 
 const StepPlan* Scheduler::Begin() {
-  if (num_open() == kMaxStepsInFlight) return nullptr;
+  if (num_open() == config_.max_steps_in_flight) return nullptr;
   StepRecord& step = record(next_step_);
   step.id = next_step_;
   step.rows.clear();
@@ -66,7 +68,10 @@ const StepPlan* Scheduler::Begin() {
 
 void Scheduler::DescribeSamples(const StepRecord& step) {
   for (const RowRecord& row : step.rows) {
-    if (row.sample >= 0) batch_.DescribeSample(row.request->DescribeSample());
+    if (row.sample < 0) continue;
+    for (int32_t i = row.drafts; i >= 0; --i) {
+      batch_.DescribeSample(row.request->DescribeSample(i));
+    }
   }
 }
 
@@ -80,6 +85,8 @@ void Scheduler::ScheduleRunning() {
       const Request& soon = *running_[i + kPrefetchTokens];
       __builtin_prefetch(soon.tokens + soon.computed, 1);
     }
+    if (r.drafts > 0 && AddDraftRow(r, i)) [[unlikely]]
+      continue;
     const int32_t count = TokensFor(r);
     const bool scheduled = count > 0 && MakeRoom(r, i, r.computed + count);
     if (scheduled) {
@@ -171,6 +178,7 @@ void Scheduler::Preempt(size_t index) {
   ReleaseBlocks(r);
   r.computed = 0;
   r.placeholders = 0;
+  if (!r.drafting) r.drafts = 0;
   ++r.epoch;  // what is in flight is stale from now on: delivered, but it moves no counter
   r.status = RequestStatus::kPreempted;
   waiting_.Push({r.order, r.id});
@@ -207,12 +215,13 @@ void Scheduler::AddRow(Request& r, int32_t count) {
   row.count = count;
   row.sample = sample;
   row.epoch = r.epoch;
+  row.drafts = 0;
 }
 
 bool Scheduler::FillsBlock(const Request& r, int32_t count) const {
-  // With a token in flight the block becomes known full one step later.
+  // With tokens in flight the block becomes known full that many steps later.
   if (!kv_.caching()) return false;
-  if (count == 1 && (r.computed & (kv_.unit() - 1)) > 1) return false;
+  if (count == 1 && (r.computed & (kv_.unit() - 1)) >= config_.max_steps_in_flight) return false;
   const int32_t known = std::min(r.computed, r.num_tokens);
   return known >= kv_.published_tokens(r.row_slot()) + kv_.unit();
 }
@@ -276,8 +285,12 @@ void Scheduler::CheckInvariants() const {
     }
     OCTAVO_CHECK(r->computed <= r->num_tokens + r->placeholders, "computed past the last token");
     OCTAVO_CHECK(r->in_flight >= 0 && r->in_flight <= r->computed, "in flight out of range");
-    OCTAVO_CHECK(r->placeholders >= 0 && r->placeholders <= num_open(),
-                 "placeholders out of range");
+    OCTAVO_CHECK(
+        r->placeholders >= 0 && r->placeholders <= (r->drafting ? 1 + r->drafts : num_open()),
+        "placeholders out of range");
+    OCTAVO_CHECK(r->drafts >= 0 && r->drafts <= config_.max_draft_tokens &&
+                     r->num_tokens + r->drafts < r->stop_len,
+                 "drafts out of range");
     OCTAVO_CHECK(r->num_tokens < r->stop_len, "a request runs past its length");
     previous = r;
   }

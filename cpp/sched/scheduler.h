@@ -3,8 +3,8 @@
 // Begin plans a step: running requests first, in scheduling order, then waiting ones, under one
 // token budget. A request that finds no block preempts a later one (never an earlier one, so the
 // oldest always advances and nothing livelocks); a preempted request recomputes, minus what the
-// prefix cache kept. Finish applies a step's tokens and stop rules. Up to kMaxStepsInFlight steps
-// may be open.
+// prefix cache kept. Finish applies a step's tokens and stop rules. Up to max_steps_in_flight
+// steps may be open.
 //
 // Blocks may be reused by the step right after the one that released them, because steps execute in
 // order on one stream; row slots and what their table rows say wait until every open step is
@@ -39,6 +39,7 @@ class Scheduler {
             transfer::KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
 
   Result<RequestId> Add(const RequestInput& input);
+  Status SetDrafts(RequestId id, std::span<const int32_t> drafts);
   const StepPlan* Begin();
   Result<std::span<const StepOutput>> Finish(uint64_t step_id, std::span<const int32_t> tokens);
   Result<std::span<const StepOutput>> Fail(uint64_t step_id);
@@ -64,8 +65,9 @@ class Scheduler {
   struct RowRecord {
     Request* request;
     int32_t count;
-    int32_t sample;  // -1: none
-    uint16_t epoch;
+    int32_t sample;  // the first of 1 + drafts; -1: none
+    uint8_t epoch;
+    int8_t drafts;
   };
   struct StepRecord {
     uint64_t id = 0;
@@ -81,7 +83,9 @@ class Scheduler {
   struct Pass {
     int32_t budget = 0;
     kv::BlockNeed reserved;  // promised to running prompts that are not wholly in yet
-    bool many = false;       // more than one request competes
+    kv::BlockNeed promised;  // what drafts leave to others; known once `counted`
+    bool counted = false;
+    bool many = false;  // more than one request competes
     bool preempted = false;
   };
   enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull };
@@ -92,6 +96,12 @@ class Scheduler {
   Admission TryAdmit(Request& request);
   kv::KvManager::Hit Lookup(Request& request);
   void StartRunning(Request& request, int32_t hit_tokens);
+  // drafts.cc
+  bool AddDraftRow(Request& request, size_t index);
+  void ShortenToFit(Request& request);
+  void CountPromised();
+  void FinishDraftRow(const RowRecord& row, const int32_t* tokens);
+  void PublishAccepted(Request& request);
   // scheduler.cc
   void ScheduleRunning();
   void DescribeSamples(const StepRecord& step);
@@ -109,8 +119,9 @@ class Scheduler {
   Status CheckOpen(uint64_t step_id) const;
   void FinishRow(const RowRecord& row, int32_t token);
   void PublishState(Request& request);
+  bool Bad(int32_t token) const { return token < 0 || token >= config_.vocab_size; }
   void AcceptToken(Request& request, int32_t token, int32_t sample);
-  void FailRow(const RowRecord& row);
+  void FailRow(const RowRecord& row, int32_t sample, int32_t processed);
   void Close(Request& request, FinishReason reason);
   void ReleaseBlocks(Request& request);
   void Emit(const Request& request, int32_t token, int32_t sample, FinishReason reason,
@@ -118,7 +129,7 @@ class Scheduler {
   void CloseStep(StepRecord& step);
 
   std::span<const StepOutput> Outputs() const { return {outputs_.data(), num_outputs_}; }
-  StepRecord& record(uint64_t step_id) { return records_[step_id % kMaxStepsInFlight]; }
+  StepRecord& record(uint64_t step_id) { return records_[step_id % config_.max_steps_in_flight]; }
   int32_t num_open() const { return static_cast<int32_t>(next_step_ - first_open_); }
 
   const EngineConfig config_;
@@ -144,7 +155,7 @@ class Scheduler {
   uint64_t first_open_ = 1;
   uint64_t next_step_ = 1;
   Pass pass_;
-  std::vector<StepOutput> outputs_;  // as large as two steps need; the first num_outputs_ count
+  std::vector<StepOutput> outputs_;  // as large as any steps need; the first num_outputs_ count
   size_t num_outputs_ = 0;
   EngineStats stats_;
 };

@@ -149,11 +149,23 @@ Status CheckGroups(const EngineConfig& c) {
   return Status::Ok();
 }
 
+// A rejected draft is undone by overwriting its KV; a recurrent state has taken it in for good.
+Status CheckDrafts(const EngineConfig& c) {
+  if (c.max_draft_tokens == 0) return Status::Ok();
+  for (size_t i = 0; i < c.groups.size(); ++i) {
+    if (c.groups[i].kind != GroupKind::kState) continue;
+    return Status::InvalidArgument(
+        StrCat("max_draft_tokens=", c.max_draft_tokens, " does not go with groups[", i,
+               "], a recurrent state, which cannot take back a rejected draft: give 0"));
+  }
+  return Status::Ok();
+}
+
 // Whether one request of full length fits when it is alone; the last token needs no KV.
 Status CheckPool(const EngineConfig& c) {
   const auto parents_for = [&c](int32_t model_len) {
     return kv::ParentsFor(c.groups, c.block_size, model_len - 1,
-                          kMaxStepsInFlight * int64_t{c.max_num_batched_tokens});
+                          c.max_steps_in_flight * int64_t{c.max_num_batched_tokens});
   };
   const int64_t needed = parents_for(c.max_model_len);
   if (needed <= c.num_blocks - 1) return Status::Ok();
@@ -201,6 +213,9 @@ Status Validate(const EngineConfig& c) {
       {"max_model_len", c.max_model_len, 2, most, "give at least 2 tokens"},
       {"max_num_seqs", c.max_num_seqs, 1, 65536, "give 1 to 65536 rows"},
       {"max_num_batched_tokens", c.max_num_batched_tokens, 1, most, "give at least 1 token"},
+      {"max_steps_in_flight", c.max_steps_in_flight, 1, kMaxStepsInFlight, "give 1 to 3 steps"},
+      {"max_draft_tokens", c.max_draft_tokens, 0, kMaxDraftTokens,
+       "give 0 (no drafts) to 63 tokens"},
       {"max_queued_requests", c.max_queued_requests, 1, most, "give at least 1"},
       {"long_prefill_token_threshold", c.long_prefill_token_threshold, 0, most,
        "give 0 (no limit) or a number of tokens"},
@@ -220,6 +235,7 @@ Status Validate(const EngineConfig& c) {
     return OutOfRange("watermark", c.watermark, "give a share in [0, 1)");
   }
   if (Status s = CheckGroups(c); !s.ok()) return s;
+  if (Status s = CheckDrafts(c); !s.ok()) return s;
   if (Status s = CheckPool(c); !s.ok()) return s;
   if (!c.enable_chunked_prefill && c.max_num_batched_tokens < c.max_model_len) {
     return Status::InvalidArgument(

@@ -138,9 +138,10 @@ uint64_t HashModel::Sum(const Group& g, const StepPlan& plan, int32_t slot, int3
 int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
   const int32_t row = plan.sample_row[sample];
   const int32_t slot = plan.row_slot[row];
-  const int32_t last = plan.seq_len[row] - 1;
-  OCTAVO_CHECK(plan.sample_token[sample] == plan.query_start[row + 1] - 1,
-               "a sample is not at the end of its row");
+  const int32_t at = plan.sample_token[sample];
+  OCTAVO_CHECK(at >= plan.query_start[row] && at < plan.query_start[row + 1],
+               "a sample is not in its row");
+  const int32_t last = plan.position[at];
   const int32_t* history =
       plan.all_greedy ? nullptr : reinterpret_cast<const int32_t*>(plan.history[sample]);
   const int32_t known = history ? std::min(last + 1, plan.history_len[sample]) : 0;

@@ -71,8 +71,9 @@ using EventList = py::typing::List<py::typing::Dict<py::str, py::object>>;
 
 ColumnDict Columns(py::object self, int slot) {
   const auto& engine = self.cast<const CoreEngine&>();
-  if (slot < 0 || slot >= kMaxStepsInFlight) {
-    throw py::value_error("slot=" + std::to_string(slot) + " is out of range: give 0 or 1");
+  if (slot < 0 || slot >= engine.arena().num_slots()) {
+    throw py::value_error("slot=" + std::to_string(slot) + " is out of range: give 0 to " +
+                          std::to_string(engine.arena().num_slots() - 1));
   }
   ColumnDict columns;
   for (const batch::ColumnSpec& spec : batch::kColumns) {
@@ -101,6 +102,9 @@ IntDict StatsOf(const EngineStats& s) {
   d["scheduled_tokens"] = s.scheduled_tokens;
   d["prompt_tokens"] = s.prompt_tokens;
   d["generation_tokens"] = s.generation_tokens;
+  d["draft_rows"] = s.draft_rows;
+  d["draft_tokens"] = s.draft_tokens;
+  d["accepted_tokens"] = s.accepted_tokens;
   d["prefix_queries"] = s.prefix_queries;
   d["prefix_hits"] = s.prefix_hits;
   d["preemptions"] = s.preemptions;
@@ -186,7 +190,8 @@ void BindConfig(py::module_& m) {
                        int long_prefill_token_threshold, const std::string& policy,
                        const std::string& victim, int64_t priority_aging_ms, double watermark,
                        bool full_prompt_gate, int max_overtakes, int max_queued_requests,
-                       uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval) {
+                       uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval,
+                       int max_steps_in_flight, int max_draft_tokens) {
              EngineConfig c;
              c.num_blocks = num_blocks;
              c.max_model_len = max_model_len;
@@ -208,6 +213,8 @@ void BindConfig(py::module_& m) {
              c.hash_seed = hash_seed;
              c.groups = std::move(groups);
              c.snapshot_interval = snapshot_interval;
+             c.max_steps_in_flight = max_steps_in_flight;
+             c.max_draft_tokens = max_draft_tokens;
              return c;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -219,12 +226,15 @@ void BindConfig(py::module_& m) {
            py::arg("watermark") = 0.0, py::arg("full_prompt_gate") = true,
            py::arg("max_overtakes") = 8, py::arg("max_queued_requests") = 1 << 20,
            py::arg("hash_seed") = 0, py::arg("groups") = std::vector<GroupSpec>(),
-           py::arg("snapshot_interval") = 0)
+           py::arg("snapshot_interval") = 0, py::arg("max_steps_in_flight") = 2,
+           py::arg("max_draft_tokens") = 0)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
       .def_readonly("max_num_seqs", &EngineConfig::max_num_seqs)
       .def_readonly("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
+      .def_readonly("max_steps_in_flight", &EngineConfig::max_steps_in_flight)
+      .def_readonly("max_draft_tokens", &EngineConfig::max_draft_tokens)
       .def_readonly("vocab_size", &EngineConfig::vocab_size);
 }
 
@@ -295,7 +305,7 @@ py::array FinishStep(CoreEngine& engine, uint64_t step_id, const Tokens& tokens)
   return Outputs(result);
 }
 
-void EndRequest(const Status& status) {
+void Check(const Status& status) {
   if (!status.ok()) Throw(status);
 }
 
@@ -307,6 +317,14 @@ void BindEngine(py::module_& m) {
       .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
            py::arg("priority") = 0, py::arg("cache_salt") = "",
            "Queues a request and returns its id. ValueError names what can never run.")
+      .def(
+          "set_drafts",
+          [](CoreEngine& e, uint64_t id, const Tokens& drafts) {
+            Check(e.SetDrafts(RequestId{id}, SpanOf(drafts)));
+          },
+          py::arg("request"), py::arg("token_ids"),
+          "Proposes what follows the tokens known of a request, for its next row; outputs do not "
+          "depend on it. RuntimeError while its drafts are in an open step.")
       .def("begin_step", &BeginStep, py::return_value_policy::reference_internal,
            "Plans the next step; None when nothing can be scheduled now.")
       .def("finish_step", &FinishStep, py::arg("step_id"), py::arg("token_ids"),
@@ -316,10 +334,10 @@ void BindEngine(py::module_& m) {
           "fail_step", [](CoreEngine& e, uint64_t step_id) { return Outputs(e.FailStep(step_id)); },
           py::arg("step_id"), "Ends every request of this step and of all later open ones.")
       .def(
-          "abort", [](CoreEngine& e, uint64_t id) { EndRequest(e.Abort(RequestId{id})); },
+          "abort", [](CoreEngine& e, uint64_t id) { Check(e.Abort(RequestId{id})); },
           py::arg("request"), "Ends a request now. KeyError when it has ended already.")
       .def(
-          "stop", [](CoreEngine& e, uint64_t id) { EndRequest(e.Stop(RequestId{id})); },
+          "stop", [](CoreEngine& e, uint64_t id) { Check(e.Stop(RequestId{id})); },
           py::arg("request"), "Ends a request as finished (the front end saw a stop string).")
       .def("columns", &Columns, py::arg("slot"),
            "The columns of a host slot at full capacity, by name, over the core's own memory.")

@@ -15,7 +15,9 @@ enum class SchedulingPolicy { kFcfs, kPriority };
 enum class VictimPolicy { kCost, kLast };
 
 inline constexpr int32_t kMaxBlockSize = 256;
-inline constexpr int32_t kMaxStepsInFlight = 2;
+inline constexpr int32_t kMaxStepsInFlight = 3;
+inline constexpr int32_t kMaxDraftTokens =
+    63;  // a row of 64 tokens is the most that decoding takes
 
 // What one group of layers keeps of the past.
 enum class GroupKind : uint8_t {
@@ -57,6 +59,8 @@ struct EngineConfig {
   int32_t max_num_seqs = 256;             // rows of a step
   int32_t max_num_batched_tokens = 2048;  // tokens of a step
   int32_t max_queued_requests = 1 << 20;
+  int32_t max_steps_in_flight = 2;  // steps that may be open at once, 1 to kMaxStepsInFlight
+  int32_t max_draft_tokens = 0;     // drafts of one row, up to kMaxDraftTokens; 0: no drafts
 
   // Policies.
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;

@@ -1,7 +1,7 @@
 // Engine: the control plane of Octavo without a model. Requests in, step plans out, tokens back in.
 //
 // One thread owns an engine; no call locks. BeginStep and FinishStep allocate nothing once every
-// vector has reached its size (a test counts allocations). Up to kMaxStepsInFlight steps may be
+// vector has reached its size (a test counts allocations). Up to max_steps_in_flight steps may be
 // open; they finish in the order they began.
 #pragma once
 
@@ -45,9 +45,16 @@ class Engine {
   // Plans the next step. Null: nothing can be scheduled now (no work, or all of it is in flight).
   virtual const StepPlan* BeginStep() = 0;
 
-  // Takes the tokens of the oldest open step, one for each sample, -1 for a failed row. The outputs
-  // are valid until the next call of FinishStep or FailStep. Refuses a wrong step or count without
-  // a change.
+  // Proposes tokens to follow what is known of a request, replacing what was proposed before. Its
+  // next row carries them (fewer when tokens, blocks or length are short), samples one token at
+  // each, and keeps those that the model itself would have sampled: outputs do not depend on
+  // drafts, only the number of steps does. Tokens that are in flight now use up the drafts that
+  // they equal and void the others. Without effect on a request that is not decoding.
+  virtual Status SetDrafts(RequestId request, std::span<const int32_t> drafts) = 0;
+
+  // Takes the tokens of the oldest open step, one for each sample, -1 for a failed row. A row with
+  // drafts yields an output for each token that it keeps, in order. The outputs are valid until the
+  // next call of FinishStep or FailStep. Refuses a wrong step or count without a change.
   virtual Result<std::span<const StepOutput>> FinishStep(uint64_t step_id,
                                                          std::span<const int32_t> tokens) = 0;
 

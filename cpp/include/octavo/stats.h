@@ -11,8 +11,11 @@ struct EngineStats {
   uint64_t scheduled_tokens = 0;
   uint64_t prompt_tokens = 0;  // prompt tokens computed, recomputation after preemption included
   uint64_t generation_tokens = 0;
-  uint64_t prefix_queries = 0;  // tokens looked up at admission
-  uint64_t prefix_hits = 0;     // tokens of them found
+  uint64_t draft_rows = 0;       // rows that carried drafts
+  uint64_t draft_tokens = 0;     // drafts in them
+  uint64_t accepted_tokens = 0;  // drafts that the model's own token equalled
+  uint64_t prefix_queries = 0;   // tokens looked up at admission
+  uint64_t prefix_hits = 0;      // tokens of them found
   uint64_t preemptions = 0;
   uint64_t evictions = 0;  // cached blocks given to other content
   uint64_t finished_stop = 0;

@@ -1,7 +1,8 @@
 // StepPlan: the contents of one forward pass, as columns in a host slot of the step batch.
 //
 // Pointers stay valid until the step is finished or failed. N tokens, R rows, S samples, P scores.
-// Rows are contiguous runs of tokens: row r owns tokens [query_start[r], query_start[r+1]).
+// Rows are contiguous runs of tokens: row r owns tokens [query_start[r], query_start[r+1]). A row
+// is sampled at its last token, or, when it carries k drafts, at its last 1 + k tokens.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct BlockTableView {
 
 struct StepPlan {
   uint64_t step_id = 0;
-  int32_t slot = 0;  // host slot of the arena, 0 or 1
+  int32_t slot = 0;  // host slot of the arena, step_id % max_steps_in_flight
   int32_t num_tokens = 0;
   int32_t num_rows = 0;
   int32_t num_samples = 0;
@@ -31,7 +32,7 @@ struct StepPlan {
   int32_t max_logprobs = -1;  // over the samples; -1: nobody asks
   bool all_greedy = true;     // the sampling columns after sample_row are then not written
 
-  // [N]. token_id -1: the token this row sampled in the step before, known to the device only.
+  // [N]. token_id -1: the token that this row's slot sampled last, known to the device only.
   const int32_t* token_id = nullptr;
   const int32_t* position = nullptr;
   // [R]

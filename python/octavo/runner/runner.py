@@ -45,10 +45,11 @@ class ModelRunner:
         shape = (plan.num_blocks, layers, 2, spec.num_kv_heads, plan.block_size, spec.head_dim)
         self.pool = torch.empty(shape, dtype=getattr(torch, plan.dtype))
         self.block_tables = [torch.from_numpy(engine.block_table(group)) for group in range(len(groups))]
-        self._slots = tuple(HostSlot(engine.columns(slot)) for slot in (0, 1))
+        slots = range(engine.config.max_steps_in_flight)
+        self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
         self._context = _context(self.pool, self.block_tables, groups)
         self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
-        self._token = torch.empty(plan.max_num_seqs, dtype=torch.int32)
+        self._token = torch.empty(len(self._slots[0].sample_token), dtype=torch.int32)
         self._token_array = self._token.numpy()
         torch.set_num_threads(plan.num_threads)
 

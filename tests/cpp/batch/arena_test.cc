@@ -36,7 +36,7 @@ TEST_CASE("columns have different names") {
   CHECK(names.size() == kNumColumns);
 }
 
-TEST_CASE("the two host slots share nothing but their layout") {
+TEST_CASE("the host slots share nothing but their layout") {
   const Arena arena(Config());
   arena.At<int32_t>(0, Column::kTokenId)[0] = 7;
   arena.At<int32_t>(1, Column::kTokenId)[0] = 9;
@@ -48,6 +48,25 @@ TEST_CASE("the two host slots share nothing but their layout") {
     return reinterpret_cast<uintptr_t>(arena.At<int32_t>(slot, Column::kScoreTop));
   };
   CHECK(later(0) - base(0) == later(1) - base(1));
+}
+
+TEST_CASE("sample columns have room for every draft, but for no more samples than tokens") {
+  EngineConfig config = Config();
+  config.max_draft_tokens = 2;
+  CHECK(Capacity(Extent::kSample, config) == 9);
+  CHECK(Capacity(Extent::kSamplePlusOne, config) == 10);
+  CHECK(Capacity(Extent::kEdit, config) == size_t{9} * kMaxEditsPerRow);
+  CHECK(Capacity(Extent::kRow, config) == 3);
+  config.max_draft_tokens = 4;
+  CHECK(Capacity(Extent::kSample, config) == 10);
+}
+
+TEST_CASE("there is a host slot for each step that may be open") {
+  EngineConfig config = Config();
+  for (int32_t steps = 1; steps <= kMaxStepsInFlight; ++steps) {
+    config.max_steps_in_flight = steps;
+    CHECK(Arena(config).num_slots() == steps);
+  }
 }
 
 TEST_CASE("row columns that end ranges have one entry more than rows") {

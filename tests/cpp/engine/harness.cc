@@ -79,14 +79,20 @@ void Harness::Abort(RequestId id) {
   engine.CheckInvariants();
 }
 
+void Harness::SetDrafts(RequestId id, const std::vector<int32_t>& drafts) {
+  const Status s = engine.SetDrafts(id, drafts);
+  OCTAVO_CHECK(s.ok(), s.message().c_str());
+  engine.CheckInvariants();
+}
+
 std::vector<Row> Harness::Rows(const StepPlan* plan) const {
   std::vector<Row> rows;
   for (int32_t r = 0; r < plan->num_rows; ++r) {
     const int32_t first = plan->query_start[r];
-    rows.push_back({RequestId{plan->request[r]}, plan->position[first],
-                    plan->query_start[r + 1] - first, false});
+    rows.push_back(
+        {RequestId{plan->request[r]}, plan->position[first], plan->query_start[r + 1] - first, 0});
   }
-  for (int32_t s = 0; s < plan->num_samples; ++s) rows[plan->sample_row[s]].sampled = true;
+  for (int32_t s = 0; s < plan->num_samples; ++s) ++rows[plan->sample_row[s]].sampled;
   return rows;
 }
 

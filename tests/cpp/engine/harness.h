@@ -52,7 +52,7 @@ struct Row {
   RequestId request;
   int32_t first = 0;  // position
   int32_t count = 0;
-  bool sampled = false;
+  int32_t sampled = 0;  // samples
   bool operator==(const Row&) const = default;
 };
 
@@ -85,6 +85,8 @@ class Harness {
   // Steps until nothing is left.
   void Drain();
   void Abort(RequestId id);
+  // REQUIRES: the drafts are acceptable.
+  void SetDrafts(RequestId id, const std::vector<int32_t>& drafts);
 
   std::vector<Row> Rows(const StepPlan* plan) const;
   std::vector<int32_t> TokenIds(const StepPlan* plan) const {

@@ -59,6 +59,14 @@ void RunAll(Groups (*groups)(std::mt19937&), uint32_t seed, uint32_t count) {
   RunMany({.lag = 1, .late = true, .fail_one_in = 30, .groups = groups}, seed + 400, count);
   RunMany({.lag = 0, .late = true, .fail_steps = true, .groups = groups}, seed + 500, count);
   RunMany({.lag = 1, .late = true, .fail_steps = true, .groups = groups}, seed + 600, count);
+  RunMany({.lag = 2, .late = true, .groups = groups}, seed + 700, count);
+}
+
+// With guesses besides, which recurrent states do not take.
+void RunDrafts(Groups (*groups)(std::mt19937&), uint32_t seed, uint32_t count) {
+  RunMany({.drafts = true, .groups = groups}, seed, count);
+  RunMany({.lag = 1, .late = true, .drafts = true, .groups = groups}, seed + 100, count);
+  RunMany({.lag = 2, .fail_one_in = 60, .drafts = true, .groups = groups}, seed + 200, count);
 }
 
 constexpr uint32_t kRuns = 10;
@@ -75,6 +83,13 @@ TEST_CASE("own tokens: two sliding windows and full attention") { RunAll(Mixed, 
 TEST_CASE("own tokens: a sliding window alone") { RunAll(SlidingAlone, 15'000, kRuns); }
 TEST_CASE("own tokens: states alone") { RunAll(StateAlone, 16'000, kRuns); }
 TEST_CASE("own tokens: every kind of group") { RunAll(Everything, 17'000, kRuns); }
+TEST_CASE("own tokens with guesses: groups of windows, chunks and all tokens") {
+  RunDrafts(FullAlone, 18'000, kRuns);
+  RunDrafts(FullSliding, 18'300, kRuns);
+  RunDrafts(FullChunked, 18'600, kRuns);
+  RunDrafts(Mixed, 18'900, kRuns);
+  RunDrafts(SlidingAlone, 19'200, kRuns);
+}
 
 }  // namespace
 }  // namespace octavo::engine

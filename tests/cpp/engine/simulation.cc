@@ -15,6 +15,7 @@ struct Submitted {
   std::vector<int32_t> prompt;
   SamplingParams params;
   std::string salt;
+  Done alone;  // what it gives by itself, without drafts
 };
 
 EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options) {
@@ -34,9 +35,12 @@ EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options
     const int32_t intervals[] = {0, -1, 16};
     c.snapshot_interval = intervals[Below(random, 3)];
   }
+  c.max_steps_in_flight = std::max(options.lag + 1, 1 + Below(random, 3));
+  if (options.drafts) c.max_draft_tokens = 1 + Below(random, 8);
   // From just enough for the longest request to a few times that.
-  const int32_t least = 1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1,
-                                                   kMaxStepsInFlight * c.max_num_batched_tokens));
+  const int32_t least =
+      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1,
+                                 c.max_steps_in_flight * c.max_num_batched_tokens));
   c.num_blocks = least + Below(random, options.groups ? least : 2 * least);
   c.policy = Below(random, 2) ? SchedulingPolicy::kPriority : SchedulingPolicy::kFcfs;
   c.victim = Below(random, 2) ? VictimPolicy::kLast : VictimPolicy::kCost;
@@ -79,6 +83,7 @@ Done RunAlone(const EngineConfig& config, const Submitted& s) {
   alone.num_blocks = (2 + int32_t(config.groups.size())) * config.max_model_len + 2;
   alone.max_num_batched_tokens = config.max_model_len;
   alone.enable_prefix_caching = false;
+  alone.max_draft_tokens = 0;
   alone.long_prefill_token_threshold = 0;
   Harness h(alone);
   const RequestId id = h.Add(s.prompt, s.params);
@@ -112,7 +117,8 @@ class Simulation {
 
  private:
   void Submit() {
-    const Submitted s = RandomRequest(random_, config_);
+    Submitted s = RandomRequest(random_, config_);
+    s.alone = RunAlone(config_, s);
     const RequestId id = h_.Add(s.prompt, s.params, Below(random_, 5) - 2, s.salt);
     submitted_[Value(id)] = s;
   }
@@ -123,6 +129,24 @@ class Simulation {
       if (!h_.finished(RequestId{id})) live.push_back(id);
     }
     if (!live.empty()) h_.Abort(RequestId{live[random_() % live.size()]});
+  }
+
+  // Guesses for about half of what a step put out: the right tokens, each spoilt now and then.
+  void Draft(const std::vector<StepOutput>& outputs) {
+    for (const StepOutput& o : outputs) {
+      const RequestId id{o.request};
+      if (o.finish != 0 || h_.finished(id) || Below(random_, 2)) continue;
+      const std::vector<int32_t>& right = submitted_[o.request].alone.tokens;
+      const size_t known = h_.done(id).tokens.size();
+      std::vector<int32_t> guess(1 + Below(random_, config_.max_draft_tokens));
+      for (size_t i = 0; i < guess.size(); ++i) {
+        const bool spoilt = known + i >= right.size() || Below(random_, 4) == 0;
+        guess[i] = spoilt ? Below(random_, config_.vocab_size) : right[known + i];
+      }
+      // A row that has drafts in flight takes no new ones; that must change nothing.
+      const Status s = h_.engine.SetDrafts(id, guess);
+      REQUIRE((s.ok() || s.code() == StatusCode::kFailedPrecondition));
+    }
   }
 
   void Turn() {
@@ -138,7 +162,8 @@ class Simulation {
         h_.Fail();
         return;
       }
-      h_.Finish();
+      const std::vector<StepOutput> outputs = h_.Finish();
+      if (options_.drafts) Draft(outputs);
     }
     if (!planned && options_.fail_one_in == 0) {
       REQUIRE_MESSAGE((h_.open_steps() > 0 || idle_++ < 1000), "the engine stands still");
@@ -161,7 +186,7 @@ class Simulation {
   void Compare(RequestId id, const Submitted& s) {
     CAPTURE(Value(id));
     const Done& got = h_.done(id);
-    const Done alone = RunAlone(config_, s);
+    const Done& alone = s.alone;
     if (got.reason == FinishReason::kAbort || got.reason == FinishReason::kError) {
       REQUIRE(got.tokens.size() <= alone.tokens.size());
       REQUIRE(std::equal(got.tokens.begin(), got.tokens.end(), alone.tokens.begin()));
@@ -186,6 +211,8 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
   uint64_t steps = 0;
   uint64_t preemptions = 0;
   uint64_t hits = 0;
+  uint64_t accepted = 0;
+  uint64_t rejected = 0;
   for (uint32_t seed = first_seed; seed < first_seed + count; ++seed) {
     CAPTURE(seed);
     CAPTURE(options.lag);
@@ -195,11 +222,15 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
     steps += simulation.stats().steps;
     preemptions += simulation.stats().preemptions;
     hits += simulation.stats().prefix_hits;
+    accepted += simulation.stats().accepted_tokens;
+    rejected += simulation.stats().draft_tokens - simulation.stats().accepted_tokens;
   }
   // A simulation that never reaches the hard parts proves nothing.
   CHECK(steps > 50 * count);
   CHECK(preemptions > count);
   CHECK(hits > count);
+  if (options.drafts) CHECK(accepted > 20 * count);
+  if (options.drafts) CHECK(rejected > 20 * count);
 }
 
 }  // namespace octavo::engine

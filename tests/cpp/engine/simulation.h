@@ -18,6 +18,7 @@ struct SimulationOptions {
   bool late = false;  // a step runs only when it is about to finish
   uint32_t fail_one_in = 0;
   bool fail_steps = false;
+  bool drafts = false;  // guess what follows, right and wrong
   int requests = 60;
   // The cache groups of a run; null: one of full attention.
   std::vector<GroupSpec> (*groups)(std::mt19937& random) = nullptr;

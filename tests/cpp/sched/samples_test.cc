@@ -109,6 +109,42 @@ TEST_CASE("the sample index counts a request's samples, also with one in flight"
   CHECK(h.Begin()->sample_index[0] == 3);
 }
 
+TEST_CASE("each sample of a row with drafts sees the drafts before it as if they were its own") {
+  EngineConfig c = SmallConfig();
+  c.max_draft_tokens = 4;
+  Harness h(c);
+  SamplingParams p = Greedy(9);
+  p.temperature = 1;
+  p.frequency_penalty = 1;
+  p.min_tokens = 3;
+  p.eos_token_ids = {2};
+  p.bad_words = {{7, 8}};
+  const std::vector<int32_t> prompt = Prompt(5);
+  const RequestId id = h.Add(prompt, p);
+  h.Begin();
+  h.FinishWith({33});
+  h.SetDrafts(id, {7, 9, 7});
+  const StepPlan* plan = h.Begin();
+  REQUIRE(plan->num_samples == 4);
+  std::vector<int32_t> expected = prompt;
+  expected.insert(expected.end(), {33, 7, 9, 7});
+  for (int32_t s = 0; s < 4; ++s) {
+    CAPTURE(s);
+    CHECK(plan->sample_token[s] == s);
+    CHECK(plan->sample_row[s] == 0);
+    CHECK(plan->sample_index[s] == 1 + s);
+    REQUIRE(plan->history_len[s] == 6 + s);
+    const auto* history = reinterpret_cast<const int32_t*>(plan->history[s]);
+    CHECK(std::equal(history, history + 6 + s, expected.begin()));
+  }
+  CHECK(Edits(h, plan, 0) == Map{{2, -1000}});
+  CHECK(Edits(h, plan, 1) == Map{{2, -1000}, {8, -1000}});
+  CHECK(Edits(h, plan, 2) == Map{});
+  CHECK(Edits(h, plan, 3) == Map{{8, -1000}});
+  CHECK(h.TokenIds(plan) == std::vector<int32_t>{33, 7, 9, 7});
+  CHECK(plan->seq_len[0] == 9);
+}
+
 TEST_CASE("bias is added in every step") {
   Harness h(SmallConfig());
   SamplingParams p = Greedy(3);

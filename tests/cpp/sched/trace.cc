@@ -1,5 +1,6 @@
 #include "sched/trace.h"
 
+#include <deque>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -68,6 +69,8 @@ bool SetField(EngineConfig* c, const KeyValue& kv) {
       {"max_queued_requests", &c->max_queued_requests},
       {"long_prefill_token_threshold", &c->long_prefill_token_threshold},
       {"max_overtakes", &c->max_overtakes},
+      {"max_steps_in_flight", &c->max_steps_in_flight},
+      {"max_draft_tokens", &c->max_draft_tokens},
   };
   const std::map<std::string, bool*> flags = {
       {"enable_prefix_caching", &c->enable_prefix_caching},
@@ -159,6 +162,7 @@ std::string TraceRunner::Run(const Words& words) {
          const std::string wrong = Plan(words);
          return wrong.empty() ? Finish({"finish"}) : wrong;
        }},
+      {"drafts", [&] { return SetDrafts(words); }},
       {"expect", [&] { return Expect(words); }},
       {"abort", [&] { return End(words); }},
       {"stop", [&] { return End(words); }},
@@ -262,12 +266,13 @@ std::string TraceRunner::NameOf(uint64_t request) const {
   return "?";
 }
 
-// a:8+4! = request a, positions 8 to 11, sampled from.
+// a:8+4! = request a, positions 8 to 11, sampled from; a:8+4!4 = four samples.
 std::string TraceRunner::Describe(const StepPlan& plan) {
   std::string text;
   for (const engine::Row& row : harness().Rows(&plan)) {
-    text += StrCat(text.empty() ? "" : " ", NameOf(Value(row.request)), ":", row.first, "+",
-                   row.count, row.sampled ? "!" : "");
+    text +=
+        StrCat(text.empty() ? "" : " ", NameOf(Value(row.request)), ":", row.first, "+", row.count,
+               row.sampled > 0 ? "!" : "", row.sampled > 1 ? std::to_string(row.sampled) : "");
   }
   return text;
 }
@@ -283,29 +288,55 @@ std::string TraceRunner::Finish(const Words& words) {
   if (open_.empty()) return "no step is open";
   const StepPlan plan = open_.front();
   open_.erase(open_.begin());
-  std::map<std::string, int32_t> tokens;
-  for (size_t i = 1; i < words.size(); ++i) tokens[Parse(words[i]).key] = Parse(words[i]).number();
+  std::map<std::string, std::deque<int32_t>> tokens;
+  for (size_t i = 1; i < words.size(); ++i) {
+    const std::vector<int32_t> ids = Ids(Parse(words[i]).value);
+    tokens[Parse(words[i]).key] = {ids.begin(), ids.end()};
+  }
   std::vector<int32_t> sampled;
   for (int32_t s = 0; s < plan.num_samples; ++s) {
-    const auto own = tokens.find(NameOf(plan.request[plan.sample_row[s]]));
-    sampled.push_back(own == tokens.end() ? kPlainToken : own->second);
-    if (own != tokens.end()) tokens.erase(own);
+    std::deque<int32_t>& own = tokens[NameOf(plan.request[plan.sample_row[s]])];
+    sampled.push_back(own.empty() ? kPlainToken : own.front());
+    if (!own.empty()) own.pop_front();
   }
-  if (!tokens.empty()) return tokens.begin()->first + " is not sampled in this step";
+  for (const auto& [name, left] : tokens) {
+    if (!left.empty()) return name + " has fewer samples in this step";
+  }
   harness().FinishWith(sampled);
+  return "";
+}
+
+std::string TraceRunner::SetDrafts(const Words& words) {
+  for (size_t i = 1; i < words.size(); ++i) {
+    if (words[i] == "refused") continue;
+    const KeyValue kv = Parse(words[i]);
+    const Status s = harness().engine.SetDrafts(named_.at(kv.key).id, Ids(kv.value));
+    harness().engine.CheckInvariants();
+    if (s.ok() == (words.back() == "refused")) return s.ok() ? "it was accepted" : s.message();
+  }
   return "";
 }
 
 std::string TraceRunner::Expect(const Words& words) {
   const EngineStats s = harness().stats();
   const std::map<std::string, int64_t> numbers = {
-      {"running", s.running},           {"waiting", s.waiting},
-      {"free", s.free_blocks},          {"cached", s.cached_blocks},
-      {"preemptions", s.preemptions},   {"evictions", s.evictions},
-      {"hits", s.prefix_hits},          {"prompt_tokens", s.prompt_tokens},
-      {"stopped", s.finished_stop},     {"by_length", s.finished_length},
-      {"aborted", s.finished_abort},    {"failed", s.finished_error},
-      {"failed_steps", s.failed_steps}, {"unfinished", harness().engine.HasUnfinished()},
+      {"running", s.running},
+      {"waiting", s.waiting},
+      {"free", s.free_blocks},
+      {"cached", s.cached_blocks},
+      {"preemptions", s.preemptions},
+      {"evictions", s.evictions},
+      {"hits", s.prefix_hits},
+      {"prompt_tokens", s.prompt_tokens},
+      {"stopped", s.finished_stop},
+      {"by_length", s.finished_length},
+      {"aborted", s.finished_abort},
+      {"failed", s.finished_error},
+      {"draft_rows", s.draft_rows},
+      {"drafts", s.draft_tokens},
+      {"accepted", s.accepted_tokens},
+      {"failed_steps", s.failed_steps},
+      {"unfinished", harness().engine.HasUnfinished()},
   };
   for (size_t i = 1; i < words.size(); ++i) {
     const KeyValue kv = Parse(words[i]);

@@ -32,6 +32,7 @@ class TraceRunner {
   std::string Submit(const Words& words);
   std::string Plan(const Words& words);
   std::string Finish(const Words& words);
+  std::string SetDrafts(const Words& words);
   std::string Expect(const Words& words);
   std::string ExpectOf(const std::string& name, const std::string& field, const std::string& want);
   std::string End(const Words& words);

@@ -58,6 +58,10 @@ TEST_CASE("every field of the configuration is checked by name and value") {
   CHECK(Has(Said([](C& c) { c.max_num_seqs = 0; }), "max_num_seqs=0"));
   CHECK(Has(Said([](C& c) { c.max_num_seqs = 70000; }), "max_num_seqs=70000"));
   CHECK(Has(Said([](C& c) { c.max_num_batched_tokens = -5; }), "max_num_batched_tokens=-5"));
+  CHECK(Has(Said([](C& c) { c.max_steps_in_flight = 0; }), "max_steps_in_flight=0"));
+  CHECK(Has(Said([](C& c) { c.max_steps_in_flight = 4; }), "max_steps_in_flight=4"));
+  CHECK(Has(Said([](C& c) { c.max_draft_tokens = -1; }), "max_draft_tokens=-1"));
+  CHECK(Has(Said([](C& c) { c.max_draft_tokens = 64; }), "max_draft_tokens=64"));
   CHECK(Has(Said([](C& c) { c.max_queued_requests = 0; }), "max_queued_requests=0"));
   CHECK(Has(Said([](C& c) { c.long_prefill_token_threshold = -1; }),
             "long_prefill_token_threshold=-1"));
@@ -80,6 +84,15 @@ TEST_CASE("a pool that cannot hold one request of full length is refused with bo
           c.num_blocks = 10;
           c.max_model_len = 145;
         }).empty());
+}
+
+TEST_CASE("drafts beside a recurrent state are refused, because it cannot take them back") {
+  const std::string text = Said([](C& c) {
+    c.max_draft_tokens = 2;
+    c.groups = {GroupSpec{}, GroupSpec{.kind = GroupKind::kState}};
+  });
+  CHECK(Has(text, "max_draft_tokens=2"));
+  CHECK(Has(text, "groups[1]"));
 }
 
 TEST_CASE("without chunked prefill a step must hold a whole prompt, and nothing cuts it") {

@@ -24,6 +24,8 @@ class NaiveConfig:
     watermark: float = 0.0
     full_prompt_gate: bool = True
     max_overtakes: int = 8
+    max_steps_in_flight: int = 2
+    max_draft_tokens: int = 0
 
 
 @dataclass
@@ -43,6 +45,8 @@ class NaiveRequest:
     overtaken: int = 0
     cached: int = -1
     state: str = "waiting"
+    drafts: list[int] = field(default_factory=list)
+    drafting: bool = False  # its row in an open step carries the drafts
     held: Held = field(default_factory=Held)
 
 
@@ -55,6 +59,11 @@ class Row:
     epoch: int
     blocks: list[int]
     token_ids: list[int]
+    drafts: list[int] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return len(self.drafts) + 1 if self.sampled else 0
 
 
 @dataclass
@@ -77,6 +86,7 @@ class NaiveEngine:
         self.arrivals = 0
         self.preemptions = 0
         self.hits = 0
+        self.accepted = 0
 
     def add(
         self, id: int, prompt: list[int], max_tokens: int, eos: int, history: bool, priority: int, salt: str
@@ -89,16 +99,23 @@ class NaiveEngine:
         self.waiting.append(request)
         return request
 
+    def set_drafts(self, r: NaiveRequest, drafts: list[int]) -> bool:
+        if r.drafting:
+            return False
+        r.drafts = drafts[: r.stop_len - len(r.tokens) - 1] if r.state == "running" else []
+        return True
+
     # Planning.
 
     def begin(self) -> NaiveStep | None:
-        if len(self.open) == 2:
+        if len(self.open) == self.config.max_steps_in_flight:
             return None
         self.step = NaiveStep()
         self.budget = self.config.max_num_batched_tokens
         self.reserved = 0
         self.many = len(self.running) + len(self.waiting) > 1
         self.preempted = False
+        self.promised = -1
         self._plan_running()
         if not self.preempted:
             self._admit_waiting()
@@ -112,6 +129,9 @@ class NaiveEngine:
         index = 0
         while index < len(self.running):
             r = self.running[index]
+            if r.drafts and self._plan_drafts(r, index, planned):
+                index += 1
+                continue
             count = self._count(r)
             if count > 0 and self._make_room(r, index, r.computed + count):
                 self._add_row(r, count)
@@ -122,6 +142,36 @@ class NaiveEngine:
             index += 1
         for r in planned:
             self._publish(r)
+
+    def _plan_drafts(self, r: NaiveRequest, index: int, planned: list[NaiveRequest]) -> bool:
+        if r.placeholders > 0:
+            return True
+        after = len(self.running) - index - 1
+        decodes = r.computed == len(r.tokens) - 1 and r.computed >= r.prompt_len
+        count = min(len(r.drafts), self.budget - 1 - after) if decodes else 0
+        if self.promised < 0:
+            prompts = [q for q in self.running if q.computed < len(q.tokens) - 1]
+            needs = [self.cache.blocks_for(len(q.tokens)) - len(q.held.blocks) for q in prompts]
+            self.promised = len(self.running) + sum(max(0, need) for need in needs)
+        spare = max(0, self.cache.num_free - self.promised)
+        size = self.cache.block_size
+        room = (len(r.held.blocks) + spare) * size - len(r.tokens)
+        count = min(count, room)
+        if count <= 0:
+            r.drafts = []
+            return False
+        r.drafts = r.drafts[:count]
+        assert self.cache.grow(r.held, r.computed + 1 + count)
+        ids = [r.tokens[-1], *r.drafts]
+        blocks = list(r.held.blocks)
+        self.step.rows.append(Row(r, r.computed, 1 + count, True, r.epoch, blocks, ids, r.drafts))
+        r.drafting = True
+        r.placeholders = 1 + count
+        r.computed += 1 + count
+        r.in_flight += 1 + count
+        self.budget -= 1 + count
+        planned.append(r)
+        return True
 
     def _count(self, r: NaiveRequest) -> int:
         wanted = len(r.tokens) + r.placeholders - r.computed
@@ -166,6 +216,7 @@ class NaiveEngine:
         self._release(r)
         r.computed = r.placeholders = 0
         r.epoch += 1
+        r.drafts = r.drafts if r.drafting else []
         r.state = "waiting"
         self.waiting.append(r)
         self.preemptions += 1
@@ -243,34 +294,56 @@ class NaiveEngine:
     # Finishing.
 
     def finish(self, tokens: list[int]) -> list[Output]:
-        """One token for each sampled row, -1 for a failed one."""
+        """One token for each sample, -1 for a failed one."""
         step = self.open[0]
         outputs: list[Output] = []
         left = list(tokens)
         for row in step.rows:
             r = row.request
-            token = left.pop(0) if row.sampled else -1
+            mine, left = left[: row.samples], left[row.samples :]
             r.in_flight -= row.count
             if r.state == "over" or not row.sampled:
                 continue
-            stale = row.epoch != r.epoch
-            r.placeholders -= not stale
-            if 0 <= token < self.config.vocab_size:
-                r.tokens.append(token)
-                reason = "stop" if token == r.eos else "length" if len(r.tokens) >= r.stop_len else "none"
-            else:
-                reason, token = "error", -1
-                if stale:
-                    for block in step.filed:
-                        self.cache.forget(block)
-                else:
-                    before = r.computed - r.in_flight - row.count
-                    self.cache.unpublish(r.held, before // self.config.block_size)
-            outputs.append((r.id, token, reason, r.cached))
-            if reason != "none":
-                self.end(r)
+            outputs += self._finish_row(step, row, mine)
         self._close_step()
         return outputs
+
+    def _finish_row(self, step: NaiveStep, row: Row, tokens: list[int]) -> list[Output]:
+        r, stale = row.request, row.epoch != row.request.epoch
+        if not stale:
+            r.placeholders -= row.samples
+            r.computed -= len(row.drafts)
+        if row.drafts:
+            r.drafts, r.drafting = [], False
+        outputs: list[Output] = []
+        for i, token in enumerate(tokens):
+            if not 0 <= token < self.config.vocab_size:
+                self._forget(step, row)
+                outputs.append((r.id, -1, "error", r.cached))
+                self.end(r)
+                return outputs
+            r.tokens.append(token)
+            r.drafts = r.drafts[1:] if r.drafts[:1] == [token] else []
+            reason = "stop" if token == r.eos else "length" if len(r.tokens) >= r.stop_len else "none"
+            outputs.append((r.id, token, reason, r.cached))
+            right = i < len(row.drafts) and row.drafts[i] == token
+            self.accepted += right
+            if not right or reason != "none":
+                break
+            r.computed += not stale
+        if row.drafts and not stale:
+            self._publish(r)
+        if reason != "none":
+            self.end(r)
+        return outputs
+
+    def _forget(self, step: NaiveStep, row: Row) -> None:
+        """What a failed row was to write leaves the cache."""
+        if row.epoch == row.request.epoch:
+            self.cache.unpublish(row.request.held, row.first // self.config.block_size)
+            return
+        for block in step.filed:
+            self.cache.forget(block)
 
     def fail(self) -> list[Output]:
         outputs: list[Output] = []

@@ -210,10 +210,40 @@ def test_steps_finish_once_and_with_all_of_their_tokens() -> None:
 def test_slots_and_groups_that_do_not_exist_are_refused() -> None:
     e = engine()
     for slot in (-1, 2):
-        with pytest.raises(ValueError, match=f"slot={slot}"):
+        with pytest.raises(ValueError, match=f"slot={slot} is out of range: give 0 to 1"):
             e.columns(slot)
+    engine(max_steps_in_flight=3).columns(2)
     with pytest.raises(ValueError, match="group=1"):
         e.block_table(1)
+
+
+def test_drafts_go_into_the_next_row_and_give_an_output_for_each_token_kept() -> None:
+    e = engine(max_draft_tokens=4)
+    request = e.add_request(ids(1, 2), greedy(9))
+    e.finish_step(e.begin_step().step_id, ids(5))
+    e.set_drafts(request, ids(6, 7, 8))
+    plan = e.begin_step()
+    assert (plan.num_rows, plan.num_tokens, plan.num_samples) == (1, 4, 4)
+    assert e.columns(plan.slot)["token_id"][:4].tolist() == [5, 6, 7, 8]
+    with pytest.raises(RuntimeError, match="drafts in an open step"):
+        e.set_drafts(request, ids(1))
+    out = e.finish_step(plan.step_id, ids(6, 7, 9, 1))
+    assert [(o["token"], o["sample"]) for o in out] == [(6, 0), (7, 1), (9, 2)]
+    stats = e.stats()
+    assert (stats["draft_rows"], stats["draft_tokens"], stats["accepted_tokens"]) == (1, 3, 2)
+
+
+def test_drafts_that_cannot_be_are_refused_with_the_reason() -> None:
+    with pytest.raises(RuntimeError, match="max_draft_tokens=0"):
+        engine().set_drafts(1, ids(5))
+    e = engine(max_draft_tokens=2)
+    with pytest.raises(KeyError, match="request 77"):
+        e.set_drafts(77, ids(5))
+    request = e.add_request(ids(1, 2), greedy(9))
+    with pytest.raises(ValueError, match="drafts has 3 tokens: give at most max_draft_tokens=2"):
+        e.set_drafts(request, ids(1, 2, 3))
+    with pytest.raises(ValueError, match="draft 1 is -1"):
+        e.set_drafts(request, ids(1, -1))
 
 
 def test_a_failed_step_ends_its_requests() -> None:

@@ -32,6 +32,8 @@ def random_config(rng: random.Random) -> NaiveConfig:
         watermark=rng.choice([0.0, 0.0, 0.2]),
         full_prompt_gate=rng.random() < 0.5,
         max_overtakes=rng.randint(0, 4),
+        max_steps_in_flight=rng.randint(1, 3),
+        max_draft_tokens=rng.choice([0, 1, 4]),
     )
 
 
@@ -50,7 +52,7 @@ class Twins:
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
         self.open: list[tuple[Any, NaiveStep]] = []
-        self.lag = self.rng.randint(0, 1)
+        self.lag = self.config.max_steps_in_flight - 1
 
     def add(self) -> None:
         rng = self.rng
@@ -84,7 +86,7 @@ class Twins:
         columns = self.core.columns(plan.slot)
         starts = columns["query_start"][: plan.num_rows + 1]
         assert plan.num_rows == len(step.rows)
-        assert plan.num_samples == sum(row.sampled for row in step.rows)
+        assert plan.num_samples == sum(row.samples for row in step.rows)
         assert plan.num_tokens == sum(row.count for row in step.rows)
         sampled = columns["sample_row"][: plan.num_samples].tolist()
         for i, row in enumerate(step.rows):
@@ -93,17 +95,38 @@ class Twins:
             assert columns["token_id"][tokens].tolist() == row.token_ids
             assert columns["position"][tokens].tolist() == list(range(row.first, row.first + row.count))
             assert columns["seq_len"][i] == row.first + row.count
-            assert (i in sampled) == row.sampled
+            assert sampled.count(i) == row.samples
             blocks = self.table[columns["row_slot"][i]].tolist()
             assert blocks == row.blocks + [0] * (len(blocks) - len(row.blocks))
 
     def finish(self) -> None:
         plan, step = self.open.pop(0)
         rng = self.rng
-        tokens = [-1 if rng.random() < 0.02 else rng.randrange(12) for _ in range(plan.num_samples)]
+        tokens: list[int] = []
+        for row in step.rows:
+            # What the model says is what was guessed, more often than not.
+            said = [rng.choice([draft, draft, rng.randrange(12)]) for draft in row.drafts]
+            tokens += [*said, rng.randrange(12)][: row.samples]
+        tokens = [-1 if rng.random() < 0.02 else token for token in tokens]
+        assert len(tokens) == plan.num_samples
         self.compare_outputs(
             self.core.finish_step(plan.step_id, np.array(tokens, np.int32)), self.naive.finish(tokens)
         )
+
+    def guess(self) -> None:
+        """Drafts for one request, whatever it is doing; few token ids, so that some are right."""
+        if not self.requests or self.config.max_draft_tokens == 0:
+            return
+        live = [r for r in self.requests.values() if r.state == "running"] or list(self.requests.values())
+        request = self.rng.choice(live if self.rng.random() < 0.9 else list(self.requests.values()))
+        drafts = [self.rng.randrange(12) for _ in range(self.rng.randint(0, self.config.max_draft_tokens))]
+        try:
+            self.core.set_drafts(request.id, np.array(drafts, np.int32))
+            accepted = True
+        except (KeyError, RuntimeError):
+            accepted = False
+        known = request.state != "over"
+        assert accepted == (known and self.naive.set_drafts(request, drafts))
 
     def fail(self) -> None:
         outputs = self.core.fail_step(self.open[0][0].step_id)
@@ -137,16 +160,17 @@ class Twins:
         assert stats["preemptions"] == naive.preemptions
         assert stats["evictions"] == naive.cache.evictions
         assert stats["prefix_hits"] == naive.hits
+        assert stats["accepted_tokens"] == naive.accepted
         events = [(e["kind"], e["block"], tuple(e["token_ids"])) for e in self.core.take_events()]
         events = [e if e[0] == "stored" else (e[0], e[1], ()) for e in events]
         assert events == naive.cache.events
         naive.cache.events.clear()
 
     def operations(self) -> Iterator[str]:
-        names = ["add", "turn", "end_one", "fail", "reset"]
-        yield from self.rng.choices(names, [30, 100, 6, 1, 2], k=OPERATIONS)
+        names = ["add", "turn", "guess", "end_one", "fail", "reset"]
+        yield from self.rng.choices(names, [30, 100, 60, 6, 1, 2], k=OPERATIONS)
         while self.core.has_unfinished() or self.open:
-            yield "turn"
+            yield self.rng.choice(["turn", "guess"])
 
     def run(self) -> None:
         for name in self.operations():
@@ -162,7 +186,7 @@ class Twins:
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_core_equals_the_naive_model(first: int) -> None:
-    preemptions = hits = 0
+    preemptions = hits = accepted = 0
     for seed in range(first, first + 50):
         twins = Twins(seed)
         try:
@@ -171,6 +195,8 @@ def test_core_equals_the_naive_model(first: int) -> None:
             raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
         preemptions += twins.naive.preemptions
         hits += twins.naive.hits
+        accepted += twins.naive.accepted
     # A run that never reaches the hard parts proves nothing.
     assert preemptions > 50
     assert hits > 500
+    assert accepted > 50
