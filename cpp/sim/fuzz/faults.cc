@@ -165,7 +165,7 @@ bool Life::StrikeCall(OpKind kind, uint64_t argument) {
       return refused(step, count);
     }
     default:
-      if (open < size_t(kMaxStepsInFlight)) return false;
+      if (open < size_t(config_.max_steps_in_flight)) return false;
       MustChangeNothing([&] { return engine_.BeginStep() != nullptr; });
       return true;
   }

@@ -75,7 +75,8 @@ class OpWriter {
  public:
   explicit OpWriter(uint64_t seed, const EngineConfig& config)
       : random_(Mix(seed, kOpStream)),
-        lag_(random_.OneIn(3) ? 0 : random_.Between(1, kMaxStepsInFlight - 1)),
+        most_open_(config.max_steps_in_flight),
+        lag_(random_.OneIn(3) ? 0 : random_.Between(0, most_open_ - 1)),
         late_(random_.OneIn(3)),
         submit_one_in_(random_.Between(1, 6)),
         fault_one_in_(random_.Between(3, 20)),
@@ -110,7 +111,7 @@ class OpWriter {
   // Plans a step and finishes as many as the lag leaves, now and then all of them.
   void Turn() {
     Add(OpKind::kBegin);
-    open_ = std::min(open_ + 1, kMaxStepsInFlight);
+    open_ = std::min(open_ + 1, most_open_);
     if (!late_) Add(OpKind::kRun);
     const int32_t keep = random_.OneIn(8) ? 0 : lag_;
     for (; open_ > keep; --open_) {
@@ -121,6 +122,7 @@ class OpWriter {
   }
 
   Random random_;
+  int32_t most_open_;
   int32_t lag_;
   bool late_;
   int32_t submit_one_in_;
@@ -142,12 +144,13 @@ EngineConfig MakeConfig(uint64_t seed) {
   c.max_model_len = random.Between(24, 83);
   c.max_num_seqs = random.Between(1, 12);
   c.max_num_batched_tokens = random.Between(1, 50);
+  c.max_steps_in_flight = random.Between(1, kMaxStepsInFlight);
   DrawPolicies(random, &c);
   c.groups = RandomGroups(random);
   constexpr int32_t kIntervals[] = {0, -1, 16};
   if (!c.groups.empty()) c.snapshot_interval = kIntervals[random.Below(3)];
   // From just enough for the longest request to a few times that.
-  const int64_t chunk = int64_t{kMaxStepsInFlight} * c.max_num_batched_tokens;
+  const int64_t chunk = int64_t{c.max_steps_in_flight} * c.max_num_batched_tokens;
   const int32_t least =
       1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, chunk));
   c.num_blocks = least + random.Below(c.groups.empty() ? 2 * least : least);

@@ -81,7 +81,7 @@ Life::Guest* Life::Find(uint64_t id) const {
 }
 
 bool Life::Begin() {
-  const bool full = open_.size() == size_t(kMaxStepsInFlight);
+  const bool full = open_.size() == size_t(config_.max_steps_in_flight);
   const uint64_t preempted = engine_.Stats().preemptions;
   const StepPlan* plan = engine_.BeginStep();
   OCTAVO_CHECK(!plan || !full, "more steps are open than may be");
