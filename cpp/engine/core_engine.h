@@ -37,6 +37,7 @@ class CoreEngine final : public Engine {
   EngineStats Stats() const override { return scheduler_.Stats(); }
   bool ResetPrefixCache() override { return kv_.Reset(); }
   void TakeEvents(std::vector<KvEvent>* events) override { kv_.events().Take(events); }
+  void CachedContent(std::vector<KvEvent>* events) const override { kv_.CachedContent(events); }
   const EngineConfig& config() const override { return config_; }
   std::span<const BlockTableView> block_tables() const override { return kv_.tables(); }
 

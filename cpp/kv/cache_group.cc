@@ -20,7 +20,7 @@ constexpr int32_t kKeyDistance = 8;
 PrefixKey CacheGroup::KeyOf(const PrefixChain& chain, int32_t block) const {
   const int32_t unit = LastUnit(block);
   return {chain.hashes[unit], unit == 0 ? chain.root : chain.hashes[unit - 1], index_,
-          chain.tokens.subspan(size_t(unit) * unit_, unit_)};
+          chain.tokens.subspan(size_t(unit) * unit_, unit_), unit * unit_};
 }
 
 int32_t CacheGroup::MatchRun(const PrefixMap& map, const PrefixChain& chain, int32_t limit,

@@ -2,16 +2,21 @@
 
 namespace octavo::kv {
 
+KvEvent MakeKvEvent(KvEventKind kind, BlockId block, const PrefixKey& key) {
+  KvEvent event{
+      kind,      key.group, block, {key.hash.lo, key.hash.hi}, {key.parent.lo, key.parent.hi},
+      key.start, {}};
+  if (kind == KvEventKind::kStored) event.tokens.assign(key.tokens.begin(), key.tokens.end());
+  return event;
+}
+
 void KvEventLog::Add(KvEventKind kind, BlockId block, const PrefixKey& key) {
   if (!enabled_) return;
   if (events_.size() >= kCapacity) {
     ++dropped_;
     return;
   }
-  KvEvent event{kind, key.group, block, {key.hash.lo, key.hash.hi}, {key.parent.lo, key.parent.hi},
-                {}};
-  if (kind == KvEventKind::kStored) event.tokens.assign(key.tokens.begin(), key.tokens.end());
-  events_.push_back(std::move(event));
+  events_.push_back(MakeKvEvent(kind, block, key));
 }
 
 void KvEventLog::Take(std::vector<KvEvent>* events) {

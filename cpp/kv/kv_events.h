@@ -12,6 +12,8 @@
 
 namespace octavo::kv {
 
+KvEvent MakeKvEvent(KvEventKind kind, BlockId block, const PrefixKey& key);
+
 class KvEventLog {
  public:
   static constexpr size_t kCapacity = 1 << 16;

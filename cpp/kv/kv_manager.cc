@@ -356,6 +356,17 @@ bool KvManager::Reset() {
   return true;
 }
 
+void KvManager::CachedContent(std::vector<KvEvent>* events) const {
+  events->clear();
+  for (int32_t b = 1; b < pool_.num_places(); ++b) {
+    const BlockId block{b};
+    if (!map_.IsNamed(block)) continue;
+    events->push_back(MakeKvEvent(KvEventKind::kStored, block, map_.KeyOf(block)));
+  }
+  std::stable_sort(events->begin(), events->end(),
+                   [](const KvEvent& a, const KvEvent& b) { return a.start < b.start; });
+}
+
 void KvManager::CheckTables(std::vector<int32_t>* refs) const {
   for (int32_t s = 0; s < config_.num_slots; ++s) {
     for (int g = 0; g < num_groups(); ++g) {

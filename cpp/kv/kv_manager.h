@@ -113,6 +113,9 @@ class KvManager final : private EvictionSink {
   std::span<const BlockTableView> tables() const { return views_; }
   const BlockPool& pool() const { return pool_; }
   const PrefixMap& map() const { return map_; }
+  // Everything the map holds, as the events that would store it: one for each content, a prefix
+  // before what follows it. What a reader who missed events starts afresh from.
+  void CachedContent(std::vector<KvEvent>* events) const;
   KvEventLog& events() { return events_; }
   const KvEventLog& events() const { return events_; }
   uint64_t evictions() const { return evictions_; }

@@ -81,6 +81,7 @@ PrefixMap::InsertResult PrefixMap::Insert(BlockId block, const PrefixKey& key) {
   m.hash = key.hash;
   m.parent = key.parent;
   m.group = key.group;
+  m.start = key.start;
   std::memcpy(TokensOf(b), key.tokens.data(), key.tokens.size_bytes());
   ++size_;
   if (head < 0) {
@@ -132,7 +133,7 @@ void PrefixMap::EraseEntry(size_t hole) {
 
 PrefixKey PrefixMap::KeyOf(BlockId block) const {
   const Meta& m = meta_[Index(block)];
-  return {m.hash, m.parent, m.group, {TokensOf(Index(block)), size_t(block_size_)}};
+  return {m.hash, m.parent, m.group, {TokensOf(Index(block)), size_t(block_size_)}, m.start};
 }
 
 }  // namespace octavo::kv

@@ -22,6 +22,7 @@ struct PrefixKey {
   Hash128 parent;
   int32_t group = 0;
   std::span<const int32_t> tokens;  // exactly block_size of them
+  int32_t start = 0;                // of its first token in the sequence; follows from the hash
 };
 
 class PrefixMap {
@@ -48,6 +49,8 @@ class PrefixMap {
   bool Contains(BlockId block) const { return meta_[Index(block)].ring_next >= 0; }
   PrefixKey KeyOf(BlockId block) const;
   int32_t size() const { return size_; }  // blocks, copies included
+  // Whether a lookup gives this block: one is named for each content.
+  bool IsNamed(BlockId block) const { return Contains(block) && Find(KeyOf(block)) == block; }
 
  private:
   struct Entry {
@@ -60,6 +63,7 @@ class PrefixMap {
     int32_t group = 0;
     int32_t ring_next = -1;  // the next copy, itself when alone; -1: not in the map
     int32_t ring_prev = -1;
+    int32_t start = 0;
   };
 
   static uint64_t Mix(const Hash128& hash, int32_t group);

@@ -124,9 +124,7 @@ IntDict StatsOf(const EngineStats& s) {
   return d;
 }
 
-EventList EventsOf(CoreEngine& engine) {
-  std::vector<KvEvent> events;
-  engine.TakeEvents(&events);
+EventList ListOf(std::vector<KvEvent> events) {
   EventList list;
   for (KvEvent& e : events) {
     py::dict d;
@@ -137,10 +135,23 @@ EventList EventsOf(CoreEngine& engine) {
     d["block"] = Index(e.block);
     d["hash"] = py::bytes(reinterpret_cast<const char*>(e.hash), sizeof(e.hash));
     d["parent"] = py::bytes(reinterpret_cast<const char*>(e.parent), sizeof(e.parent));
+    d["start"] = e.start;
     d["token_ids"] = std::move(e.tokens);
     list.append(std::move(d));
   }
   return list;
+}
+
+EventList EventsOf(CoreEngine& engine) {
+  std::vector<KvEvent> events;
+  engine.TakeEvents(&events);
+  return ListOf(std::move(events));
+}
+
+EventList ContentOf(const CoreEngine& engine) {
+  std::vector<KvEvent> events;
+  engine.CachedContent(&events);
+  return ListOf(std::move(events));
 }
 
 SchedulingPolicy PolicyOf(const std::string& name) {
@@ -351,6 +362,11 @@ void BindEngine(py::module_& m) {
       .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
            "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
       .def("take_events", &EventsOf, "KV events since the last call (needs enable_kv_events).")
+      .def_property_readonly(
+          "dropped_events", [](const CoreEngine& e) { return e.kv().events().dropped(); },
+          "Events that take_events came too late for.")
+      .def("cached_content", &ContentOf,
+           "The whole prefix cache as stored events, prefixes first: one for each content.")
       .def("check_invariants", &CoreEngine::CheckInvariants,
            "Aborts the process when the core's books do not balance. O(pool); for tests.")
       .def_property_readonly("config", &CoreEngine::config);

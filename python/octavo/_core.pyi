@@ -221,6 +221,10 @@ class Engine:
         """
         [max_num_seqs, max_blocks] int32 over the core's own memory; unused entries are block 0.
         """
+    def cached_content(self) -> list[dict[str, typing.Any]]:
+        """
+        The whole prefix cache as stored events, prefixes first: one for each content.
+        """
     def check_invariants(self) -> None:
         """
         Aborts the process when the core's books do not balance. O(pool); for tests.
@@ -260,6 +264,11 @@ class Engine:
     @property
     def config(self) -> EngineConfig:
         ...
+    @property
+    def dropped_events(self) -> int:
+        """
+        Events that take_events came too late for.
+        """
     @property
     def num_running(self) -> int:
         ...

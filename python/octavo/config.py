@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from octavo.env import LOG_LEVELS
 from octavo.errors import did_you_mean, invalid
+from octavo.kv_events.settings import KvEventsConfig, parse_kv_events_config
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _DTYPE_ALIASES = {
@@ -151,6 +153,7 @@ class CacheConfig:
     gpu_memory_utilization: float | None = None  # share of the memory available that Octavo may use
     kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
+    kv_events_config: Mapping[str, Any] | None = None  # where to publish what the prefix cache holds
 
     def __post_init__(self) -> None:
         size = _in_range("block_size", self.block_size, 1, MAX_BLOCK_SIZE)
@@ -162,11 +165,20 @@ class CacheConfig:
             raise invalid("gpu_memory_utilization", share, "use a share of memory above 0 and at most 1")
         size_in_bytes = parse_size(self.kv_cache_memory_bytes, "kv_cache_memory_bytes")
         object.__setattr__(self, "kv_cache_memory_bytes", size_in_bytes)
+        object.__setattr__(self, "kv_events_config", parse_kv_events_config(self.kv_events_config))
+        if self.kv_events.enabled and not self.enable_prefix_caching:
+            remedy = "leave prefix caching on, events tell what it holds; or disable the events"
+            raise invalid("enable_prefix_caching", False, remedy)
         if self.num_gpu_blocks_override is not None:
             _in_range("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, _INT32_MAX)
             if size_in_bytes is not None:
                 remedy = "give either it or kv_cache_memory_bytes, both size the same pool"
                 raise invalid("num_gpu_blocks_override", self.num_gpu_blocks_override, remedy)
+
+    @property
+    def kv_events(self) -> KvEventsConfig:
+        """The parsed kv_events_config."""
+        return parse_kv_events_config(self.kv_events_config)
 
 
 @dataclass(frozen=True, kw_only=True)

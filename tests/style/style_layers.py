@@ -37,7 +37,11 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
     for members, neighbours in (
         ("errors env version", True),
         ("core _core ops _ops", True),
-        ("config footprint hf hf_config machine outputs plan prompts sampling_params text weights", True),
+        (
+            "config footprint hf hf_config kv_events machine"
+            " outputs plan prompts sampling_params text weights",
+            True,
+        ),
         ("layers", False),
         ("models", False),
         ("runner", False),

@@ -77,6 +77,8 @@ class Engine {
   virtual bool ResetPrefixCache() = 0;
   // Moves the events since the last call to `events` (bounded; see EngineStats::dropped_events).
   virtual void TakeEvents(std::vector<KvEvent>* events) = 0;
+  // The whole prefix cache as the events that would store it, for a reader who missed some.
+  virtual void CachedContent(std::vector<KvEvent>* events) const = 0;
 
   virtual const EngineConfig& config() const = 0;
   virtual std::span<const BlockTableView> block_tables() const = 0;

@@ -17,7 +17,8 @@ struct KvEvent {
   int32_t group;
   BlockId block;
   uint64_t hash[2];
-  uint64_t parent[2];
+  uint64_t parent[2];           // of the content before it; meaningless when `start` is 0
+  int32_t start;                // position of the block's first token in its sequence
   std::vector<int32_t> tokens;  // of a stored block
 };
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from octavo import config, core
 from octavo.engine.inputs import Prompt, as_prompt_list
 from octavo.engine.interrupt import Interrupt
-from octavo.engine.llm_engine import LLMEngine
+from octavo.engine.llm_engine import EventSink, LLMEngine
 from octavo.engine.metrics import Metric
 from octavo.engine.options import split_options
 from octavo.engine.progress import ProgressBar
@@ -155,6 +155,10 @@ class LLM:
         """Forgets all cached prefixes; False where requests still hold blocks."""
         return self.llm_engine.reset_prefix_cache()
 
+    def shutdown(self) -> None:
+        """Ends what runs and closes what is open to the outside, such as the publisher of KV events."""
+        self.llm_engine.shutdown()
+
     def _params_for(self, count: int, given: Any) -> list[SamplingParams]:
         if given is None:
             given = self.get_default_sampling_params()
@@ -216,8 +220,23 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
     runner = ModelRunner(plan, model, core_engine)
     return LLMEngine(
-        plan, core_engine=core_engine, runner=runner, tokenizer=tokenizer, max_logprobs=max_logprobs
+        plan,
+        core_engine=core_engine,
+        runner=runner,
+        tokenizer=tokenizer,
+        max_logprobs=max_logprobs,
+        events=_publisher(plan),
     )
+
+
+def _publisher(plan: Plan) -> EventSink | None:
+    if not plan.cache.kv_events.enabled:
+        return None
+    from octavo.kv_events import wire  # the extra's packages, needed by nobody else
+    from octavo.kv_events.publisher import KvEventPublisher
+
+    groups = [wire.GroupInfo(wire.KINDS[group.kind], group.window or None) for group in plan.footprint.groups]
+    return KvEventPublisher(plan.cache.kv_events, groups)
 
 
 def _tokenizer_of(plan: Plan) -> Tokenizer:

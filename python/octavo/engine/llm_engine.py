@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from octavo import core
 from octavo.engine.core_params import ParamsTranslator
@@ -34,6 +34,22 @@ _BAD_LOGITS = "no token could be sampled: the logits hold NaN, or every token is
 _MAX_REQUEST_ID_CHARS = 256
 
 
+class EventSink(Protocol):
+    """Who is told what enters and leaves the prefix cache: octavo.kv_events' publisher."""
+
+    def publish(
+        self,
+        changes: Sequence[dict[str, Any]],
+        content: Callable[[], Sequence[dict[str, Any]]],
+        *,
+        lost: bool = False,
+    ) -> None:
+        """Takes what changed; `content` gives the whole cache, `lost` says that changes are missing."""
+
+    def close(self) -> None:
+        """Sends what waits."""
+
+
 class LLMEngine:
     """Requests in, outputs out, one step at a time.
 
@@ -48,8 +64,11 @@ class LLMEngine:
         runner: Runner,
         tokenizer: Tokenizer | None,
         max_logprobs: int = MAX_LOGPROBS,
+        events: EventSink | None = None,
     ) -> None:
         self.plan = plan
+        self._events = events
+        self._lost_events = 0
         self.core = core_engine
         self.runner = runner
         self._pipeline = Pipeline(core_engine, runner)
@@ -117,6 +136,27 @@ class LLMEngine:
 
     def step(self) -> list[RequestOutput]:
         """Finishes one step; returns the outputs of every request it changed: none when nothing was to do."""
+        if self._events is None:
+            return self._step()
+        try:
+            return self._step()
+        finally:
+            self._publish_events(self._events)
+
+    def _publish_events(self, events: EventSink) -> None:
+        lost = self.core.dropped_events
+        events.publish(self.core.take_events(), self.core.cached_content, lost=lost > self._lost_events)
+        self._lost_events = lost
+
+    def shutdown(self) -> None:
+        """Aborts what runs and closes what the engine has open to the outside. It can be called twice."""
+        self.abort_request(self.unfinished_request_ids())
+        if self._events is not None:
+            self._publish_events(self._events)
+            self._events.close()
+            self._events = None
+
+    def _step(self) -> list[RequestOutput]:
         ready, self._ready = self._ready, []
         try:
             self._pipeline.fill()
@@ -264,7 +304,10 @@ class LLMEngine:
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached prefixes; False, and no change, while requests hold blocks."""
-        return bool(self.core.reset_prefix_cache())
+        done = bool(self.core.reset_prefix_cache())
+        if self._events is not None:
+            self._publish_events(self._events)
+        return done
 
 
 def _fields(changes: Any) -> list[list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from octavo import config
@@ -27,6 +28,7 @@ class LLMOptions(TypedDict, total=False):
     gpu_memory_utilization: float | None
     kv_cache_memory_bytes: int | str | None
     num_gpu_blocks_override: int | None
+    kv_events_config: Mapping[str, Any] | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     enable_chunked_prefill: bool

@@ -279,6 +279,23 @@ TEST_CASE("stored and removed events name content: the first and the last copy o
   CHECK(events[0].hash[0] == chain.hashes[0].lo);
 }
 
+TEST_CASE("cached content is one stored event for each content, prefixes first") {
+  KvManager kv(Config(8, true));
+  const OwnedChain chain(Count(0, 8), kBlockSize);
+  REQUIRE(kv.Admit(kA, {}, 8));
+  REQUIRE(kv.Admit(kB, {}, 8));
+  kv.Publish(kA, chain.view(), 8);
+  kv.Publish(kB, chain.view(), 8);
+  std::vector<KvEvent> content;
+  kv.CachedContent(&content);
+  REQUIRE(content.size() == 2);
+  CHECK(content[0].start == 0);
+  CHECK(content[1].start == kBlockSize);
+  CHECK(content[1].parent[0] == content[0].hash[0]);
+  CHECK(content[1].tokens == Count(kBlockSize, kBlockSize));
+  CHECK(Events(kv).size() == 2);
+}
+
 TEST_CASE("a reset is one event") {
   KvManager kv(Config(6, true));
   Run(kv, kA, OwnedChain(Count(0, 8), kBlockSize));

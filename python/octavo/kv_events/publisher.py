@@ -1,0 +1,178 @@
+"""KvEventPublisher: sends KV events to whoever subscribes, and repeats what they missed.
+
+The engine's thread hands over what a step changed and never waits: a thread of the publisher encodes, sends
+and answers replays. Where it cannot keep up, a batch is dropped and counted, and the next one starts afresh:
+it clears the cache and stores all of its content, so that every subscriber is exact again. The same happens
+when somebody asks for batches that are no longer kept. The first batch of all is a clear: what a subscriber
+knew of an engine that ran here before no longer holds.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from octavo.kv_events.settings import KvEventsConfig
+
+try:
+    import zmq
+
+    from octavo.kv_events import wire
+except ImportError as error:
+    raise ImportError(
+        f"KV events need pyzmq and msgspec ({error}): pip install 'octavo[events]', or drop kv_events_config"
+    ) from error
+
+logger = logging.getLogger("octavo")
+
+Changes = Sequence[dict[str, Any]]
+_POLL_SECONDS = 0.05  # how long a replay waits at most while nothing is published
+_CLEARED = {"kind": "cleared", "group": 0, "hash": b"", "parent": b"", "start": 0, "token_ids": []}
+
+
+class KvEventPublisher:
+    """One PUB socket, and a ROUTER socket where replay is configured. `close` it; it is a context manager.
+
+    `groups`: the engine's cache groups in order. `rank`: data-parallel rank, added to every port and batch.
+    Raises OSError where a socket cannot be bound.
+    """
+
+    def __init__(self, config: KvEventsConfig, groups: Sequence[wire.GroupInfo], *, rank: int = 0) -> None:
+        self._config = config
+        self._groups = tuple(groups)
+        self._rank = rank
+        self._topic = config.topic.encode()
+        self._queue: queue.Queue[wire.Batch | None] = queue.Queue(config.max_queue_size)
+        self._kept: deque[tuple[int, bytes]] = deque(maxlen=config.buffer_steps)
+        self._sent = 0
+        self._stale = threading.Event()  # somebody's picture of the cache cannot be mended from here
+        self.dropped_batches = 0
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._pub = context.socket(zmq.PUB)
+        self._pub.set_hwm(config.hwm)
+        self._replay: zmq.Socket[bytes] | None = None
+        try:
+            self.endpoint = _open(self._pub, "endpoint", config.endpoint, rank)
+            self.replay_endpoint = None
+            if config.replay_endpoint is not None:
+                self._replay = context.socket(zmq.ROUTER)
+                # One request may be answered with every batch that is kept.
+                self._replay.set_hwm(2 * (config.buffer_steps + 1))
+                self.replay_endpoint = _open(self._replay, "replay_endpoint", config.replay_endpoint, rank)
+        except BaseException:
+            self._close_sockets()
+            raise
+        self._thread = threading.Thread(target=self._run, name="octavo-kv-events", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+        self.publish([_CLEARED], list)
+
+    def publish(self, changes: Changes, content: Callable[[], Changes], *, lost: bool = False) -> None:
+        """Hands over what changed since the last call; never waits.
+
+        `content` gives the whole cache as stored events; called only when subscribers must start afresh.
+        `lost`: changes before these are missing.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("this publisher is closed")
+        afresh = lost or self._stale.is_set()
+        if not changes and not afresh:
+            return
+        if afresh:
+            self._stale.clear()
+            changes = [_CLEARED, *content()]
+        events = wire.merge(changes, self._groups, as_integers=self._config.int_block_hashes)
+        try:
+            self._queue.put_nowait(wire.Batch(time.time(), events, self._rank))
+        except queue.Full:
+            if self.dropped_batches == 0:
+                logger.warning(
+                    "KV events were dropped: the sender does not keep up; subscribers start afresh"
+                )
+            self.dropped_batches += 1
+            self._stale.set()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Sends what waits, for at most `timeout` seconds, and closes the sockets."""
+        atexit.unregister(self.close)
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=timeout)
+            self._thread.join(timeout)
+
+    def __enter__(self) -> KvEventPublisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    batch = self._queue.get(timeout=_POLL_SECONDS)
+                    if batch is None:
+                        return
+                    self._send(batch)
+                self._answer_replays()
+        except Exception:
+            logger.exception("KV events are no longer sent")
+        finally:
+            self._close_sockets()
+
+    def _send(self, batch: wire.Batch) -> None:
+        payload = wire.encode(batch)
+        self._kept.append((self._sent, payload))
+        self._pub.send_multipart((self._topic, self._sent.to_bytes(8, "big"), payload))
+        self._sent += 1
+
+    def _answer_replays(self) -> None:
+        while self._replay is not None and self._replay.poll(0):
+            frames = self._replay.recv_multipart()
+            if len(frames) != 3 or len(frames[2]) != 8:
+                logger.warning(
+                    "a replay request of %d frames was ignored: send one sequence number", len(frames)
+                )
+                continue
+            client, start = frames[0], int.from_bytes(frames[2], "big")
+            if start > self._sent:
+                start = 0  # it knows an engine that ran here before
+            if self._kept and start < self._kept[0][0]:
+                self._stale.set()
+            for number, payload in self._kept:
+                if number >= start:
+                    reply = (client, b"", self._topic, number.to_bytes(8, "big"), payload)
+                    self._replay.send_multipart(reply)
+            self._replay.send_multipart((client, b"", b"", wire.END_OF_REPLAY, b""))
+
+    def _close_sockets(self) -> None:
+        for socket in (self._pub, self._replay):
+            if socket is not None:
+                socket.close(linger=0)
+
+
+def _open(socket: zmq.Socket[bytes], field: str, endpoint: str, rank: int) -> str:
+    """Binds or connects; the endpoint as it came out (a tcp port of 0 is the system's choice)."""
+    if rank and endpoint.startswith("tcp://") and not endpoint.endswith(":0"):
+        host, _, port = endpoint.rpartition(":")
+        endpoint = f"{host}:{int(port) + rank}"
+    elif rank:
+        endpoint = f"{endpoint}_dp{rank}"
+    own = (
+        field == "replay_endpoint" or not endpoint.startswith("tcp://") or "*" in endpoint or "::" in endpoint
+    )
+    try:
+        (socket.bind if own else socket.connect)(endpoint)
+    except zmq.ZMQError as error:
+        remedy = "choose an address of this machine and a port that is free"
+        raise OSError(
+            f"kv_events_config.{field}={endpoint!r} cannot be opened ({error}): {remedy}"
+        ) from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT) if own else endpoint

@@ -1,0 +1,134 @@
+"""The other end: a subscriber that knows what an engine's prefix cache holds, exactly.
+
+`CacheIndex` applies events; `Subscriber` receives them, notices gaps by their sequence numbers and asks for
+what it missed. Both understand vLLM's events as well as Octavo's.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import zmq
+
+from octavo.kv_events import wire
+
+
+class CachedBlock(NamedTuple):
+    """What a stored event says of one block."""
+
+    parent: wire.BlockHash | None  # None: the first of its sequence
+    token_ids: tuple[int, ...]
+
+
+class CacheIndex:
+    """Content by hash, one map for each cache group. `exact` turns false when events were missed."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, dict[wire.BlockHash, CachedBlock]] = {}
+        self.exact = False
+
+    def apply(self, batch: wire.Batch) -> None:
+        """Applies a batch. Raises ValueError for an event that contradicts itself."""
+        for event in batch.events:
+            if isinstance(event, wire.AllBlocksCleared):
+                self.groups.clear()
+                self.exact = True
+            elif isinstance(event, wire.BlockRemoved):
+                held = self.groups.get(event.group_idx or 0, {})
+                for name in event.block_hashes:
+                    held.pop(name, None)
+            else:
+                self._store(event)
+
+    def _store(self, event: wire.BlockStored) -> None:
+        size = event.block_size
+        if size < 1 or len(event.token_ids) != size * len(event.block_hashes):
+            raise ValueError(
+                f"a stored event names {len(event.block_hashes)} blocks of {size} tokens, but brings "
+                f"{len(event.token_ids)} tokens"
+            )
+        held = self.groups.setdefault(event.group_idx or 0, {})
+        parent = event.parent_block_hash
+        for i, name in enumerate(event.block_hashes):
+            held[name] = CachedBlock(parent, tuple(event.token_ids[i * size : (i + 1) * size]))
+            parent = name
+
+
+class Subscriber:
+    """Follows one publisher. `endpoint` and `replay_endpoint` as a client reaches them, e.g. tcp://host:5557.
+
+    A later batch with a lower number comes from an engine that was started anew: the index starts anew then.
+    An engine that was restarted and is already further on than the one before looks like a gap instead.
+    """
+
+    def __init__(self, endpoint: str, replay_endpoint: str | None = None, topic: str = "") -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self.index = CacheIndex()
+        self.missed_batches = 0  # that no replay brought back
+        self._next = 0
+        self._time = 0.0  # of the latest batch
+        self._sub = context.socket(zmq.SUB)
+        self._sub.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self._sub.connect(endpoint)
+        self._replay: zmq.Socket[bytes] | None = None
+        if replay_endpoint is not None:
+            self._replay = context.socket(zmq.DEALER)
+            self._replay.connect(replay_endpoint)
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number of the batch that comes next."""
+        return self._next
+
+    def poll(self, timeout: float = 0.0) -> int:
+        """Applies every batch that arrives until none does for `timeout` seconds; how many these were."""
+        count = 0
+        while self._sub.poll(int(timeout * 1000)):
+            frames = self._sub.recv_multipart()
+            count += self._receive(int.from_bytes(frames[-2], "big"), frames[-1])
+        return count
+
+    def catch_up(self, timeout: float = 1.0) -> int:
+        """Asks for every batch from the next one on; how many were applied, 0 where nobody answers."""
+        if self._replay is None:
+            return 0
+        count = 0
+        try:
+            self._replay.send_multipart((b"", self._next.to_bytes(8, "big")), zmq.NOBLOCK)
+        except zmq.Again:  # nobody is connected there now
+            return 0
+        deadline = time.monotonic() + timeout
+        while self._replay.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            frames = self._replay.recv_multipart()
+            if frames[-2] == wire.END_OF_REPLAY:
+                break
+            count += self._apply(int.from_bytes(frames[-2], "big"), frames[-1])
+        return count
+
+    def close(self) -> None:
+        """Closes the sockets."""
+        for socket in (self._sub, self._replay):
+            if socket is not None:
+                socket.close(linger=0)
+
+    def _receive(self, number: int, payload: bytes) -> int:
+        self._notice_restart(number, wire.decode(payload))
+        count = self.catch_up() if number > self._next else 0
+        return count + self._apply(number, payload)
+
+    def _notice_restart(self, number: int, batch: wire.Batch) -> None:
+        if number < self._next and batch.ts > self._time:
+            self._next, self.index = 0, CacheIndex()
+
+    def _apply(self, number: int, payload: bytes) -> int:
+        batch = wire.decode(payload)
+        self._notice_restart(number, batch)
+        if number < self._next:
+            return 0
+        if number > self._next:
+            self.missed_batches += number - self._next
+            self.index.exact = False
+        self.index.apply(batch)
+        self._next, self._time = number + 1, batch.ts
+        return 1

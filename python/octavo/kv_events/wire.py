@@ -1,0 +1,167 @@
+"""KV event batches as bytes: MessagePack in the layout of vLLM 0.33.
+
+A batch is an array [time, events, data-parallel rank]; an event is a map tagged "type".
+Maps may hold fields that this version does not know. Events as arrays, which vLLM wrote before 0.24, are read
+too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Union
+
+import msgspec
+
+BlockHash = Union[bytes, int]  # noqa: UP007 - read at run time, also by Python 3.10's msgspec
+MEDIUM = "GPU"  # vLLM's word for the memory that attention reads, whatever device it is on
+END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
+
+
+class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, gc=False):
+    """Blocks that follow each other in one sequence are in the cache now."""
+
+    block_hashes: list[BlockHash]
+    parent_block_hash: BlockHash | None
+    token_ids: list[int]  # block_size of them for each hash
+    block_size: int
+    lora_id: int | None
+    medium: str | None
+    lora_name: str | None
+    extra_keys: list[tuple[Any, ...] | None] | None = None  # one for each hash
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: int | None = None
+
+
+class BlockRemoved(msgspec.Struct, tag=True, omit_defaults=True, gc=False):
+    """The last copy of each block has left the cache."""
+
+    block_hashes: list[BlockHash]
+    medium: str | None
+    group_idx: int | None = None
+
+
+class AllBlocksCleared(msgspec.Struct, tag=True, omit_defaults=True, gc=False):
+    """The cache is empty."""
+
+
+Event = Union[BlockStored, BlockRemoved, AllBlocksCleared]  # noqa: UP007
+
+
+class Batch(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """What one step changed, in order."""
+
+    ts: float  # seconds since 1970
+    events: list[Event]
+    data_parallel_rank: int | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Batch)
+
+
+def encode(batch: Batch) -> bytes:
+    """The payload of one message."""
+    return _encoder.encode(batch)
+
+
+def decode(payload: bytes) -> Batch:
+    """The batch in a message's payload. Raises ValueError when it is none."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError:
+        return _decode_arrays(payload)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"this is no batch of KV events: {error}") from error
+
+
+def _decode_arrays(payload: bytes) -> Batch:
+    try:
+        parts = msgspec.msgpack.decode(payload)
+        events = [msgspec.convert(_as_map(event), Event) for event in parts[1]]
+        return Batch(float(parts[0]), events, *parts[2:3])
+    except (msgspec.MsgspecError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"this is no batch of KV events: {error}") from error
+
+
+def _as_map(event: Any) -> Any:
+    """An event written as [tag, field, field, ...] as the map that it stands for."""
+    if not isinstance(event, list):
+        return event
+    tag, *values = event
+    known = {kind.__name__: kind for kind in (BlockStored, BlockRemoved, AllBlocksCleared)}
+    names = [field.name for field in msgspec.structs.fields(known[tag])]
+    missing = dict.fromkeys(("lora_id", "medium", "lora_name")) if tag == "BlockStored" else {"medium": None}
+    return {"type": tag, **(missing if tag != "AllBlocksCleared" else {}), **dict(zip(names, values))}
+
+
+class GroupInfo(NamedTuple):
+    """What stored events say of the cache group they belong to."""
+
+    kind: str  # one of KINDS' values
+    window: int | None = None  # tokens
+
+
+# vLLM's names for the kinds of cache groups.
+KINDS = {
+    "full": "full_attention",
+    "latent": "mla_attention",
+    "sliding_window": "sliding_window",
+    "chunked_local": "chunked_local_attention",
+    "state": "mamba",
+    "cross": "cross_attention",
+}
+
+
+def merge(
+    changes: Sequence[dict[str, Any]], groups: Sequence[GroupInfo], *, as_integers: bool = False
+) -> list[Event]:
+    """Wire events for what `octavo.core.Engine.take_events` reports, in order.
+
+    Neighbours become one event: stored blocks of which each continues the one before, and removed blocks of
+    one group.
+    """
+    events: list[Event] = []
+    last: bytes | None = None  # the content that the latest stored event ends in
+    for change in changes:
+        kind, group = change["kind"], change["group"]
+        name = _name(change["hash"], as_integers)
+        before = events[-1] if events else None
+        if kind == "cleared":
+            events.append(AllBlocksCleared())
+        elif kind == "removed":
+            if isinstance(before, BlockRemoved) and before.group_idx == group:
+                before.block_hashes.append(name)
+            else:
+                events.append(BlockRemoved([name], MEDIUM, group))
+        elif isinstance(before, BlockStored) and before.group_idx == group and _continues(change, last):
+            before.block_hashes.append(name)
+            before.token_ids.extend(change["token_ids"])
+        else:
+            events.append(_stored(change, name, groups[group], as_integers))
+        last = change["hash"] if kind == "stored" else None
+    return events
+
+
+def _continues(change: dict[str, Any], last: bytes | None) -> bool:
+    return bool(change["start"] > 0 and change["parent"] == last)
+
+
+def _stored(change: dict[str, Any], name: BlockHash, group: GroupInfo, as_integers: bool) -> BlockStored:
+    tokens = list(change["token_ids"])
+    return BlockStored(
+        block_hashes=[name],
+        parent_block_hash=_name(change["parent"], as_integers) if change["start"] > 0 else None,
+        token_ids=tokens,
+        block_size=len(tokens),
+        lora_id=None,
+        medium=MEDIUM,
+        lora_name=None,
+        group_idx=change["group"],
+        kv_cache_spec_kind=group.kind,
+        kv_cache_spec_sliding_window=group.window,
+    )
+
+
+def _name(digest: bytes, as_integers: bool) -> BlockHash:
+    return int.from_bytes(digest[:8], "little") if as_integers else digest
