@@ -79,31 +79,31 @@ int32_t BlockPool::ParentsFor(const BlockNeed& need) const {
 }
 
 EvictionClass BlockPool::NextClass() const {
-  if (free_parents(EvictionClass::kUnhashed) > 0) return EvictionClass::kUnhashed;
-  const int32_t proven = free_parents(EvictionClass::kProven);
-  const int32_t probationary = free_parents(EvictionClass::kProbationary);
-  if (probationary == 0) return EvictionClass::kProven;
-  return proven > kProvenShare * (proven + probationary) ? EvictionClass::kProven
-                                                         : EvictionClass::kProbationary;
+  const EvictionClass first = classes_.First();
+  if (first != EvictionClass::kProbationary) return first;
+  // Nothing lower is left, so all the others are worth more than the probationary ones.
+  const int32_t kept = free_parents_ - free_parents(EvictionClass::kProbationary);
+  if (kept <= kProvenShare * free_parents_) return first;
+  ClassSet above = classes_;
+  above.Remove(first);
+  return above.First();
 }
 
 BlockId BlockPool::Take(int group, const BlockNeed& rest, EvictionSink& sink) {
   if (whole_) return TakeParent(group, sink);
   if (parents_[PartialList(group)].links.next != PartialList(group)) return TakePartial(group);
-  if (!HasCached(group)) return TakeParent(group, sink);
-  // Its own cached blocks come first when the rest needs every free parent; otherwise empty parents
-  // do, because they cost nobody a prefix.
-  const bool spare = ParentsFor(rest) < free_parents();
-  const bool empty = free_parents(EvictionClass::kUnhashed) > 0;
-  return spare && empty ? TakeParent(group, sink) : TakeCached(group, sink);
+  return PrefersOwn(group, rest) ? TakeCached(group, sink) : TakeParent(group, sink);
 }
 
-bool BlockPool::HasCached(int group) const {
-  for (int c = 1; c < kEvictionClasses; ++c) {
-    const int32_t s = CachedList(group, static_cast<EvictionClass>(c));
-    if (units_[s].links.next != s) return true;
-  }
-  return false;
+// Its own cached blocks come first when the rest needs every free parent; otherwise empty parents
+// do, because they cost nobody a prefix, and so do parents that are worth less than what somebody
+// asked to keep.
+bool BlockPool::PrefersOwn(int group, const BlockNeed& rest) const {
+  if (cached_classes_[group].empty()) return false;
+  if (ParentsFor(rest) >= free_parents()) return true;
+  const EvictionClass next = NextClass();
+  const EvictionClass own = cached_classes_[group].First();
+  return next != EvictionClass::kUnhashed && (own <= EvictionClass::kProven || own <= next);
 }
 
 BlockId BlockPool::TakePartial(int group) {
@@ -119,18 +119,28 @@ BlockId BlockPool::TakePartial(int group) {
   return b;
 }
 
-BlockId BlockPool::TakeCached(int group, EvictionSink& sink) {
-  int32_t s = CachedList(group, EvictionClass::kProbationary);
-  if (units_[s].links.next == s) s = CachedList(group, EvictionClass::kProven);
-  const int32_t at = units_[s].links.next;
-  Unit& unit = units_[at];
+void BlockPool::LinkCached(int group, int32_t at) {
+  const EvictionClass cls = units_[at].cls;
+  Link(units_, CachedList(group, cls), at);
+  cached_classes_[group].Add(cls);
+}
+
+void BlockPool::UnlinkCached(int group, int32_t at) {
+  const EvictionClass cls = units_[at].cls;
   Unlink(units_, at);
-  Parent& parent = parents_[ParentOf(BlockId{at})];
-  --parent.cached[static_cast<int>(unit.cls)];
-  ++parent.used;
+  const int32_t s = CachedList(group, cls);
+  if (units_[s].links.next == s) cached_classes_[group].Remove(cls);
+}
+
+BlockId BlockPool::TakeCached(int group, EvictionSink& sink) {
+  const int32_t at = units_[CachedList(group, cached_classes_[group].First())].links.next;
+  UnlinkCached(group, at);
+  ++parents_[ParentOf(BlockId{at})].used;
   --own_free_[group];
   sink.OnEvict(BlockId{at});
+  Unit& unit = units_[at];
   unit.cls = EvictionClass::kUnhashed;
+  unit.hit = false;
   unit.refs = 1;
   return BlockId{at};
 }
@@ -139,15 +149,15 @@ BlockId BlockPool::TakeParent(int group, EvictionSink& sink) {
   OCTAVO_CHECK(free_parents() > 0, "taking from an empty pool");
   const int32_t p = parents_[FreeList(NextClass())].links.next;
   Parent& parent = parents_[p];
-  --counts_[static_cast<int>(parent.cls)];
-  Unlink(parents_, p);
+  RemoveFree(p);
   for (int i = 0; i < split_[parent.owner]; ++i) {
     const BlockId b = At(p, i, parent.owner);
-    if (units_[Index(b)].cls == EvictionClass::kUnhashed) continue;
+    Unit& unit = units_[Index(b)];
+    if (unit.cls == EvictionClass::kUnhashed) continue;
     sink.OnEvict(b);
-    units_[Index(b)].cls = EvictionClass::kUnhashed;
+    unit.cls = EvictionClass::kUnhashed;
+    unit.hit = false;
   }
-  parent.cached = {};
   parent.owner = static_cast<int8_t>(group);
   parent.used = 1;
   parent.empty = LowBits(split_[group]) & ~uint64_t{1};
@@ -158,11 +168,17 @@ BlockId BlockPool::TakeParent(int group, EvictionSink& sink) {
   return b;
 }
 
+void BlockPool::RemoveFree(int32_t p) {
+  const EvictionClass cls = parents_[p].cls;
+  --free_parents_;
+  if (--counts_[static_cast<int>(cls)] == 0) classes_.Remove(cls);
+  Unlink(parents_, p);
+}
+
 // A free parent is used again: its other free blocks become its owner's.
 void BlockPool::OnUse(int32_t p) {
   Parent& parent = parents_[p];
-  --counts_[static_cast<int>(parent.cls)];
-  Unlink(parents_, p);
+  RemoveFree(p);
   if (whole_) return;
   own_free_[parent.owner] += split_[parent.owner];
   if (parent.empty != 0) Link(parents_, PartialList(parent.owner), p);
@@ -172,11 +188,19 @@ void BlockPool::OnUse(int32_t p) {
 // The last used block of a parent went: it stands free as a whole, in its most valuable class.
 void BlockPool::OnIdle(int32_t p) {
   Parent& parent = parents_[p];
-  parent.cls = parent.cached[2] > 0   ? EvictionClass::kProven
-               : parent.cached[1] > 0 ? EvictionClass::kProbationary
-                                      : EvictionClass::kUnhashed;
-  Link(parents_, FreeList(parent.cls), p);
-  ++counts_[static_cast<int>(parent.cls)];
+  const int group = parent.owner;
+  parent.cls = units_[Index(At(p, 0, group))].cls;
+  for (int i = 1; i < split_[group]; ++i) {
+    parent.cls = std::max(parent.cls, units_[Index(At(p, i, group))].cls);
+  }
+  AddFree(p);
+}
+
+void BlockPool::AddFree(int32_t p) {
+  const EvictionClass cls = parents_[p].cls;
+  Link(parents_, FreeList(cls), p);
+  ++free_parents_;
+  if (counts_[static_cast<int>(cls)]++ == 0) classes_.Add(cls);
 }
 
 // Puts a parent's free cached blocks onto their group's lists, or takes them off.
@@ -188,9 +212,9 @@ void BlockPool::ShowCached(int32_t p, bool show) {
     const Unit& unit = units_[at];
     if (unit.refs > 0 || unit.cls == EvictionClass::kUnhashed) continue;
     if (show) {
-      Link(units_, CachedList(group, unit.cls), at);
+      LinkCached(group, at);
     } else {
-      Unlink(units_, at);
+      UnlinkCached(group, at);
     }
   }
 }
@@ -207,9 +231,8 @@ void BlockPool::Ref(BlockId b) {
   if (unit.cls == EvictionClass::kUnhashed) {
     parent.empty &= ~(uint64_t{1} << OffsetOf(b, group));
     if (!whole_ && parent.empty == 0) Unlink(parents_, p);
-  } else {
-    --parent.cached[static_cast<int>(unit.cls)];
-    if (split_[group] > 1 && !was_idle) Unlink(units_, Index(b));
+  } else if (split_[group] > 1 && !was_idle) {
+    UnlinkCached(group, Index(b));
   }
   if (!whole_) --own_free_[group];
 }
@@ -218,20 +241,19 @@ void BlockPool::Unref(BlockId b) {
   Unit& unit = units_[Index(b)];
   OCTAVO_CHECK(unit.refs > 0, "releasing a block nobody holds");
   if (--unit.refs > 0) return;
+  if (whole_) {  // the common case, and nothing of what follows: a parent is the block
+    Parent& block = parents_[Index(b)];
+    block.used = 0;
+    block.cls = unit.cls;
+    AddFree(Index(b));
+    return;
+  }
   const int32_t p = ParentOf(b);
   Parent& parent = parents_[p];
   const int group = parent.owner;
   const bool was_partial = parent.empty != 0;
   --parent.used;
-  if (unit.cls == EvictionClass::kUnhashed) {
-    parent.empty |= uint64_t{1} << OffsetOf(b, group);
-  } else {
-    ++parent.cached[static_cast<int>(unit.cls)];
-  }
-  if (whole_) {
-    OnIdle(p);
-    return;
-  }
+  if (unit.cls == EvictionClass::kUnhashed) parent.empty |= uint64_t{1} << OffsetOf(b, group);
   if (parent.used == 0) {
     own_free_[group] -= split_[group] - 1;
     if (was_partial) Unlink(parents_, p);
@@ -244,7 +266,7 @@ void BlockPool::Unref(BlockId b) {
   }
   ++own_free_[group];
   if (unit.cls != EvictionClass::kUnhashed) {
-    Link(units_, CachedList(group, unit.cls), Index(b));
+    LinkCached(group, Index(b));
   } else if (!was_partial) {
     Link(parents_, PartialList(group), p);
   }
@@ -260,6 +282,7 @@ void BlockPool::UnrefReversed(std::span<const int32_t> row, int group) {
 
 void BlockPool::SetClass(BlockId b, EvictionClass c) {
   Unit& unit = units_[Index(b)];
+  if (c == EvictionClass::kUnhashed) unit.hit = false;
   if (unit.cls == c) return;
   if (unit.refs > 0) {
     unit.cls = c;
@@ -285,13 +308,11 @@ void BlockPool::CheckInvariants() const {
     const Parent& parent = parents_[p];
     const int group = parent.owner;
     int used = 0;
-    std::array<int16_t, kEvictionClasses> cached{};
     for (int i = 0; i < split_[group]; ++i) {
       const Unit& unit = units_[Index(At(p, i, group))];
       const bool marked = (parent.empty >> i & 1) != 0;
       const bool hashed = unit.cls != EvictionClass::kUnhashed;
       used += unit.refs > 0;
-      if (unit.refs == 0 && hashed) ++cached[static_cast<int>(unit.cls)];
       // A parent that was never owned has one bit, whatever its first owner's split.
       if (parent.used > 0) {
         OCTAVO_CHECK(marked == (unit.refs == 0 && !hashed), "an occupancy word is wrong");
@@ -299,16 +320,31 @@ void BlockPool::CheckInvariants() const {
                      "a cached block and its list disagree");
       }
     }
-    OCTAVO_CHECK(used == parent.used && cached == parent.cached, "a parent's counts are wrong");
+    OCTAVO_CHECK(used == parent.used, "a parent's count is wrong");
     if (parent.used == 0) ++idle;
     if (parent.used > 0) own_free[group] += split_[group] - parent.used;
   }
   OCTAVO_CHECK(idle == free_parents(), "free parents were lost");
   OCTAVO_CHECK(whole_ || own_free == own_free_, "free blocks of partly used parents were lost");
+  int32_t listed = 0;
   for (int c = 0; c < kEvictionClasses; ++c) {
     const auto list = FreeParents(static_cast<EvictionClass>(c));
     OCTAVO_CHECK(int32_t(list.size()) == counts_[c], "a free list and its count disagree");
     for (int32_t p : list) OCTAVO_CHECK(parents_[p].used == 0, "a used parent is on a free list");
+    listed += int32_t(list.size());
+    ClassSet rest = classes_;
+    rest.Remove(EvictionClass(c));
+    const bool marked = !(rest == classes_);
+    OCTAVO_CHECK(marked == !list.empty(), "a class is marked wrongly");
+  }
+  OCTAVO_CHECK(listed == free_parents_, "free parents stand on no list");
+  for (int g = 0; g < num_groups_; ++g) {
+    ClassSet found;
+    for (int c = 0; c < kEvictionClasses; ++c) {
+      const int32_t s = CachedList(g, EvictionClass(c));
+      if (units_[s].links.next != s) found.Add(EvictionClass(c));
+    }
+    OCTAVO_CHECK(found == cached_classes_[g], "a group's classes are marked wrongly");
   }
 }
 

@@ -7,9 +7,10 @@
 //
 // A parent nobody uses stands on one of the parents' free lists; the free blocks of a parent that
 // is partly used belong to its owner, empty ones as bits of an occupancy word, cached ones on lists
-// of that group. All lists are LRU, one for each eviction class: unhashed, then prefixes nobody has
-// hit again (probationary), then prefixes that were hit (proven). Proven parents may fill at most
-// kProvenShare of the free cached ones, so that a popular past cannot starve the present.
+// of that group. All lists are LRU, one for each eviction class; a parent stands in the class of
+// its most valuable block. Parents that are proven or retained above the ordinary may fill at most
+// kProvenShare of the free ones, so that neither a popular past nor what was pinned can starve the
+// present: whatever is free can be taken.
 // Every operation is O(1) in the pool's size (at most one pass over the blocks of a parent) and
 // allocates nothing. One thread.
 #pragma once
@@ -19,13 +20,12 @@
 #include <span>
 #include <vector>
 
+#include "kv/eviction_class.h"
 #include "octavo/config.h"
 #include "octavo/ids.h"
 
 namespace octavo::kv {
 
-enum class EvictionClass : int8_t { kUnhashed, kProbationary, kProven };
-inline constexpr int kEvictionClasses = 3;
 inline constexpr int kMaxGroups = kMaxCacheGroups;
 inline constexpr int kMaxSplit = kMaxGroupSplit;  // bits of an occupancy word
 
@@ -69,7 +69,7 @@ class BlockPool {
   }
   BlockId FromTable(int32_t id, int group) const { return BlockId{id * stride_[group]}; }
 
-  int32_t free_parents() const { return counts_[0] + counts_[1] + counts_[2]; }
+  int32_t free_parents() const { return free_parents_; }
   int32_t free_parents(EvictionClass c) const { return counts_[static_cast<int>(c)]; }
   // Blocks that `group` could take if no other group took any.
   int32_t free_blocks(int group) const { return own_free_[group] + free_parents() * split_[group]; }
@@ -97,6 +97,16 @@ class BlockPool {
   }
   // Moves a block to another class, also while it is free (to the recent end).
   void SetClass(BlockId b, EvictionClass c);
+  // Somebody hit the block: what is ordinary of it is proven from now on.
+  void Prove(BlockId b) {
+    Unit& unit = units_[Index(b)];
+    unit.hit = true;
+    if (unit.cls == EvictionClass::kProbationary) SetClass(b, EvictionClass::kProven);
+  }
+  // The class of this block's content when no priority was given to it.
+  EvictionClass OrdinaryClass(BlockId b) const {
+    return units_[Index(b)].hit ? EvictionClass::kProven : EvictionClass::kProbationary;
+  }
 
   // Aborts with a message when lists, words and counts disagree. O(pool).
   void CheckInvariants() const;
@@ -115,12 +125,12 @@ class BlockPool {
     int32_t refs = 0;
     Links links;  // of its group's cached list
     EvictionClass cls = EvictionClass::kUnhashed;
+    bool hit = false;  // since it got its content
   };
   struct Parent {
     uint64_t empty = 0;  // free blocks without content, one bit each
     Links links;         // of the free parents of a class, or of its owner's partial parents
     int16_t used = 0;
-    std::array<int16_t, kEvictionClasses> cached{};  // free blocks with content, by class
     int8_t owner = 0;
     EvictionClass cls = EvictionClass::kUnhashed;  // of the list of free parents it stands on
   };
@@ -144,10 +154,14 @@ class BlockPool {
 
   int32_t ParentsFor(const BlockNeed& need) const;
   EvictionClass NextClass() const;
+  bool PrefersOwn(int group, const BlockNeed& rest) const;
+  void LinkCached(int group, int32_t at);
+  void UnlinkCached(int group, int32_t at);
+  void AddFree(int32_t parent);
+  void RemoveFree(int32_t parent);
   BlockId TakePartial(int group);
   BlockId TakeCached(int group, EvictionSink& sink);
   BlockId TakeParent(int group, EvictionSink& sink);
-  bool HasCached(int group) const;
   void OnUse(int32_t parent);
   void OnIdle(int32_t parent);
   void ShowCached(int32_t parent, bool show);
@@ -161,7 +175,10 @@ class BlockPool {
   std::array<int32_t, kMaxGroups> own_free_{};  // free blocks in partly used parents
   std::vector<Parent> parents_;
   std::vector<Unit> units_;
-  int32_t counts_[kEvictionClasses] = {};
+  int32_t free_parents_ = 0;
+  int32_t counts_[kEvictionClasses] = {};            // free parents by class
+  ClassSet classes_;                                 // of the free parents
+  std::array<ClassSet, kMaxGroups> cached_classes_;  // of each group's cached lists
 };
 
 }  // namespace octavo::kv

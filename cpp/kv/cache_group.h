@@ -10,6 +10,7 @@
 #include <span>
 
 #include "kv/prefix_map.h"
+#include "kv/retention_plan.h"
 #include "octavo/config.h"
 
 namespace octavo::kv {
@@ -21,6 +22,7 @@ struct PrefixChain {
   std::span<const int32_t> tokens;
   std::span<const Hash128> hashes;  // one a full unit
   Hash128 root;
+  const RetentionPlan* retention = nullptr;  // null: nothing was asked for
 };
 
 class CacheGroup {

@@ -68,7 +68,7 @@ KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
       tokens = found;
     }
   }
-  return {tokens};
+  return {tokens, chain.retention};
 }
 
 BlockNeed KvManager::GrowthNeed(const BlockNeed& lengths, int32_t tokens) const {
@@ -127,8 +127,42 @@ bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockN
     ClearRow(slot);
     return false;
   }
+  ProveHit(slot, hit);
   Append(slot, tokens, need);
   return true;
+}
+
+void KvManager::ProveHit(RowSlot slot, const Hit& hit) {
+  for (int g = 0; g < num_groups(); ++g) {
+    at(slot, g).timed = hit.retention && hit.retention->timed();
+    for (int32_t i = 0; i < length(slot, g); ++i) {
+      const int32_t entry = row(g, slot)[i];
+      if (entry == Index(kNullBlock)) continue;
+      const BlockId b = pool_.FromTable(entry, g);
+      pool_.Prove(b);
+      if (!hit.retention) continue;
+      const auto* wish = hit.retention->Of(i * groups_[g]->block_size());
+      if (wish) Retain(b, *wish);
+    }
+  }
+}
+
+void KvManager::Retain(BlockId b, const RetentionPlan::Wish& wish) {
+  expiry_.Cancel(b);
+  if (wish.priority == kOrdinaryPriority) {
+    pool_.SetClass(b, pool_.OrdinaryClass(b));
+    return;
+  }
+  pool_.SetClass(b, ClassOf(wish.priority));
+  if (wish.duration_us > 0) expiry_.Set(b, wish.duration_us);
+}
+
+void KvManager::Expire(int64_t now_us) {
+  expiry_.Advance(now_us, [this](BlockId b) {
+    if (pool_.refs(b) > 0) return false;
+    pool_.SetClass(b, pool_.OrdinaryClass(b));
+    return true;
+  });
 }
 
 void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
@@ -144,7 +178,6 @@ void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
       row(g, slot)[i] = Index(kNullBlock);
       if (b == kNoBlock) continue;
       pool_.Ref(b);
-      pool_.SetClass(b, EvictionClass::kProven);
       row(g, slot)[i] = pool_.TableId(b, g);
       ++r.held;
     }
@@ -186,6 +219,7 @@ void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
 void KvManager::OnEvict(BlockId block) {
   const PrefixKey key = map_.KeyOf(block);
   if (map_.Remove(block)) events_.Removed(block, key);
+  expiry_.Cancel(block);
   ++evictions_;
 }
 
@@ -199,7 +233,7 @@ void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bo
       if (entry == Index(kNullBlock)) continue;
       const BlockId b = pool_.FromTable(entry, g);
       // What it hit or others hit has proven its worth; the rest of its trail has not.
-      const bool own = pool_.refs(b) == 1 && pool_.eviction_class(b) != EvictionClass::kProven;
+      const bool own = pool_.refs(b) == 1 && pool_.OrdinaryClass(b) != EvictionClass::kProven;
       if (packed || (own && !Retained(group, i, prompt_len))) Forget(b);
       pool_.Unref(b);
       entry = Index(kNullBlock);
@@ -233,6 +267,10 @@ void KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int
   const auto result = map_.Insert(b, key);
   if (result == PrefixMap::InsertResult::kCollision) return;
   pool_.SetClass(b, EvictionClass::kProbationary);
+  if (chain.retention) {
+    const auto* wish = chain.retention->Of(index * groups_[group]->block_size());
+    if (wish) Retain(b, *wish);
+  }
   if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
 }
 
@@ -306,6 +344,7 @@ void KvManager::Forget(BlockId b) {
   const PrefixKey key = map_.KeyOf(b);
   if (map_.Remove(b)) events_.Removed(b, key);
   pool_.SetClass(b, EvictionClass::kUnhashed);
+  expiry_.Cancel(b);
 }
 
 int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
@@ -331,8 +370,12 @@ void KvManager::Release(RowSlot slot) {
   for (int g = 0; g < num_groups(); ++g) {
     pool_.UnrefReversed(blocks(slot, g), g);
     Row& r = at(slot, g);
+    if (r.timed) {
+      for (int32_t entry : blocks(slot, g)) expiry_.Restart(pool_.FromTable(entry, g));
+    }
     r.released = std::max(r.released, r.length);
     r.length = r.published = r.dead = r.held = 0;
+    r.timed = false;
   }
 }
 
@@ -351,6 +394,7 @@ bool KvManager::Reset() {
     if (!map_.Contains(BlockId{b})) continue;
     map_.Remove(BlockId{b});
     pool_.SetClass(BlockId{b}, EvictionClass::kUnhashed);
+    expiry_.Cancel(BlockId{b});
   }
   events_.Cleared();
   return true;

@@ -21,6 +21,7 @@
 #include "base/host_memory.h"
 #include "kv/block_pool.h"
 #include "kv/cache_group.h"
+#include "kv/expiry_wheel.h"
 #include "kv/kv_events.h"
 #include "kv/prefix_map.h"
 #include "octavo/config.h"
@@ -49,6 +50,7 @@ class KvManager final : private EvictionSink {
   // kept in a scratch of the manager, are valid until the next call. Takes no reference.
   struct Hit {
     int32_t tokens = 0;
+    const RetentionPlan* retention = nullptr;  // of whoever asked
   };
   Hit Match(const PrefixChain& chain, int32_t max_tokens);
 
@@ -61,7 +63,7 @@ class KvManager final : private EvictionSink {
 
   // Gives an empty slot the latest hit's blocks and new ones up to `tokens`. False when fewer than
   // that need, `keep` and `keep_parents` are free; then only the hit's recency has changed, so that
-  // what a waiting request will use is not the next to go.
+  // what a waiting request will use is not the next of its class to go.
   bool Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockNeed& keep = {},
              int32_t keep_parents = 0);
   // Makes room for `tokens` tokens. False, and no change, when the pool cannot.
@@ -94,6 +96,12 @@ class KvManager final : private EvictionSink {
   // No step reads the released row any more; the slot may be admitted into again.
   // REQUIRES: length(slot) == 0.
   void ClearRow(RowSlot slot);
+
+  // Makes room for retention that ends; from then on Expire must be told the time.
+  void EnableExpiry() { expiry_.Enable(pool_.num_places()); }
+  bool timed() const { return expiry_.enabled(); }
+  // What was retained until now becomes ordinary again, unless somebody holds it.
+  void Expire(int64_t now_us);
 
   // Forgets all cached content. False, and no change, while any slot holds a block.
   bool Reset();
@@ -139,6 +147,7 @@ class KvManager final : private EvictionSink {
     int32_t published = 0;  // leading entries that were offered to the map
     int32_t dead = 0;       // leading entries (after the head) that were given back
     int32_t held = 0;       // entries that name a block
+    bool timed = false;     // some may be retained for a time that starts with their release
   };
 
   Row& at(RowSlot slot, int group) { return rows_[size_t(Index(slot)) * groups_.size() + group]; }
@@ -152,6 +161,8 @@ class KvManager final : private EvictionSink {
   BlockNeed LengthsOf(RowSlot slot) const;
   void Append(RowSlot slot, int32_t tokens, BlockNeed need);
   void AttachHit(RowSlot slot, const Hit& hit);
+  void ProveHit(RowSlot slot, const Hit& hit);
+  void Retain(BlockId block, const RetentionPlan::Wish& wish);
   void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
   void PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index);
   bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const;
@@ -167,6 +178,7 @@ class KvManager final : private EvictionSink {
   BlockPool pool_;
   PrefixMap map_;
   KvEventLog events_;
+  ExpiryWheel expiry_;
   std::vector<HostArray<int32_t>> tables_;
   std::vector<BlockTableView> views_;
   std::vector<Row> rows_;                      // [slot, group]

@@ -41,6 +41,7 @@ Status Scheduler::CheckAdd(const RequestInput& input) const {
     }
   }
   if (Status s = Validate(input.params, config_.vocab_size); !s.ok()) return s;
+  if (Status s = Validate(input.retention, static_cast<int32_t>(length)); !s.ok()) return s;
   if (num_waiting_ >= config_.max_queued_requests) {
     return Status::ResourceExhausted(
         StrCat("the queue holds max_queued_requests=", config_.max_queued_requests,
@@ -53,6 +54,7 @@ Result<RequestId> Scheduler::Add(const RequestInput& input) {
   if (Status s = CheckAdd(input); !s.ok()) return s;
   Request& r = requests_.Create();
   Initialize(r, input, config_, hasher_, kv_.unit());
+  if (r.retention.timed()) kv_.EnableExpiry();
   r.order = OrderOf(config_, input.priority, clock_.NowMicros(), arrivals_++);
   // Room for every running request to come back, so that preemption never allocates.
   waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs));

@@ -163,6 +163,7 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   }
   r.hashes.clear();
   r.root = hasher.Root(input.cache_salt);
+  r.retention.Assign(input.retention, r.prompt_len);
   if (config.enable_prefix_caching) {
     r.hashes.reserve(r.stop_len / unit);
     r.ExtendChain(hasher, unit);

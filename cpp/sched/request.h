@@ -18,6 +18,7 @@
 #include "base/hash.h"
 #include "batch/step_batch.h"
 #include "kv/cache_group.h"
+#include "kv/retention_plan.h"
 #include "octavo/config.h"
 #include "octavo/ids.h"
 #include "octavo/request_input.h"
@@ -94,11 +95,15 @@ struct alignas(64) Request {
   std::unique_ptr<int32_t[]> storage;
   std::vector<Hash128> hashes;  // of the full blocks of known tokens
   Hash128 root;
+  kv::RetentionPlan retention;
 
   RowSlot row_slot() const { return RowSlot{slot}; }
   bool live() const { return status != RequestStatus::kFinished; }
   kv::PrefixChain chain() const {
-    return {{tokens, static_cast<size_t>(num_tokens)}, hashes, root};
+    return {{tokens, static_cast<size_t>(num_tokens)},
+            hashes,
+            root,
+            retention.empty() ? nullptr : &retention};
   }
   // A new token stays in the hot line: finishing a step then touches no other, and the next row of
   // this request writes it to `tokens`, which it needs anyway.

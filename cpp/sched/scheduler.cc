@@ -50,6 +50,8 @@ const StepPlan* Scheduler::Begin() {
   step.published.clear();
   batch_.Open(step.id, kv_.tables());
   kv_.set_publish_log(&step.published);
+  if (kv_.timed()) [[unlikely]]
+    kv_.Expire(clock_.NowMicros());
 
   pass_ = Pass{};
   pass_.budget = config_.max_num_batched_tokens;

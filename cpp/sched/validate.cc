@@ -8,6 +8,7 @@
 #include "base/strcat.h"
 #include "kv/cache_group.h"
 #include "octavo/config.h"
+#include "octavo/retention.h"
 #include "octavo/sampling_params.h"
 
 namespace octavo {
@@ -102,6 +103,18 @@ Status CheckBias(const SamplingParams& p, int32_t vocab_size) {
   return Status::Ok();
 }
 
+Status CheckWish(const std::string& name, int64_t priority, int64_t duration_ms) {
+  if (priority < 0 || priority > kMaxPriority) {
+    return OutOfRange((name + "priority").c_str(), double(priority),
+                      "give 0 (evicted first) to 100 (pinned); 35 is ordinary");
+  }
+  if (duration_ms < 0 || duration_ms > kMaxRetentionMs) {
+    return OutOfRange((name + "duration_ms").c_str(), double(duration_ms),
+                      "give 0 (no end) or up to 1000000000 milliseconds");
+  }
+  return Status::Ok();
+}
+
 constexpr int32_t kMaxSink = 65536;
 
 Status CheckGroup(const GroupSpec& g, size_t index) {
@@ -182,6 +195,29 @@ Status CheckPool(const EngineConfig& c) {
 }
 
 }  // namespace
+
+Status Validate(const Retention& r, int32_t prompt_len) {
+  if (r.prompt.size() > size_t(kMaxRetentionRanges)) {
+    return Status::InvalidArgument(
+        StrCat("retention has ", r.prompt.size(), " ranges: give at most ", kMaxRetentionRanges));
+  }
+  int32_t before = 0;
+  for (size_t i = 0; i < r.prompt.size(); ++i) {
+    const RetentionRange& range = r.prompt[i];
+    const std::string name = StrCat("retention[", i, "].");
+    if (range.begin < before) {
+      return OutOfRange((name + "begin").c_str(), range.begin,
+                        "give rising ranges that do not overlap");
+    }
+    if (range.end <= range.begin || range.end > prompt_len) {
+      return OutOfRange((name + "end").c_str(), range.end,
+                        "give more than begin and at most the prompt's length");
+    }
+    if (Status s = CheckWish(name, range.priority, range.duration_ms); !s.ok()) return s;
+    before = range.end;
+  }
+  return CheckWish("retention.decode_", r.decode_priority, r.decode_duration_ms);
+}
 
 Status Validate(const SamplingParams& p, int32_t vocab_size) {
   if (Status s = CheckNumbers(p, vocab_size); !s.ok()) return s;

@@ -8,7 +8,10 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "base/clock.h"
 #include "core_module.h"
@@ -295,9 +298,40 @@ std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {
   return std::make_unique<CoreEngine>(config, SteadyClock(), SystemMemory());
 }
 
+// A Retention that owns its ranges.
+struct OwnedRetention {
+  std::vector<RetentionRange> ranges;
+  int32_t decode_priority;
+  int64_t decode_duration_ms;
+};
+using RangeTuple = std::tuple<int32_t, int32_t, int32_t, int64_t>;
+
+void BindRetention(py::module_& m) {
+  py::class_<OwnedRetention>(
+      m, "Retention",
+      "How long a request's KV is worth keeping: (begin, end, priority, duration_ms) for ranges of "
+      "the prompt, and the same for what it generates.")
+      .def(py::init([](const std::vector<RangeTuple>& ranges, int decode_priority,
+                       int64_t decode_duration_ms) {
+             OwnedRetention owned{{}, decode_priority, decode_duration_ms};
+             for (const auto& [begin, end, priority, duration_ms] : ranges) {
+               owned.ranges.push_back({begin, end, priority, duration_ms});
+             }
+             return owned;
+           }),
+           py::arg("ranges"), py::kw_only(), py::arg("decode_priority") = kOrdinaryPriority,
+           py::arg("decode_duration_ms") = 0);
+}
+
 uint64_t AddRequest(CoreEngine& engine, const Tokens& prompt, const SamplingParams& params,
-                    int priority, const std::string& cache_salt) {
-  auto id = engine.AddRequest(SpanOf(prompt), params, priority, cache_salt);
+                    int priority, const std::string& cache_salt,
+                    const std::optional<OwnedRetention>& retention) {
+  RequestInput input{SpanOf(prompt), params, priority, cache_salt};
+  if (retention) {
+    input.retention = {retention->ranges, retention->decode_priority,
+                       retention->decode_duration_ms};
+  }
+  auto id = engine.AddRequest(input);
   if (!id.ok()) Throw(id.status());
   return Value(*id);
 }
@@ -326,7 +360,7 @@ void BindEngine(py::module_& m) {
                          "Scheduler, KV manager and step batch. One thread at a time may call it.")
       .def(py::init(&MakeEngine), py::arg("config"))
       .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
-           py::arg("priority") = 0, py::arg("cache_salt") = "",
+           py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("retention") = std::nullopt,
            "Queues a request and returns its id. ValueError names what can never run.")
       .def(
           "set_drafts",
@@ -381,6 +415,7 @@ PYBIND11_MODULE(_core, m) {
   octavo::bindings::BindConfig(m);
   octavo::bindings::BindSamplingParams(m);
   octavo::bindings::BindPlan(m);
+  octavo::bindings::BindRetention(m);
   octavo::bindings::BindEngine(m);
   octavo::bindings::BindKv(m);
 }

@@ -13,12 +13,14 @@ from octavo.version import __version__
 if TYPE_CHECKING:
     from octavo.engine.llm import LLM
     from octavo.outputs import CompletionOutput, Logprob, RequestOutput
-    from octavo.prompts import TextPrompt, TokensPrompt
+    from octavo.prompts import KvRange, KvRetention, TextPrompt, TokensPrompt
     from octavo.sampling_params import RequestOutputKind, SamplingParams
 
 __all__ = [
     "LLM",
     "CompletionOutput",
+    "KvRange",
+    "KvRetention",
     "Logprob",
     "RequestOutput",
     "RequestOutputKind",
@@ -31,6 +33,8 @@ __all__ = [
 _HOMES = {
     "LLM": "octavo.engine.llm",
     "CompletionOutput": "octavo.outputs",
+    "KvRange": "octavo.prompts",
+    "KvRetention": "octavo.prompts",
     "Logprob": "octavo.outputs",
     "RequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling_params",

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'CacheGroup', 'Engine', 'EngineConfig', 'KVManager', 'PrefixChain', 'SamplingParams', 'StepPlan']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'Engine', 'EngineConfig', 'KVManager', 'PrefixChain', 'Retention', 'SamplingParams', 'StepPlan']
 class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
@@ -199,6 +199,12 @@ class StepPlan:
     @property
     def step_id(self) -> int:
         ...
+class Retention:
+    """
+    How long a request's KV is worth keeping: (begin, end, priority, duration_ms) for ranges of the prompt, and the same for what it generates.
+    """
+    def __init__(self, ranges: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], *, decode_priority: typing.SupportsInt | typing.SupportsIndex = 35, decode_duration_ms: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
 class Engine:
     """
     Scheduler, KV manager and step batch. One thread at a time may call it.
@@ -209,7 +215,7 @@ class Engine:
         """
         Ends a request now. KeyError when it has ended already.
         """
-    def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '') -> int:
+    def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', retention: Retention | None = None) -> int:
         """
         Queues a request and returns its id. ValueError names what can never run.
         """

@@ -15,6 +15,7 @@ try:
         EngineConfig,
         KVManager,
         PrefixChain,
+        Retention,
         SamplingParams,
         StepPlan,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "EngineConfig",
     "KVManager",
     "PrefixChain",
+    "Retention",
     "SamplingParams",
     "StepPlan",
 ]

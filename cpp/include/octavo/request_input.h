@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "octavo/retention.h"
 #include "octavo/sampling_params.h"
 
 namespace octavo {
@@ -15,6 +16,7 @@ struct RequestInput {
   const SamplingParams& params;
   int32_t priority = 0;
   std::string_view cache_salt = {};  // requests with different salts share no cached prefix
+  Retention retention = {};          // how long its KV is worth keeping
 };
 
 }  // namespace octavo

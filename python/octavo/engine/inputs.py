@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from octavo.prompts import KvRetention
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
 
 # No vocabulary in use has a token of more characters; a longer text is refused before time is spent on it.
 _MAX_CHARS_PER_TOKEN = 256
 _MAX_SALT_CHARS = 256
-_KEYS = frozenset({"prompt", "prompt_token_ids", "cache_salt"})
+_KEYS = frozenset({"prompt", "prompt_token_ids", "cache_salt", "kv_retention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Prompt:
     text: str | None
     token_ids: npt.NDArray[np.int32]
     cache_salt: str = ""
+    kv_retention: KvRetention | None = None
 
 
 def as_prompt_list(prompts: Any) -> list[Any]:
@@ -60,24 +62,26 @@ class InputProcessor:
         """Checks and tokenizes, all texts at once. Errors name the prompt's index where there are several."""
         where = [f"prompt {i}" if len(prompts) > 1 else "prompt" for i in range(len(prompts))]
         parts = [self._split(prompt, name) for prompt, name in zip(prompts, where)]
-        texts = [i for i, (text, ids, _) in enumerate(parts) if ids is None and text is not None]
+        texts = [i for i, (text, ids, _, _) in enumerate(parts) if ids is None and text is not None]
         encoded = dict(
             zip(texts, self._encode([parts[i][0] or "" for i in texts], [where[i] for i in texts]))
         )
         result = []
-        for i, (text, ids, salt) in enumerate(parts):
+        for i, (text, ids, salt, retention) in enumerate(parts):
             token_ids = self._check(
                 encoded[i] if ids is None else ids, params[i], where[i], from_text=ids is None
             )
-            result.append(Prompt(text, token_ids, salt))
+            if retention is not None:
+                _check_retention(retention, len(token_ids), where[i])
+            result.append(Prompt(text, token_ids, salt, retention))
         return result
 
-    def _split(self, prompt: Any, where: str) -> tuple[str | None, Any, str]:
+    def _split(self, prompt: Any, where: str) -> tuple[str | None, Any, str, Any]:
         if isinstance(prompt, str):
-            return self._checked_text(prompt, where), None, ""
+            return self._checked_text(prompt, where), None, "", None
         if not isinstance(prompt, Mapping):
             if isinstance(prompt, np.ndarray) or _is_token_ids(prompt):
-                return None, prompt, ""
+                return None, prompt, "", None
             if isinstance(prompt, Sequence) and not prompt:
                 raise ValueError(f"{where} is empty; give at least one token")
             raise TypeError(f"{where} must be a string, a mapping or a list of token ids, {_not(prompt)}")
@@ -87,13 +91,14 @@ class InputProcessor:
         salt = prompt.get("cache_salt") or ""
         if not isinstance(salt, str) or len(salt) > _MAX_SALT_CHARS:
             raise ValueError(f"{where}: cache_salt must be a string of at most {_MAX_SALT_CHARS} characters")
+        retention = prompt.get("kv_retention")
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         if ids is not None:
             # vLLM passes the text along with its ids; the ids count.
-            return (text if isinstance(text, str) else None), ids, salt
+            return (text if isinstance(text, str) else None), ids, salt, retention
         if not isinstance(text, str):
             raise ValueError(f"{where} needs 'prompt' (a string) or 'prompt_token_ids' (a list of integers)")
-        return self._checked_text(text, where), None, salt
+        return self._checked_text(text, where), None, salt, retention
 
     def _checked_text(self, text: str, where: str) -> str:
         if self._tokenizer is None:
@@ -152,6 +157,15 @@ class InputProcessor:
         if wanted > 0:
             return wanted
         return max(self._max_model_len - (params.max_tokens or 1), 1)
+
+
+def _check_retention(retention: Any, prompt_tokens: int, where: str) -> None:
+    if not isinstance(retention, KvRetention):
+        raise ValueError(f"{where}: kv_retention must be an octavo.KvRetention, {_not(retention)}")
+    try:
+        retention.spans(prompt_tokens)
+    except ValueError as error:
+        raise ValueError(f"{where}: kv_retention: {error}") from error
 
 
 def _is_integer(item: Any) -> bool:

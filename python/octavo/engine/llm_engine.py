@@ -118,13 +118,16 @@ class LLMEngine:
         if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
             raise ValueError(f"priority={priority!r} is not valid: use an integer that fits 32 bits")
         request = Request(request_id, prompt, params, self.tokenizer)
+        retention = _retention(prompt)
         added: list[int] = []
         try:
             for sample in request.samples:
                 native = self._params.translate(
                     params, prompt_tokens=len(prompt.token_ids), index=sample.index
                 )
-                core_id = self.core.add_request(prompt.token_ids, native, priority, prompt.cache_salt)
+                core_id = self.core.add_request(
+                    prompt.token_ids, native, priority, prompt.cache_salt, retention
+                )
                 added.append(core_id)
                 sample.core_id = core_id
         except BaseException:
@@ -308,6 +311,17 @@ class LLMEngine:
         if self._events is not None:
             self._publish_events(self._events)
         return done
+
+
+def _retention(prompt: Prompt) -> core.Retention | None:
+    wish = prompt.kv_retention
+    if wish is None:
+        return None
+    return core.Retention(
+        wish.spans(len(prompt.token_ids)),
+        decode_priority=wish.decode_priority,
+        decode_duration_ms=wish.decode_duration_ms or 0,
+    )
 
 
 def _fields(changes: Any) -> list[list[Any]]:

@@ -31,6 +31,42 @@ TEST_CASE("an engine is not made from a configuration that cannot work") {
   CHECK(engine.status().message().find("num_blocks=0") != std::string::npos);
 }
 
+TEST_CASE("what a request asked to keep outlives others under pressure, for its time") {
+  EngineConfig c = SmallConfig();
+  c.num_blocks = 31;
+  c.max_model_len = 80;
+  const RetentionRange wish[] = {{0, 20, 100, 1000}};
+  const SamplingParams params = Greedy(1);
+  for (const bool expired : {false, true}) {
+    Harness h(c);
+    const auto kept = Prompt(21, 1);
+    h.Add({kept, params, 0, {}, {wish}});
+    h.Drain();
+    if (expired) h.clock.now_us += 2'000'000;
+    // Each fills most of the pool, and hits the last one's prefix: that is proven.
+    for (int i = 0; i < 3; ++i) {
+      h.Add(Prompt(78, 7), params);
+      h.Drain();
+    }
+    for (int i = 0; i < 3; ++i) {
+      h.Add(Prompt(70, 10 + i), params);
+      h.Drain();
+    }
+    const RequestId again = h.Add(kept, params);
+    h.Drain();
+    CHECK(h.done(again).cached_tokens == (expired ? 0 : 20));
+  }
+}
+
+TEST_CASE("a wish for tokens that the prompt does not have is refused") {
+  Harness h(SmallConfig());
+  const RetentionRange wish[] = {{0, 22, 100, 1000}};
+  const auto refused = h.engine.AddRequest(RequestInput{Prompt(21), Greedy(1), 0, {}, {wish}});
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.status().message().find("retention[0].end=22") != std::string::npos);
+  CHECK_FALSE(h.engine.HasUnfinished());
+}
+
 TEST_CASE("Step turns the crank until nothing is left") {
   auto engine = Engine::Create(SmallConfig());
   REQUIRE(engine.ok());

@@ -4,9 +4,8 @@
 
 namespace octavo::engine {
 
-RequestId Harness::Add(std::span<const int32_t> prompt, const SamplingParams& params,
-                       int32_t priority, std::string_view salt) {
-  auto id = engine.AddRequest(prompt, params, priority, salt);
+RequestId Harness::Add(const RequestInput& input) {
+  auto id = engine.AddRequest(input);
   OCTAVO_CHECK(id.ok(), id.status().message().c_str());
   engine.CheckInvariants();
   return *id;

@@ -70,7 +70,10 @@ class Harness {
 
   // REQUIRES: the request is acceptable.
   RequestId Add(std::span<const int32_t> prompt, const SamplingParams& params, int32_t priority = 0,
-                std::string_view salt = {});
+                std::string_view salt = {}) {
+    return Add(RequestInput{prompt, params, priority, salt});
+  }
+  RequestId Add(const RequestInput& input);
   // Plans a step and leaves it open. Null as BeginStep.
   const StepPlan* Begin();
   // Executes the oldest open step that has not run yet.

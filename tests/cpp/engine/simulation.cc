@@ -16,6 +16,8 @@ struct Submitted {
   SamplingParams params;
   std::string salt;
   Done alone;  // what it gives by itself, without drafts
+  std::vector<RetentionRange> retention;
+  int32_t decode_priority = kOrdinaryPriority;
 };
 
 EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options) {
@@ -53,6 +55,18 @@ EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options
   return c;
 }
 
+// Some part of the prompt, at any priority, for ever or for a few steps.
+void AskToKeep(Submitted& s) {
+  std::mt19937 random(uint32_t(s.params.seed));
+  if (Below(random, 3) > 0) return;
+  const int32_t priorities[] = {0, 20, 35, 50, 100};
+  const int32_t length = int32_t(s.prompt.size());
+  const int32_t begin = Below(random, length);
+  s.retention = {{begin, begin + 1 + Below(random, length - begin), priorities[Below(random, 5)],
+                  Below(random, 2) * (1 + Below(random, 50))}};
+  s.decode_priority = priorities[Below(random, 5)];
+}
+
 Submitted RandomRequest(std::mt19937& random, const EngineConfig& config) {
   Submitted s;
   const int32_t length = 1 + Below(random, config.max_model_len - 1);
@@ -75,6 +89,7 @@ Submitted RandomRequest(std::mt19937& random, const EngineConfig& config) {
   if (Below(random, 6) == 0) p.allowed_token_ids = {1, 10, 20, 30, 40, 49};
   if (Below(random, 5) == 0) p.num_prompt_logprobs = 0;
   if (Below(random, 5) == 0) s.salt = "salt";
+  AskToKeep(s);
   return s;
 }
 
@@ -119,7 +134,8 @@ class Simulation {
   void Submit() {
     Submitted s = RandomRequest(random_, config_);
     s.alone = RunAlone(config_, s);
-    const RequestId id = h_.Add(s.prompt, s.params, Below(random_, 5) - 2, s.salt);
+    const RequestId id = h_.Add(
+        {s.prompt, s.params, Below(random_, 5) - 2, s.salt, {s.retention, s.decode_priority, 0}});
     submitted_[Value(id)] = s;
   }
 

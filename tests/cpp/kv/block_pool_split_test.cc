@@ -47,7 +47,11 @@ struct NaivePool {
               [&](int32_t a, int32_t b) { return parents[a].stamp < parents[b].stamp; });
     return list;
   }
-  int32_t NumIdle() const { return int32_t(Idle(0).size() + Idle(1).size() + Idle(2).size()); }
+  int32_t NumIdle() const {
+    int32_t count = 0;
+    for (int32_t p = 1; p < int32_t(parents.size()); ++p) count += !Used(parents[p]);
+    return count;
+  }
   int32_t OwnFree(int g) const {
     int32_t count = 0;
     for (const Parent& p : parents) {
@@ -81,21 +85,29 @@ struct NaivePool {
       }
     }
     if (!empty.empty()) return empty;
-    const auto& own = cached[1].empty() ? cached[2] : cached[1];
-    const bool spare = ParentsFor(rest) < NumIdle() && !Idle(0).empty();
-    if (own.empty() || spare) return {{NextParent(), 0}};
+    int c = 1;
+    while (c < kEvictionClasses && cached[c].empty()) ++c;
+    if (c == kEvictionClasses) return {{NextParent(), 0}};
+    const auto& own = cached[c];
+    if (ParentsFor(rest) < NumIdle()) {
+      const int next = Class(parents[NextParent()]);
+      const bool kept = c > int(kProven) && c > next;
+      if (next == 0 || kept) return {{NextParent(), 0}};
+    }
     return {*std::min_element(own.begin(), own.end(), [&](const Place& a, const Place& b) {
       return parents[a.parent].blocks[a.offset].stamp < parents[b.parent].blocks[b.offset].stamp;
     })};
   }
   int32_t NextParent() const {
-    if (!Idle(0).empty()) return Idle(0).front();
-    const auto probationary = Idle(1);
-    const auto proven = Idle(2);
-    if (probationary.empty()) return proven.front();
-    const double all = double(proven.size() + probationary.size());
-    return double(proven.size()) > BlockPool::kProvenShare * all ? proven.front()
-                                                                 : probationary.front();
+    int c = 0;
+    while (Idle(c).empty()) ++c;
+    if (c != int(kProbationary)) return Idle(c).front();
+    const double all = NumIdle();
+    const int32_t probationary = Idle(c).front();
+    if (all - double(Idle(c).size()) <= BlockPool::kProvenShare * all) return probationary;
+    do ++c;
+    while (Idle(c).empty());
+    return Idle(c).front();
   }
   // Takes that place; how many cached blocks lose their content.
   int Commit(int g, const Place& at) {
@@ -175,7 +187,7 @@ class Twins {
         break;
       default:
         if (Pick(false)) {
-          const int c = int(random_() % kEvictionClasses);
+          const int c = int(kSomeClasses[random_() % std::size(kSomeClasses)]);
           pool_.SetClass(Id(at_), EvictionClass(c));
           naive_.SetClass(at_, c);
         }

@@ -64,6 +64,43 @@ TEST_CASE("proven blocks give way when they fill more than their share of the ca
   CHECK(Index(Take(pool)) == 6);
 }
 
+TEST_CASE("low priorities go before ordinary blocks, high ones after, pinned ones last") {
+  BlockPool pool(9);
+  pool.SetClass(BlockId{1}, kPinned);
+  pool.SetClass(BlockId{2}, ClassOf(36));
+  pool.SetClass(BlockId{3}, ClassOf(99));
+  pool.SetClass(BlockId{4}, ClassOf(34));
+  pool.SetClass(BlockId{5}, ClassOf(0));
+  pool.SetClass(BlockId{6}, kProven);
+  pool.SetClass(BlockId{7}, kProbationary);
+  std::vector<int32_t> order;
+  while (pool.free_parents() > 0) order.push_back(Index(Take(pool)));
+  CHECK(order == std::vector<int32_t>{8, 5, 4, 7, 6, 2, 3, 1});
+}
+
+TEST_CASE("what is pinned gives way when it fills more than its share, so that all can be taken") {
+  BlockPool pool(11);
+  for (int32_t b = 1; b <= 9; ++b) pool.SetClass(BlockId{b}, kPinned);
+  pool.SetClass(BlockId{10}, kProbationary);
+  std::vector<int32_t> order;
+  while (pool.free_parents() > 0) order.push_back(Index(Take(pool)));
+  CHECK(order == std::vector<int32_t>{1, 2, 3, 4, 5, 10, 6, 7, 8, 9});
+}
+
+TEST_CASE("a block that was hit is ordinarily proven, until it gets other content") {
+  BlockPool pool(3);
+  const BlockId b = Take(pool);
+  pool.SetClass(b, ClassOf(80));
+  CHECK(pool.OrdinaryClass(b) == kProbationary);
+  pool.Prove(b);
+  CHECK(pool.eviction_class(b) == ClassOf(80));
+  CHECK(pool.OrdinaryClass(b) == kProven);
+  pool.Unref(b);
+  Take(pool);  // the other block, which is empty
+  CHECK(Take(pool) == b);
+  CHECK(pool.OrdinaryClass(b) == kProbationary);
+}
+
 TEST_CASE("a reference revives a free block wherever it stands in its list") {
   BlockPool pool(5);
   pool.Ref(BlockId{2});
@@ -96,10 +133,14 @@ struct NaivePool {
   }
   int32_t Take() {
     int c = 0;
-    if (lists[0].empty()) {
-      const double proven = double(lists[2].size());
-      const double cached = proven + double(lists[1].size());
-      c = lists[1].empty() || proven > BlockPool::kProvenShare * cached ? 2 : 1;
+    while (lists[c].empty()) ++c;
+    if (c == int(kProbationary)) {
+      double above = 0;
+      for (int i = c + 1; i < kEvictionClasses; ++i) above += double(lists[i].size());
+      if (above > BlockPool::kProvenShare * (above + double(lists[c].size()))) {
+        do ++c;
+        while (lists[c].empty());
+      }
     }
     const int32_t b = lists[c].front();
     lists[c].pop_front();
@@ -150,7 +191,7 @@ TEST_CASE("under random operations the pool equals one made of plain lists") {
           }
           break;
         default: {
-          const int c = int(random() % kEvictionClasses);
+          const int c = int(kSomeClasses[random() % std::size(kSomeClasses)]);
           pool.SetClass(BlockId{b}, EvictionClass(c));
           naive.SetClass(b, c);
         }

@@ -95,6 +95,21 @@ TEST_CASE("admission counts revived blocks and the reserve, and takes nothing wh
   kv.CheckInvariants();
 }
 
+TEST_CASE("a refused admission makes its hit recent, but proves nothing") {
+  KvManager kv(Config(6));
+  const OwnedChain prefix(Count(0, 8), kBlockSize);
+  Run(kv, kA, prefix);
+  Finish(kv, kA);
+  const OwnedChain longer(Count(0, 16), kBlockSize);
+  const auto hit = kv.Match(longer.view(), 16);
+  CHECK_FALSE(kv.Admit(kB, hit, 16, Keep(2)));
+  CHECK(kv.pool().free_parents(EvictionClass::kProven) == 0);
+  CHECK(kv.pool().free_parents(EvictionClass::kProbationary) == 2);
+  REQUIRE(kv.Admit(kB, hit, 16));
+  Finish(kv, kB);
+  CHECK(kv.pool().free_parents(EvictionClass::kProven) == 2);
+}
+
 TEST_CASE("a hit that others hold costs nothing of the free blocks") {
   KvManager kv(Config(6));
   const OwnedChain prefix(Count(0, 8), kBlockSize);

@@ -19,4 +19,9 @@ inline BlockId Take(BlockPool& pool, int group = 0) {
   return pool.Take(group, {}, sink);
 }
 
+// One class of every kind, for random tests.
+inline constexpr EvictionClass kSomeClasses[] = {
+    EvictionClass::kUnhashed, ClassOf(0),  ClassOf(20), EvictionClass::kProbationary,
+    EvictionClass::kProven,   ClassOf(50), ClassOf(99), EvictionClass::kPinned};
+
 }  // namespace octavo::kv

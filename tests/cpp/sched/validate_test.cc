@@ -3,9 +3,11 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "doctest/doctest.h"
 #include "octavo/config.h"
+#include "octavo/retention.h"
 #include "octavo/sampling_params.h"
 
 namespace octavo {
@@ -148,6 +150,24 @@ TEST_CASE("lists have limits, because a step has room for so many edits") {
   CHECK(Has(Said([](P& p) { p.bad_words.assign(2, std::vector<int32_t>(600, 1)); }),
             "bad_words holds 1200 tokens"));
   CHECK(Has(Said([](P& p) { p.bad_words = {{}}; }), "empty word"));
+}
+
+std::string Said(RetentionRange range, int32_t decode = 35) {
+  return Validate(Retention{{&range, 1}, decode, 0}, 10).message();
+}
+
+TEST_CASE("what a request asks to keep lies in its prompt, and its numbers in their ranges") {
+  CHECK(Said(RetentionRange{0, 10, 100, kMaxRetentionMs}).empty());
+  CHECK(Has(Said(RetentionRange{-1, 5}), "retention[0].begin=-1"));
+  CHECK(Has(Said(RetentionRange{5, 5}), "retention[0].end=5"));
+  CHECK(Has(Said(RetentionRange{5, 11}), "retention[0].end=11"));
+  CHECK(Has(Said(RetentionRange{0, 5, 101}), "retention[0].priority=101"));
+  CHECK(Has(Said(RetentionRange{0, 5, 35, -1}), "retention[0].duration_ms=-1"));
+  CHECK(Has(Said(RetentionRange{0, 5}, -1), "retention.decode_priority=-1"));
+  const RetentionRange overlapping[] = {{0, 5}, {4, 6}};
+  CHECK(Has(Validate(Retention{overlapping}, 10).message(), "retention[1].begin=4"));
+  const std::vector<RetentionRange> many(65);
+  CHECK(Has(Validate(Retention{many}, 10).message(), "retention has 65 ranges"));
 }
 
 TEST_CASE("a bias must be a number of ordinary size") {

@@ -56,11 +56,12 @@ class NaiveCache:
         fresh = max(0, self.blocks_for(tokens) - len(hits))
         for b in hits:
             self._ref(b)
-            self._set_kind(b, PROVEN)
         held = Held(list(hits), len(hits))
         if fresh + keep_free > self.num_free:
             self.release(held)
             return None
+        for b in hits:
+            self._set_kind(b, PROVEN)
         held.blocks += [self._take() for _ in range(fresh)]
         return held
 

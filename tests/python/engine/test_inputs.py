@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from octavo.engine.inputs import InputProcessor, as_prompt_list
+from octavo.prompts import KvRange, KvRetention
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
 
@@ -57,6 +58,12 @@ def test_one_prompt_of_any_form_is_told_from_a_list() -> None:
         ({"prompt": 5}, ValueError, "needs 'prompt'"),
         ({"promt": "x"}, ValueError, "unknown key 'promt'"),
         ({"prompt": "x", "cache_salt": 5}, ValueError, "cache_salt must be a string"),
+        ({"prompt": "x", "kv_retention": 80}, ValueError, "kv_retention must be an octavo.KvRetention"),
+        (
+            {"prompt_token_ids": [1], "kv_retention": KvRetention(ranges=[KvRange(end=2)])},
+            ValueError,
+            "prompt: kv_retention: end=2 is not valid: the prompt has 1 tokens",
+        ),
         (5, TypeError, "not int"),
         (None, TypeError, "not NoneType"),
         (b"bytes", TypeError, "not bytes"),

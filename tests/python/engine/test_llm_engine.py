@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from engine.scripted import Scripted
 
+from octavo.prompts import KvRange, KvRetention
 from octavo.sampling_params import RequestOutputKind, SamplingParams
 
 Make = Callable[..., Scripted]
@@ -173,6 +174,21 @@ def test_salted_prompts_share_no_prefix(scripted: Make) -> None:
     for salt, expected in (("one", False), ("two", False), ("one", True)):
         world.engine.add_request("a", {"prompt_token_ids": ids, "cache_salt": salt}, greedy(max_tokens=1))
         assert bool(world.run()["a"].num_cached_tokens) == expected
+
+
+def test_what_a_prompt_asks_to_keep_stays_cached_under_pressure(scripted: Make) -> None:
+    world = scripted()
+    ids = world.prompt("q" + "x" * 19)["prompt_token_ids"]
+    for kept in (False, True):
+        wish = KvRetention(ranges=[KvRange(priority=100)]) if kept else None
+        world.engine.add_request("a", {"prompt_token_ids": ids, "kv_retention": wish}, greedy(max_tokens=1))
+        world.run()
+        blocks = world.core.stats()["total_blocks"]
+        for i in range(blocks):  # each leaves a block or more of its own behind
+            world.engine.add_request("b", [10 + i % 250, 11 + i // 250] * 8, greedy(max_tokens=1))
+            world.run()
+        world.engine.add_request("a", {"prompt_token_ids": ids}, greedy(max_tokens=1))
+        assert bool(world.run()["a"].num_cached_tokens) == kept
 
 
 def test_a_row_that_cannot_be_sampled_fails_alone(scripted: Make) -> None:
