@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/ops_check.h"
+#include "base/ops_parts.h"
 #include "octavo/ops.h"
 
 namespace octavo {
@@ -132,6 +133,19 @@ Status Validate(const CacheWriteArgs& a) {
   return CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]);
 }
 
+Status Validate(const NormRopeCacheArgs& a) {
+  if (a.q_norm.has_value() != a.k_norm.has_value()) {
+    return InvalidOp("norm_rope_cache",
+                     "one of q_norm and k_norm is missing: give both or neither");
+  }
+  if (a.q_norm.has_value()) {
+    OCTAVO_RETURN_IF_ERROR(Validate(NormOf(a, a.q, *a.q_norm)));
+    OCTAVO_RETURN_IF_ERROR(Validate(NormOf(a, a.k, *a.k_norm)));
+  }
+  OCTAVO_RETURN_IF_ERROR(Validate(RopeOf(a)));
+  return Validate(CacheWriteOf(a));
+}
+
 Status Validate(const PagedAttentionArgs& a) {
   const char* op = "paged_attention";
   const OpTensor q{op, "q", a.q};
@@ -195,6 +209,26 @@ Status Validate(const LinearArgs& a) {
   const OpTensor bias{op, "bias", *a.bias};
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(bias, x));
   return CheckShape(bias, {a.weight.shape[0]});
+}
+
+Status Validate(const FillTokensArgs& a) {
+  const char* op = "fill_tokens";
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "token_id", a.token_id, DType::kI32, kAnyExtent, /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "query_start", a.query_start, DType::kI32, a.row_slot.shape[0] + 1));
+  return CheckColumn(op, "last_token", a.last_token, DType::kI32, kAnyExtent);
+}
+
+Status Validate(const KeepTokensArgs& a) {
+  const char* op = "keep_tokens";
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "last_token", a.last_token, DType::kI32, kAnyExtent, /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "token", a.token, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "sample_row", a.sample_row, DType::kI32, a.token.shape[0]));
+  return CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent);
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/ops_check.h"
+#include "base/ops_parts.h"
 #include "octavo/ops.h"
 
 namespace octavo {
@@ -93,6 +94,23 @@ Status ValidateIndices(const CacheWriteArgs& a) {
     }
   }
   return Status::Ok();
+}
+
+Status ValidateIndices(const NormRopeCacheArgs& a) {
+  OCTAVO_RETURN_IF_ERROR(ValidateIndices(RopeOf(a)));
+  return ValidateIndices(CacheWriteOf(a));
+}
+
+Status ValidateIndices(const FillTokensArgs& a) {
+  const char* op = "fill_tokens";
+  OCTAVO_RETURN_IF_ERROR(CheckStarts(op, "query_start", a.query_start, a.token_id.shape[0]));
+  return CheckRange(op, "row_slot", a.row_slot, a.last_token.shape[0]);
+}
+
+Status ValidateIndices(const KeepTokensArgs& a) {
+  const char* op = "keep_tokens";
+  OCTAVO_RETURN_IF_ERROR(CheckRange(op, "sample_row", a.sample_row, a.row_slot.shape[0]));
+  return CheckRange(op, "row_slot", a.row_slot, a.last_token.shape[0]);
 }
 
 Status ValidateIndices(const PagedAttentionArgs& a) {

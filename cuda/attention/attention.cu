@@ -228,4 +228,16 @@ Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, St
   return EnqueueLayer(a, call, plan.memory, stream);
 }
 
+Status PagedAttention(const PagedAttentionArgs& a, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  OCTAVO_RETURN_IF_ERROR(CheckOptions(a, AttentionOptions{}));
+  const Result<DeviceFacts> facts = CurrentDeviceFacts();
+  if (!facts.ok()) return facts.status();
+  if (Empty(a)) return Status::Ok();
+  AttentionCall call;
+  call.facts = facts.value();
+  call.dependent = call.facts.dependent_launch;
+  return EnqueueGeneric(a, call, stream);
+}
+
 }  // namespace octavo::cuda

@@ -9,6 +9,7 @@
 
 #include "attention/generic.h"
 #include "attention/plan.h"
+#include "common/element.cuh"
 #include "common/ptx.cuh"
 
 namespace octavo::cuda {
@@ -17,13 +18,6 @@ namespace {
 constexpr int kGenericWarps = 4;
 constexpr int kMaxHeadDim = 256;
 constexpr int kLaneDims = kMaxHeadDim / kWarpSize;
-
-__device__ __forceinline__ float ToFloat(float x) { return x; }
-__device__ __forceinline__ float ToFloat(__half x) { return __half2float(x); }
-__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void Store(float* to, float x) { *to = x; }
-__device__ __forceinline__ void Store(__half* to, float x) { *to = __float2half_rn(x); }
-__device__ __forceinline__ void Store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
 // A warp's softmax over its keys; lane l holds the dims l, l + 32, ...
 struct LaneState {

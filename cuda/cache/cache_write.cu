@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <string>
 
-#include "cache/cache_write.h"
+#include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
 namespace {

@@ -2,6 +2,7 @@
 
 #include "base/ops_check.h"
 #include "common/launch.h"
+#include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
 namespace {
@@ -24,6 +25,16 @@ Status ReadFacts(int device, DeviceFacts* facts) {
         ToStatus(cudaDeviceGetAttribute(value, attribute, device), "reading the device"));
   }
   facts->dependent_launch = major >= kDependentLaunchMajor;
+  return Status::Ok();
+}
+
+// Sets *previous where there is a device to go back to.
+Status EnterDevice(int device, int* previous) {
+  int current = 0;
+  OCTAVO_RETURN_IF_ERROR(ToStatus(cudaGetDevice(&current), "cudaGetDevice"));
+  if (current == device) return Status::Ok();
+  OCTAVO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(device), "cudaSetDevice"));
+  *previous = current;
   return Status::Ok();
 }
 
@@ -67,6 +78,12 @@ Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args) {
   config.attrs = &attribute;
   config.numAttrs = shape.dependent ? 1 : 0;
   return ToStatus(cudaLaunchKernelExC(&config, kernel, args), "launching a kernel");
+}
+
+DeviceScope::DeviceScope(int device) : status_(EnterDevice(device, &previous_)) {}
+
+DeviceScope::~DeviceScope() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
 }
 
 }  // namespace octavo::cuda

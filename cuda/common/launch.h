@@ -45,4 +45,14 @@ Status Launch(void (*kernel)(Params), const LaunchShape& shape, const Params& pa
   return LaunchKernel(reinterpret_cast<const void*>(kernel), shape, args);
 }
 
+// The same, beginning before the stream's previous kernel has ended where the device can: the
+// kernel calls GridDependencyWait first.
+template <typename Params>
+Status LaunchDependent(void (*kernel)(Params), LaunchShape shape, const Params& params) {
+  const Result<DeviceFacts> facts = CurrentDeviceFacts();
+  if (!facts.ok()) return facts.status();
+  shape.dependent = facts.value().dependent_launch;
+  return Launch(kernel, shape, params);
+}
+
 }  // namespace octavo::cuda

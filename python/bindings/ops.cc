@@ -1,4 +1,5 @@
-// octavo._ops: the CPU ops over DLPack tensors. No logic; shapes and meaning stand in octavo/ops.h.
+// octavo._ops: the ops over DLPack tensors, on the backend of the device where they lie. No logic;
+// shapes and meaning stand in octavo/ops.h.
 #include "octavo/ops.h"
 
 #include <nanobind/stl/optional.h>
@@ -11,81 +12,120 @@ namespace {
 
 void RmsNorm(const Tensor& out, const Tensor& x, const Tensor& weight, float eps,
              float weight_offset) {
-  const RmsNormArgs args{View("out", out), View("x", x), View("weight", weight), eps,
+  Call call;
+  const RmsNormArgs args{call.View("out", out), call.View("x", x), call.View("weight", weight), eps,
                          weight_offset};
-  Call(cpu::RmsNorm, args);
+  call.Run(cpu::RmsNorm, OCTAVO_CUDA_OP(RmsNorm), args);
 }
 
 void AddRmsNorm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
                 float eps, float weight_offset) {
-  const AddRmsNormArgs args{View("out", out),       View("x", x), View("residual", residual),
-                            View("weight", weight), eps,          weight_offset};
-  Call(cpu::AddRmsNorm, args);
+  Call call;
+  const AddRmsNormArgs args{call.View("out", out),
+                            call.View("x", x),
+                            call.View("residual", residual),
+                            call.View("weight", weight),
+                            eps,
+                            weight_offset};
+  call.Run(cpu::AddRmsNorm, OCTAVO_CUDA_OP(AddRmsNorm), args);
 }
 
 void Rope(const Tensor& q, const Tensor& k, const Tensor& position, const Tensor& cos_sin,
           bool interleaved) {
-  const RopeArgs args{View("q", q), View("k", k), View("position", position),
-                      View("cos_sin", cos_sin), interleaved};
-  Call(cpu::Rope, args);
+  Call call;
+  const RopeArgs args{call.View("q", q), call.View("k", k), call.View("position", position),
+                      call.View("cos_sin", cos_sin), interleaved};
+  call.Run(cpu::Rope, OCTAVO_CUDA_OP(Rope), args);
 }
 
 void SlotMapping(const Tensor& slot, const Tensor& position, const Tensor& query_start,
                  const Tensor& row_slot, const Tensor& block_table, int64_t block_size) {
-  const SlotMappingArgs args{View("slot", slot),
-                             View("position", position),
-                             View("query_start", query_start),
-                             View("row_slot", row_slot),
-                             View("block_table", block_table),
+  Call call;
+  const SlotMappingArgs args{call.View("slot", slot),
+                             call.View("position", position),
+                             call.View("query_start", query_start),
+                             call.View("row_slot", row_slot),
+                             call.View("block_table", block_table),
                              block_size};
-  Call(cpu::SlotMapping, args);
+  call.Run(cpu::SlotMapping, OCTAVO_CUDA_OP(SlotMapping), args);
 }
 
 void CacheWrite(const Tensor& k, const Tensor& v, const Tensor& cache, const Tensor& slot) {
-  const CacheWriteArgs args{View("k", k), View("v", v), View("cache", cache), View("slot", slot)};
-  Call(cpu::CacheWrite, args);
+  Call call;
+  const CacheWriteArgs args{call.View("k", k), call.View("v", v), call.View("cache", cache),
+                            call.View("slot", slot)};
+  call.Run(cpu::CacheWrite, OCTAVO_CUDA_OP(CacheWrite), args);
 }
 
-void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
-                    const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
-                    const Tensor& seq_len, float scale, int64_t window, float soft_cap,
-                    const std::optional<Tensor>& sinks) {
-  PagedAttentionArgs args;
-  args.out = View("out", out);
-  args.q = View("q", q);
-  args.cache = View("cache", cache);
-  args.block_table = View("block_table", block_table);
-  args.row_slot = View("row_slot", row_slot);
-  args.query_start = View("query_start", query_start);
-  args.seq_len = View("seq_len", seq_len);
-  args.scale = scale;
-  args.window = window;
-  args.soft_cap = soft_cap;
-  if (sinks.has_value()) args.sinks = View("sinks", *sinks);
-  Call(cpu::PagedAttention, args);
+void NormRopeCache(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& position,
+                   const Tensor& cos_sin, const Tensor& cache, const Tensor& slot,
+                   const std::optional<Tensor>& q_norm, const std::optional<Tensor>& k_norm,
+                   float eps, float weight_offset, bool interleaved) {
+  Call call;
+  const NormRopeCacheArgs args{call.View("q", q),
+                               call.View("k", k),
+                               call.View("v", v),
+                               call.View("position", position),
+                               call.View("cos_sin", cos_sin),
+                               call.View("cache", cache),
+                               call.View("slot", slot),
+                               call.View("q_norm", q_norm),
+                               call.View("k_norm", k_norm),
+                               eps,
+                               weight_offset,
+                               interleaved};
+  call.Run(cpu::NormRopeCache, OCTAVO_CUDA_OP(NormRopeCache), args);
+}
+
+void FillTokens(const Tensor& token_id, const Tensor& query_start, const Tensor& row_slot,
+                const Tensor& last_token) {
+  Call call;
+  const FillTokensArgs args{call.View("token_id", token_id), call.View("query_start", query_start),
+                            call.View("row_slot", row_slot), call.View("last_token", last_token)};
+  call.Run(cpu::FillTokens, OCTAVO_CUDA_OP(FillTokens), args);
+}
+
+void KeepTokens(const Tensor& last_token, const Tensor& token, const Tensor& sample_row,
+                const Tensor& row_slot) {
+  Call call;
+  const KeepTokensArgs args{call.View("last_token", last_token), call.View("token", token),
+                            call.View("sample_row", sample_row), call.View("row_slot", row_slot)};
+  call.Run(cpu::KeepTokens, OCTAVO_CUDA_OP(KeepTokens), args);
 }
 
 void SiluMul(const Tensor& out, const Tensor& gate_up) {
-  const GatedActivationArgs args{View("out", out), View("gate_up", gate_up)};
-  Call(cpu::SiluMul, args);
+  Call call;
+  const GatedActivationArgs args{call.View("out", out), call.View("gate_up", gate_up)};
+  call.Run(cpu::SiluMul, OCTAVO_CUDA_OP(SiluMul), args);
 }
 
 void GeluTanhMul(const Tensor& out, const Tensor& gate_up) {
-  const GatedActivationArgs args{View("out", out), View("gate_up", gate_up)};
-  Call(cpu::GeluTanhMul, args);
+  Call call;
+  const GatedActivationArgs args{call.View("out", out), call.View("gate_up", gate_up)};
+  call.Run(cpu::GeluTanhMul, OCTAVO_CUDA_OP(GeluTanhMul), args);
 }
 
 void Linear(const Tensor& out, const Tensor& x, const Tensor& weight,
             const std::optional<Tensor>& bias) {
-  LinearArgs args{View("out", out), View("x", x), View("weight", weight), std::nullopt};
-  if (bias.has_value()) args.bias = View("bias", *bias);
-  Call(cpu::Linear, args);
+  Call call;
+  const LinearArgs args{call.View("out", out), call.View("x", x), call.View("weight", weight),
+                        call.View("bias", bias)};
+  call.Run(cpu::Linear, nullptr, args);
+}
+
+bool HasCuda() {
+#ifdef OCTAVO_HAS_CUDA
+  return true;
+#else
+  return false;
+#endif
 }
 
 void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); }
 
 }  // namespace
 
+void BindAttention(nb::module_& m);
 void BindSampling(nb::module_& m);
 void BindState(nb::module_& m);
 
@@ -99,15 +139,22 @@ NB_MODULE(_ops, m) {
   m.def("slot_mapping", &SlotMapping, arg("slot"), arg("position"), arg("query_start"),
         arg("row_slot"), arg("block_table"), nb::arg("block_size"));
   m.def("cache_write", &CacheWrite, arg("k"), arg("v"), arg("cache"), arg("slot"));
-  m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
-        arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
-        nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none());
+  m.def("norm_rope_cache", &NormRopeCache, arg("q"), arg("k"), arg("v"), arg("position"),
+        arg("cos_sin"), arg("cache"), arg("slot"), arg("q_norm").none() = nb::none(),
+        arg("k_norm").none() = nb::none(), nb::arg("eps") = 1e-6f, nb::arg("weight_offset") = 0.0f,
+        nb::arg("interleaved") = false);
+  m.def("fill_tokens", &FillTokens, arg("token_id"), arg("query_start"), arg("row_slot"),
+        arg("last_token"));
+  m.def("keep_tokens", &KeepTokens, arg("last_token"), arg("token"), arg("sample_row"),
+        arg("row_slot"));
   m.def("silu_mul", &SiluMul, arg("out"), arg("gate_up"));
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none());
+  BindAttention(m);
   BindSampling(m);
   BindState(m);
 
+  m.def("has_cuda", &HasCuda);
   m.def("set_num_threads", &cpu::SetNumThreads, nb::arg("n"));
   m.def("num_threads", &cpu::NumThreads);
   m.def("thread_backend", &cpu::ThreadBackend);

@@ -6,8 +6,9 @@ namespace octavo::bindings {
 namespace {
 
 void Argmax(const Tensor& token, const Tensor& logits) {
-  const ArgmaxArgs args{View("token", token), View("logits", logits)};
-  Call(cpu::Argmax, args);
+  Call call;
+  const ArgmaxArgs args{call.View("token", token), call.View("logits", logits)};
+  call.Run(cpu::Argmax, OCTAVO_CUDA_OP(Argmax), args);
 }
 
 void Sample(const Tensor& token, const Tensor& logits, const Tensor& temperature,
@@ -16,33 +17,36 @@ void Sample(const Tensor& token, const Tensor& logits, const Tensor& temperature
             const Tensor& sample_index, const Tensor& bias_start, const Tensor& bias_token,
             const Tensor& bias_value, const Tensor& history, const Tensor& history_len,
             const Tensor& prompt_len, const Tensor& mask) {
+  Call call;
   SampleArgs args;
-  args.token = View("token", token);
-  args.logits = View("logits", logits);
-  args.temperature = View("temperature", temperature);
-  args.top_k = View("top_k", top_k);
-  args.top_p = View("top_p", top_p);
-  args.min_p = View("min_p", min_p);
-  args.presence = View("presence", presence);
-  args.frequency = View("frequency", frequency);
-  args.repetition = View("repetition", repetition);
-  args.seed = View("seed", seed);
-  args.sample_index = View("sample_index", sample_index);
-  args.bias_start = View("bias_start", bias_start);
-  args.bias_token = View("bias_token", bias_token);
-  args.bias_value = View("bias_value", bias_value);
-  args.history = View("history", history);
-  args.history_len = View("history_len", history_len);
-  args.prompt_len = View("prompt_len", prompt_len);
-  args.mask = View("mask", mask);
-  Call(cpu::Sample, args);
+  args.token = call.View("token", token);
+  args.logits = call.View("logits", logits);
+  args.temperature = call.View("temperature", temperature);
+  args.top_k = call.View("top_k", top_k);
+  args.top_p = call.View("top_p", top_p);
+  args.min_p = call.View("min_p", min_p);
+  args.presence = call.View("presence", presence);
+  args.frequency = call.View("frequency", frequency);
+  args.repetition = call.View("repetition", repetition);
+  args.seed = call.View("seed", seed);
+  args.sample_index = call.View("sample_index", sample_index);
+  args.bias_start = call.View("bias_start", bias_start);
+  args.bias_token = call.View("bias_token", bias_token);
+  args.bias_value = call.View("bias_value", bias_value);
+  args.history = call.View("history", history);
+  args.history_len = call.View("history_len", history_len);
+  args.prompt_len = call.View("prompt_len", prompt_len);
+  args.mask = call.View("mask", mask);
+  call.Run(cpu::Sample, OCTAVO_CUDA_OP(Sample), args);
 }
 
 void Logprobs(const Tensor& ids, const Tensor& values, const Tensor& rank, const Tensor& logits,
               const Tensor& token, int64_t k) {
-  const LogprobsArgs args{View("ids", ids),       View("values", values), View("rank", rank),
-                          View("logits", logits), View("token", token),   k};
-  Call(cpu::Logprobs, args);
+  Call call;
+  const LogprobsArgs args{call.View("ids", ids),     call.View("values", values),
+                          call.View("rank", rank),   call.View("logits", logits),
+                          call.View("token", token), k};
+  call.Run(cpu::Logprobs, OCTAVO_CUDA_OP(Logprobs), args);
 }
 
 }  // namespace

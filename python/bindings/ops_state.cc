@@ -11,54 +11,62 @@ namespace {
 void StateMapping(const Tensor& source, const Tensor& target, const Tensor& query_start,
                   const Tensor& row_slot, const Tensor& seq_len, const Tensor& block_table,
                   int64_t block_size) {
-  const StateMappingArgs args{View("source", source),
-                              View("target", target),
-                              View("query_start", query_start),
-                              View("row_slot", row_slot),
-                              View("seq_len", seq_len),
-                              View("block_table", block_table),
+  Call call;
+  const StateMappingArgs args{call.View("source", source),
+                              call.View("target", target),
+                              call.View("query_start", query_start),
+                              call.View("row_slot", row_slot),
+                              call.View("seq_len", seq_len),
+                              call.View("block_table", block_table),
                               block_size};
-  Call(cpu::StateMapping, args);
+  call.Run(cpu::StateMapping, nullptr, args);
 }
 
 void CausalConv1d(const Tensor& out, const Tensor& x, const Tensor& weight,
                   const std::optional<Tensor>& bias, const Tensor& state, const Tensor& query_start,
                   const Tensor& source, const Tensor& target) {
+  Call call;
   CausalConv1dArgs args;
-  args.out = View("out", out);
-  args.x = View("x", x);
-  args.weight = View("weight", weight);
-  if (bias.has_value()) args.bias = View("bias", *bias);
-  args.state = View("state", state);
-  args.query_start = View("query_start", query_start);
-  args.source = View("source", source);
-  args.target = View("target", target);
-  Call(cpu::CausalConv1d, args);
+  args.out = call.View("out", out);
+  args.x = call.View("x", x);
+  args.weight = call.View("weight", weight);
+  if (bias.has_value()) args.bias = call.View("bias", *bias);
+  args.state = call.View("state", state);
+  args.query_start = call.View("query_start", query_start);
+  args.source = call.View("source", source);
+  args.target = call.View("target", target);
+  call.Run(cpu::CausalConv1d, nullptr, args);
 }
 
 void SsmScan(const Tensor& out, const Tensor& x, const Tensor& dt, const Tensor& b, const Tensor& c,
              const Tensor& a_log, const Tensor& dt_bias, const Tensor& skip, const Tensor& state,
              const Tensor& query_start, const Tensor& source, const Tensor& target) {
-  const SsmScanArgs args{View("out", out),
-                         View("x", x),
-                         View("dt", dt),
-                         View("b", b),
-                         View("c", c),
-                         View("a_log", a_log),
-                         View("dt_bias", dt_bias),
-                         View("skip", skip),
-                         View("state", state),
-                         View("query_start", query_start),
-                         View("source", source),
-                         View("target", target)};
-  Call(cpu::SsmScan, args);
+  Call call;
+  const SsmScanArgs args{call.View("out", out),
+                         call.View("x", x),
+                         call.View("dt", dt),
+                         call.View("b", b),
+                         call.View("c", c),
+                         call.View("a_log", a_log),
+                         call.View("dt_bias", dt_bias),
+                         call.View("skip", skip),
+                         call.View("state", state),
+                         call.View("query_start", query_start),
+                         call.View("source", source),
+                         call.View("target", target)};
+  call.Run(cpu::SsmScan, nullptr, args);
 }
 
 void GatedRmsNorm(const Tensor& out, const Tensor& x, const Tensor& gate, const Tensor& weight,
                   int64_t groups, float eps) {
-  const GatedRmsNormArgs args{View("out", out),       View("x", x), View("gate", gate),
-                              View("weight", weight), groups,       eps};
-  Call(cpu::GatedRmsNorm, args);
+  Call call;
+  const GatedRmsNormArgs args{call.View("out", out),
+                              call.View("x", x),
+                              call.View("gate", gate),
+                              call.View("weight", weight),
+                              groups,
+                              eps};
+  call.Run(cpu::GatedRmsNorm, nullptr, args);
 }
 
 }  // namespace

@@ -3,22 +3,29 @@
 #include <cstdint>
 
 namespace octavo::bindings {
-namespace {
-
-using nb::dlpack::dltensor;
-constexpr int kCpuDevice = nb::device::cpu::value;
 
 // DLPack's table of C functions, found as an attribute of the tensor's type (DLPack 1.2,
-// DLPackExchangeAPI). Only the one that lends a view is used; the others keep its place.
+// DLPackExchangeAPI). Two are used: one lends a view, one names the stream of a device that the
+// tensors' library works on. The others keep their place.
 struct ExchangeTable {
   uint32_t major, minor;
   ExchangeTable* previous;
   void* allocate;
   void* export_managed;
   void* import_managed;
-  int (*lend)(void* object, dltensor* out);
-  void* current_stream;
+  int (*lend)(void* object, nb::dlpack::dltensor* out);
+  int (*current_stream)(int32_t device_type, int32_t device, void** out);
 };
+
+namespace {
+
+using nb::dlpack::dltensor;
+
+#ifdef OCTAVO_HAS_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
 
 // The table of a type, or null. The last few types are remembered (and kept alive): a process has
 // torch.Tensor and torch.nn.Parameter, and looking an attribute up costs as much as all the rest.
@@ -74,8 +81,15 @@ bool ToDType(nb::dlpack::dtype t, DType* out) {
 
 void Describe(const dltensor& t, Tensor* out) {
   TensorView& v = out->view;
-  if (t.device.device_type != kCpuDevice) {
-    out->fault = "lies on another device: move it to the CPU";
+  out->place = {t.device.device_type, t.device.device_id};
+  if (out->place.cuda() && !kHasCuda) {
+    out->fault =
+        "lies on a CUDA device, and this build of Octavo has no CUDA ops: move it to the CPU, or "
+        "install from source with pip install . -C cmake.define.OCTAVO_CUDA=ON";
+    return;
+  }
+  if (!out->place.cuda() && out->place.type != nb::device::cpu::value) {
+    out->fault = "lies on a device that has no ops: move it to the CPU or a CUDA device";
     return;
   }
   if (!ToDType(t.dtype, &v.dtype)) {
@@ -105,9 +119,10 @@ bool ReadTensor(nb::handle object, Tensor* out) noexcept {
     dltensor lent;
     if (table->lend(object.ptr(), &lent) != 0) {
       PyErr_Clear();
-      out->fault = "is no strided memory (meta or sparse): pass a dense tensor on the CPU";
+      out->fault = "is no strided memory (meta or sparse): pass a dense tensor";
       return true;
     }
+    out->table = table;
     Describe(lent, out);
     return true;
   }
@@ -124,6 +139,34 @@ bool ReadTensor(nb::handle object, Tensor* out) noexcept {
   lent.strides = const_cast<int64_t*>(a.stride_ptr());
   Describe(lent, out);
   return true;
+}
+
+TensorView Call::View(const char* name, const Tensor& t) {
+  if (t.fault != nullptr) throw nb::value_error((std::string(name) + " " + t.fault).c_str());
+  if (first_ == nullptr) {
+    first_ = name;
+    place_ = t.place;
+    table_ = t.table;
+  } else if (!(place_ == t.place)) {
+    throw nb::value_error((std::string(name) + " lies on " + t.place.Name() + ", but " + first_ +
+                           " on " + place_.Name() + ": move them to one device")
+                              .c_str());
+  }
+  return t.view;
+}
+
+cuda::Stream Call::CurrentStream() const {
+  void* stream = nullptr;
+  if (table_ != nullptr && table_->current_stream != nullptr) {
+    if (table_->current_stream(place_.type, place_.index, &stream) == 0) {
+      return static_cast<cuda::Stream>(stream);
+    }
+    PyErr_Clear();
+  }
+  // A torch from before the table existed.
+  const nb::object current =
+      nb::module_::import_("torch.cuda").attr("current_stream")(place_.index);
+  return reinterpret_cast<cuda::Stream>(nb::cast<uintptr_t>(current.attr("cuda_stream")));
 }
 
 }  // namespace octavo::bindings

@@ -1,8 +1,6 @@
 // The CUDA cache write beside the CPU op, byte for byte. Needs a CUDA device; without one every
 // case is skipped.
 // docs/guides/add-a-kernel.md says how to build and run it.
-#include "cache/cache_write.h"
-
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 
 #include "cpu/tensor.h"
 #include "doctest/doctest.h"
+#include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
 namespace {

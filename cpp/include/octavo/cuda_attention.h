@@ -18,13 +18,9 @@
 
 #include <cstdint>
 
-#include "octavo/ops.h"
-
-struct CUstream_st;  // what cudaStream_t points to
+#include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
-
-using Stream = CUstream_st*;
 
 struct AttentionOptions {
   // No row has more query tokens than this; 0 is unknown. A value <= decode_queries leaves the
@@ -57,5 +53,8 @@ Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan
 // before this. Unlike the CPU op it cannot check indices: a block table entry outside the cache is
 // undefined behaviour.
 Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream);
+
+// One layer without a plan, on the plain kernel: for tests and for steps that are too rare to plan.
+Status PagedAttention(const PagedAttentionArgs& a, Stream stream);
 
 }  // namespace octavo::cuda

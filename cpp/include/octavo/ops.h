@@ -74,6 +74,24 @@ struct CacheWriteArgs {
   TensorView slot;   // [N] int64, < B * bs
 };
 
+// What stands between the projections and attention, in one pass and with the bits of rms_norm (of
+// each head of q and k, where weights are given), rope and cache_write one after another. q changes
+// in place, k and v go into their slots. What is left in k is unspecified.
+struct NormRopeCacheArgs {
+  TensorView q;         // [N, Hq, D] of T
+  TensorView k;         // [N, Hk, D] of T
+  TensorView v;         // as k
+  TensorView position;  // [N] int32, in [0, max_pos)
+  TensorView cos_sin;   // [max_pos, R] float32, as in RopeArgs
+  TensorView cache;     // [B, 2, Hk, bs, D] of T
+  TensorView slot;      // [N] int64, < B * bs; a negative one is skipped
+  std::optional<TensorView> q_norm = std::nullopt;  // [D] of T; both or neither
+  std::optional<TensorView> k_norm = std::nullopt;
+  float eps = 1e-6f;
+  float weight_offset = 0.0f;
+  bool interleaved = false;
+};
+
 // Causal attention of each row's newest tokens over its cached keys; prefill, decode and mixed rows
 // in one call. Query i of row r stands at position seq_len[r] - (query_start[r + 1] -
 // query_start[r]) + i. With window w > 0 it sees the keys p with position - w < p <= position.
@@ -109,6 +127,24 @@ struct LinearArgs {
   std::optional<TensorView> bias;  // [N] of T
 };
 
+// A token_id of -1 stands for the token that its row's slot sampled last: it is replaced by
+// last_token[row_slot[row]], or by 0 where that is -1 too (the row failed; what it computes now is
+// dropped, but its embedding must exist).
+struct FillTokensArgs {
+  TensorView token_id;     // [N] int32, in place
+  TensorView query_start;  // [R + 1] int32, from 0, never falling
+  TensorView row_slot;     // [R] int32
+  TensorView last_token;   // [slots] int32
+};
+
+// last_token[row_slot[sample_row[s]]] = token[s]: what FillTokens of the next step takes.
+struct KeepTokensArgs {
+  TensorView last_token;  // [slots] int32, out
+  TensorView token;       // [S] int32
+  TensorView sample_row;  // [S] int32, rows that differ
+  TensorView row_slot;    // [R] int32
+};
+
 // token = the id of the largest logit, the lowest id among equals; -1 for a row that contains NaN.
 struct ArgmaxArgs {
   TensorView token;   // [S] int32, out
@@ -139,10 +175,12 @@ struct SampleArgs {
       bias_start;  // [S + 1] int32: row s owns bias entries [bias_start[s], bias_start[s + 1])
   TensorView bias_token;  // [entries] int32, in [0, V)
   TensorView bias_value;  // [entries] float32, -inf bans
-  TensorView history;  // [S] uint64: host address of the row's int32 tokens (prompt, then output)
+  // Addresses are such as the backend can read: of host memory on the CPU, of device memory on
+  // CUDA.
+  TensorView history;      // [S] uint64: address of the row's int32 tokens (prompt, then output)
   TensorView history_len;  // [S] int32
   TensorView prompt_len;   // [S] int32, <= history_len
-  TensorView mask;  // [S] uint64: 0, or host address of ceil(V / 32) uint32 words, bit 1 = allowed
+  TensorView mask;  // [S] uint64: 0, or address of ceil(V / 32) uint32 words, bit 1 = allowed
 };
 
 // Log-probabilities of raw logits. Column 0 is the given token, columns 1..k the largest logits,
@@ -162,9 +200,12 @@ Status Validate(const AddRmsNormArgs& a);
 Status Validate(const RopeArgs& a);
 Status Validate(const SlotMappingArgs& a);
 Status Validate(const CacheWriteArgs& a);
+Status Validate(const NormRopeCacheArgs& a);
 Status Validate(const PagedAttentionArgs& a);
 Status Validate(const GatedActivationArgs& a);
 Status Validate(const LinearArgs& a);
+Status Validate(const FillTokensArgs& a);
+Status Validate(const KeepTokensArgs& a);
 Status Validate(const ArgmaxArgs& a);
 Status Validate(const SampleArgs& a);
 Status Validate(const LogprobsArgs& a);
@@ -173,7 +214,10 @@ Status Validate(const LogprobsArgs& a);
 Status ValidateIndices(const RopeArgs& a);
 Status ValidateIndices(const SlotMappingArgs& a);
 Status ValidateIndices(const CacheWriteArgs& a);
+Status ValidateIndices(const NormRopeCacheArgs& a);
 Status ValidateIndices(const PagedAttentionArgs& a);
+Status ValidateIndices(const FillTokensArgs& a);
+Status ValidateIndices(const KeepTokensArgs& a);
 Status ValidateIndices(const SampleArgs& a);
 Status ValidateIndices(const LogprobsArgs& a);
 
@@ -184,10 +228,13 @@ Status AddRmsNorm(const AddRmsNormArgs& a);
 Status Rope(const RopeArgs& a);
 Status SlotMapping(const SlotMappingArgs& a);
 Status CacheWrite(const CacheWriteArgs& a);
+Status NormRopeCache(const NormRopeCacheArgs& a);
 Status PagedAttention(const PagedAttentionArgs& a);
 Status SiluMul(const GatedActivationArgs& a);
 Status GeluTanhMul(const GatedActivationArgs& a);
 Status Linear(const LinearArgs& a);
+Status FillTokens(const FillTokensArgs& a);
+Status KeepTokens(const KeepTokensArgs& a);
 Status Argmax(const ArgmaxArgs& a);
 Status Sample(const SampleArgs& a);
 Status Logprobs(const LogprobsArgs& a);

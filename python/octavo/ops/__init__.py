@@ -5,11 +5,16 @@ dim, B blocks, bs tokens in a block; of recurrent layers: C channels, K taps of 
 values, S state size, G groups of heads. ``T`` is float32, bfloat16 or float16, one and the same within a
 call. The last dimension is contiguous, the others may be strided. Every op raises ``ValueError`` with the
 tensor's name for a wrong dtype or shape and for an index out of range, before it touches memory, and
-``TypeError`` for what is no tensor of that device.
+``TypeError`` for what is no tensor.
+
+The device of the tensors decides where an op runs; all of a call have to lie on one. On CUDA an op goes to
+torch's current stream of that device, allocates nothing, does not synchronise and may be captured into a
+graph; there nobody can look at indices first, so a token, row or entry with one out of range is skipped.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
 
 from torch import Tensor
@@ -17,17 +22,24 @@ from torch import Tensor
 import octavo._ops as _ops
 
 __all__ = [
+    "AttentionPlan",
     "add_rms_norm",
     "argmax",
+    "attention_plan_bytes",
     "cache_write",
     "causal_conv1d",
     "gated_rms_norm",
+    "fill_tokens",
     "gelu_tanh_mul",
+    "has_cuda",
     "isa",
+    "keep_tokens",
     "linear",
     "logprobs",
+    "norm_rope_cache",
     "num_threads",
     "paged_attention",
+    "plan_attention",
     "register_backend",
     "rms_norm",
     "rope",
@@ -42,6 +54,8 @@ __all__ = [
 ]
 
 _backends: dict[str, ModuleType] = {"cpu": _ops}
+if _ops.has_cuda():
+    _backends["cuda"] = _ops
 
 
 def register_backend(device_type: str, module: ModuleType) -> None:
@@ -57,6 +71,7 @@ def _backend(tensor: Tensor) -> ModuleType:
     if device not in _backends:
         raise ValueError(
             f"no ops for device {device!r}: this build has {sorted(_backends)}; move the tensors there"
+            + (" or install from source with -C cmake.define.OCTAVO_CUDA=ON" if device == "cuda" else "")
         )
     return _backends[device]
 
@@ -113,6 +128,100 @@ def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:
     _backend(k).cache_write(k, v, cache, slot)
 
 
+def norm_rope_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    cos_sin: Tensor,
+    cache: Tensor,
+    slot: Tensor,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    interleaved: bool = False,
+) -> None:
+    """``rms_norm`` of each head of q and k (with weights ``q_norm`` and ``k_norm`` [D], both or neither),
+    ``rope`` and ``cache_write`` in one pass and with their bits.
+
+    q [N, Hq, D] changes in place; k and v [N, Hk, D] go into ``cache`` at ``slot``; what is left in k is
+    unspecified. Arguments as in those ops.
+    """
+    _backend(q).norm_rope_cache(
+        q, k, v, position, cos_sin, cache, slot, q_norm, k_norm, eps, weight_offset, interleaved
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPlan:
+    """How CUDA attention cuts a step's rows into work, and where that is written down.
+
+    ``memory`` is a row of torch.uint8 on the device, of ``attention_plan_bytes``. Layers of one window, one
+    number of heads and one head dim share a plan; ``plan_attention`` fills it once a step. Up to
+    ``decode_queries`` query tokens a row is a decode row; no row has more than ``max_queries`` (0: unknown).
+    With ``max_queries <= decode_queries`` no prefill kernel is launched. With ``fixed_split`` a row of one
+    query has the same bits in any batch.
+    """
+
+    memory: Tensor
+    max_queries: int = 0
+    decode_queries: int = 1
+    fixed_split: bool = False
+
+
+def attention_plan_bytes(
+    cache: Tensor,
+    tokens: int,
+    rows: int,
+    heads: int,
+    window: int = 0,
+    *,
+    max_queries: int = 0,
+    decode_queries: int = 1,
+    fixed_split: bool = False,
+) -> int:
+    """Bytes of a plan for up to ``tokens`` query tokens of ``heads`` heads in ``rows`` rows; 0 on the CPU.
+
+    Only the shape, dtype and device of ``cache`` [B, 2, Hk, bs, D] count. A plan for more tokens or rows
+    takes at least as much.
+    """
+    return _backend(cache).attention_plan_bytes(  # type: ignore[no-any-return]
+        cache, tokens, rows, heads, window, max_queries, decode_queries, fixed_split
+    )
+
+
+def plan_attention(
+    plan: AttentionPlan,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    tokens: int,
+    heads: int,
+    window: int = 0,
+) -> None:
+    """Fills ``plan`` for the rows of a step, whose q will be [tokens, heads, D]. Does nothing on the CPU.
+
+    The calls of ``paged_attention`` that use the plan take the same rows, shapes and window.
+    """
+    _backend(cache).plan_attention(
+        plan.memory,
+        cache,
+        block_table,
+        row_slot,
+        query_start,
+        seq_len,
+        tokens,
+        heads,
+        window,
+        plan.max_queries,
+        plan.decode_queries,
+        plan.fixed_split,
+    )
+
+
 def paged_attention(
     out: Tensor,
     q: Tensor,
@@ -125,6 +234,7 @@ def paged_attention(
     window: int = 0,
     soft_cap: float = 0.0,
     sinks: Tensor | None = None,
+    plan: AttentionPlan | None = None,
 ) -> None:
     """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
     one call.
@@ -135,10 +245,16 @@ def paged_attention(
     sees the last w keys, itself included. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A
     sink is one more logit without a value. Rows with ``seq_len`` 0 write nothing. A row's result is the same
     bits in any batch and for any number of threads.
+
+    CUDA runs by ``plan``, which ``plan_attention`` filled for these rows; without one it takes a plain
+    kernel, right but slow. The CPU needs none.
     """
-    _backend(q).paged_attention(
-        out, q, cache, block_table, row_slot, query_start, seq_len, scale, window, soft_cap, sinks
-    )
+    rows = (block_table, row_slot, query_start, seq_len)
+    if plan is None:
+        _backend(q).paged_attention(out, q, cache, *rows, scale, window, soft_cap, sinks)
+        return
+    options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
+    _backend(q).paged_attention(out, q, cache, *rows, scale, window, soft_cap, sinks, *options)
 
 
 def silu_mul(out: Tensor, gate_up: Tensor) -> None:
@@ -160,6 +276,23 @@ def linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     number of threads.
     """
     _backend(x).linear(out, x, weight, bias)
+
+
+def fill_tokens(token_id: Tensor, query_start: Tensor, row_slot: Tensor, last_token: Tensor) -> None:
+    """Replaces each -1 in ``token_id`` [N] int32 by what its row's slot sampled last, in place.
+
+    query_start: [R + 1], row_slot: [R], last_token: [slots], all int32. A last token of -1, of a row that
+    failed, becomes 0: what the row computes is dropped, but its embedding must exist.
+    """
+    _backend(token_id).fill_tokens(token_id, query_start, row_slot, last_token)
+
+
+def keep_tokens(last_token: Tensor, token: Tensor, sample_row: Tensor, row_slot: Tensor) -> None:
+    """``last_token[row_slot[sample_row]] = token``: what the next step's ``fill_tokens`` takes.
+
+    last_token: [slots], token and sample_row: [S], row_slot: [R], all int32.
+    """
+    _backend(token).keep_tokens(last_token, token, sample_row, row_slot)
 
 
 def argmax(token: Tensor, logits: Tensor) -> None:
@@ -194,11 +327,11 @@ def sample(
     Order: mask, bias, penalties, argmax if temperature < 1e-5, else temperature, min_p, top_k, top_p and the
     inverse cumulative distribution in token-id order at one uniform number hashed from (seed, sample_index).
     Per sample, [S]: temperature, top_p, min_p, presence, frequency, repetition float32; top_k, history_len,
-    prompt_len int32; seed, history, mask uint64; sample_index int64. ``history`` holds host addresses of
-    int32 tokens (prompt, then output), ``mask`` 0 or host addresses of ceil(V / 32) uint32 words, bit 1 =
-    allowed. Row s owns the entries ``bias_start[s]:bias_start[s + 1]`` (int32) of bias_token (int32) and
-    bias_value (float32; -inf bans). A row that contains NaN, has nothing allowed or carries a parameter out
-    of range gets token -1. A row's token is a function of the row alone.
+    prompt_len int32; seed, history, mask uint64; sample_index int64. ``history`` holds addresses of int32
+    tokens (prompt, then output), ``mask`` 0 or addresses of ceil(V / 32) uint32 words, bit 1 = allowed; both
+    in memory of the tensors' device. Row s owns the entries ``bias_start[s]:bias_start[s + 1]`` (int32) of
+    bias_token (int32) and bias_value (float32; -inf bans). A row that contains NaN, has nothing allowed or
+    carries a parameter out of range gets token -1. A row's token is a function of the row alone.
     """
     _backend(logits).sample(
         token,
@@ -303,6 +436,11 @@ def gated_rms_norm(out: Tensor, x: Tensor, gate: Tensor, weight: Tensor, groups:
     out, x, gate: [N, I] of T (``out`` may be ``x``); weight: [I] of T.
     """
     _backend(x).gated_rms_norm(out, x, gate, weight, groups, eps)
+
+
+def has_cuda() -> bool:
+    """Whether this build has the CUDA ops. Says nothing about a device."""
+    return _ops.has_cuda()
 
 
 def set_num_threads(n: int) -> None:

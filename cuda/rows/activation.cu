@@ -1,0 +1,103 @@
+// silu_mul and gelu_tanh_mul: out = act(gate) * up, gate_up = [gate | up].
+//
+// Shapes: out [N, I], gate_up [N, 2I]. Grid: a thread for each 16 bytes of out (one element where
+// rows are not aligned). Bound by bytes: 3 * N * I elements. Sources: Shazeer, 2020; Hendrycks and
+// Gimpel, 2016 (the tanh form).
+#include "base/ops_check.h"
+#include "common/element.cuh"
+#include "common/launch.h"
+#include "common/ptx.cuh"
+#include "common/rows.h"
+#include "octavo/cuda_ops.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct GateParams {
+  const char* gate_up;
+  char* out;
+  int64_t gate_up_stride;  // bytes
+  int64_t out_stride;
+  int64_t units;  // of all rows
+  int32_t row_units;
+  int32_t n;
+};
+
+struct Silu {
+  __device__ static float Of(float x) { return x / (1.0f + expf(-x)); }
+};
+
+struct GeluTanh {
+  __device__ static float Of(float x) {
+    constexpr float kSqrt2OverPi = 0.7978845608028654f, kCubic = 0.044715f;
+    return 0.5f * x * (1.0f + tanhf(kSqrt2OverPi * (x + kCubic * x * x * x)));
+  }
+};
+
+template <typename T, int kWidth, class Act>
+__global__ void __launch_bounds__(kThreads) GateKernel(const __grid_constant__ GateParams p) {
+  GridDependencyWait();
+  GridDependencyLaunch();
+  const int64_t unit = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (unit >= p.units) return;
+  // 32 bits suffice almost always, and 64-bit division is slow.
+  const int64_t row = p.units <= UINT32_MAX
+                          ? static_cast<uint32_t>(unit) / static_cast<uint32_t>(p.row_units)
+                          : unit / p.row_units;
+  const int64_t at = (unit - row * p.row_units) * kWidth;
+  const T* const gate = reinterpret_cast<const T*>(p.gate_up + row * p.gate_up_stride) + at;
+  float g[kWidth], u[kWidth];
+  LoadElements<T, kWidth>(gate, g);
+  LoadElements<T, kWidth>(gate + p.n, u);
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) g[i] = Act::Of(g[i]) * u[i];
+  StoreElements<T, kWidth>(reinterpret_cast<T*>(p.out + row * p.out_stride) + at, g);
+}
+
+template <typename T, class Act>
+Status LaunchGate(GateParams p, int64_t rows, bool wide, cudaStream_t stream) {
+  p.row_units = wide ? p.n / kWideElements<T> : p.n;
+  p.units = rows * p.row_units;
+  const int64_t grid = (p.units + kThreads - 1) / kThreads;
+  if (grid > INT32_MAX) return InvalidOp("gated activation", "out is too large: cut it by rows");
+  LaunchShape shape;
+  shape.grid = static_cast<unsigned>(grid);
+  shape.threads = kThreads;
+  shape.stream = stream;
+  return wide ? LaunchDependent(GateKernel<T, kWideElements<T>, Act>, shape, p)
+              : LaunchDependent(GateKernel<T, 1, Act>, shape, p);
+}
+
+template <class Act>
+Status Gated(const GatedActivationArgs& a, cudaStream_t stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  if (a.out.num_elements() == 0) return Status::Ok();
+  if (a.out.shape[1] > INT32_MAX) return InvalidOp("gated activation", "out has 2^31 columns");
+  GateParams p{};
+  p.gate_up = a.gate_up.ptr<char>();
+  p.out = a.out.ptr<char>();
+  p.gate_up_stride = StridesOf(a.gate_up).token;
+  p.out_stride = StridesOf(a.out).token;
+  p.n = static_cast<int32_t>(a.out.shape[1]);
+  const bool wide = WideRows(a.out, p.n) && WideRows(a.gate_up, p.n);
+  switch (a.out.dtype) {
+    case DType::kF32:
+      return LaunchGate<float, Act>(p, a.out.shape[0], wide, stream);
+    case DType::kF16:
+      return LaunchGate<__half, Act>(p, a.out.shape[0], wide, stream);
+    default:
+      return LaunchGate<__nv_bfloat16, Act>(p, a.out.shape[0], wide, stream);
+  }
+}
+
+}  // namespace
+
+Status SiluMul(const GatedActivationArgs& a, Stream stream) { return Gated<Silu>(a, stream); }
+
+Status GeluTanhMul(const GatedActivationArgs& a, Stream stream) {
+  return Gated<GeluTanh>(a, stream);
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,217 @@
+// norm_rope_cache: rms_norm of each head of q and k, rope, and cache_write in one pass, with the
+// bits of the three one after another.
+//
+// Shapes: q [N, Hq, D], k and v [N, Hk, D], cache [B, 2, Hk, bs, D], slot [N]. Grid: a warp for
+// each head of q, k and v of a token. A warp stages its head in shared memory, because the partner
+// of an element belongs to another lane. A position outside the table leaves the head unturned, a
+// slot outside the cache writes nothing. Bound by bytes: q, k and v read once, q and the cache
+// written once. Sources: those of rms_norm and rope.
+#include "base/ops_check.h"
+#include "common/launch.h"
+#include "common/rows.h"
+#include "octavo/cuda_ops.h"
+#include "rows/norm.cuh"
+#include "rows/rotate.cuh"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kMaxHeadDim = 512;
+static_assert(kMaxHeadDim <= kWarpRow, "a head's norm adds in the order of rms_norm");
+
+struct CachePlace {
+  char* cache;
+  int64_t block_stride, value_stride, head_stride, place_stride;  // bytes
+  int64_t slots;
+  int32_t block_size;
+};
+
+struct Params {
+  char* q;
+  const char* k;
+  const char* v;
+  RowStrides q_stride, k_stride, v_stride;
+  const char* q_norm;  // null: no norms
+  const char* k_norm;
+  const int32_t* position;
+  const int64_t* slot;
+  RotaryTable table;
+  CachePlace place;
+  int64_t heads;  // of all tokens, q, k and v
+  int32_t token_heads;
+  int32_t q_heads;
+  int32_t kv_heads;
+  int32_t head_dim;
+  float eps;
+  float offset;
+};
+
+// The address of a token's K of a head in the cache, or null.
+__device__ __forceinline__ char* SlotAddress(const CachePlace& c, int64_t slot, int head) {
+  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(c.slots)) return nullptr;
+  const int64_t block = slot / c.block_size, within = slot - block * c.block_size;
+  return c.cache + block * c.block_stride + head * c.head_stride + within * c.place_stride;
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void CopyHead(const char* from, char* to, int head_dim) {
+  float x[kWidth];
+  for (int i = threadIdx.x % kWarpSize * kWidth; i < head_dim; i += kWarpSize * kWidth) {
+    LoadElements<T, kWidth>(reinterpret_cast<const T*>(from) + i, x);
+    StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
+  }
+}
+
+// Loads a head, norms it where there is a weight, and leaves it in `staged`.
+template <typename T, int kWidth>
+__device__ __forceinline__ void StageHead(const Params& p, const char* from, const char* weight,
+                                          float* staged) {
+  const T* const x = reinterpret_cast<const T*>(from);
+  const int first = threadIdx.x % kWarpSize * kWidth, step = kWarpSize * kWidth;
+  float sum = 0.0f;
+  for (int i = first; i < p.head_dim; i += step) {
+    float a[kWidth];
+    LoadElements<T, kWidth>(x + i, a);
+    sum = AddSquares(sum, a);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) staged[i + j] = a[j];
+  }
+  if (weight != nullptr) {
+    const float inverse = InverseRms(SumOfWarp(sum), p.head_dim, p.eps);
+    for (int i = first; i < p.head_dim; i += step) {
+      float w[kWidth];
+      LoadElements<T, kWidth>(reinterpret_cast<const T*>(weight) + i, w);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) {
+        // rms_norm stores T, and rope begins with that.
+        staged[i + j] = Rounded<T>(staged[i + j] * inverse * (w[j] + p.offset));
+      }
+    }
+  }
+  __syncwarp();
+}
+
+// Turns a staged head in place.
+__device__ __forceinline__ void TurnHead(const RotaryTable& table, const float* cos,
+                                         float* staged) {
+  if (cos == nullptr) return;
+  for (int i = threadIdx.x % kWarpSize; i < table.half; i += kWarpSize) {
+    const PairPlace at = PlaceOfPair(i, table.half, table.interleaved);
+    Rotate(staged[at.first], staged[at.second], cos[i], cos[i + table.half], &staged[at.first],
+           &staged[at.second]);
+  }
+  __syncwarp();
+}
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kWarps* kWarpSize, 4)
+    NormRopeCacheKernel(const __grid_constant__ Params p) {
+  __shared__ float shared[kWarps][kMaxHeadDim];
+  GridDependencyWait();
+  GridDependencyLaunch();
+  const int warp = threadIdx.x / kWarpSize;
+  const int64_t number = int64_t{blockIdx.x} * kWarps + warp;
+  if (number >= p.heads) return;
+  const int64_t token = number / p.token_heads;
+  int head = static_cast<int>(number - token * p.token_heads);
+  const bool is_q = head < p.q_heads;
+  head -= is_q ? 0 : p.q_heads;
+  const bool is_v = !is_q && head >= p.kv_heads;
+  head -= is_v ? p.kv_heads : 0;
+  char* const q = p.q + token * p.q_stride.token + head * p.q_stride.head;
+  char* to = q;
+  if (!is_q) {
+    to = SlotAddress(p.place, p.slot[token], head);
+    if (to == nullptr) return;
+  }
+  if (is_v) {
+    CopyHead<T, kWidth>(p.v + token * p.v_stride.token + head * p.v_stride.head,
+                        to + p.place.value_stride, p.head_dim);
+    return;
+  }
+  float* const staged = shared[warp];
+  StageHead<T, kWidth>(p, is_q ? q : p.k + token * p.k_stride.token + head * p.k_stride.head,
+                       is_q ? p.q_norm : p.k_norm, staged);
+  TurnHead(p.table, p.table.Of(p.position[token]), staged);
+  for (int i = threadIdx.x % kWarpSize * kWidth; i < p.head_dim; i += kWarpSize * kWidth) {
+    float x[kWidth];
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) x[j] = staged[i + j];
+    StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
+  }
+}
+
+Params MakeParams(const NormRopeCacheArgs& a) {
+  const int64_t size = DTypeSize(a.q.dtype);
+  Params p{};
+  p.q = a.q.ptr<char>();
+  p.k = a.k.ptr<char>();
+  p.v = a.v.ptr<char>();
+  p.q_stride = StridesOf(a.q);
+  p.k_stride = StridesOf(a.k);
+  p.v_stride = StridesOf(a.v);
+  p.q_norm = a.q_norm.has_value() ? a.q_norm->ptr<char>() : nullptr;
+  p.k_norm = a.k_norm.has_value() ? a.k_norm->ptr<char>() : nullptr;
+  p.position = a.position.ptr<int32_t>();
+  p.slot = a.slot.ptr<int64_t>();
+  p.table = {a.cos_sin.ptr<float>(), a.cos_sin.stride[0], a.cos_sin.shape[0],
+             static_cast<int32_t>(a.cos_sin.shape[1] / 2), a.interleaved};
+  const int64_t* stride = a.cache.stride;
+  p.place = {a.cache.ptr<char>(),
+             stride[0] * size,
+             stride[1] * size,
+             stride[2] * size,
+             stride[3] * size,
+             a.cache.shape[0] * a.cache.shape[3],
+             static_cast<int32_t>(a.cache.shape[3])};
+  p.q_heads = static_cast<int32_t>(a.q.shape[1]);
+  p.kv_heads = static_cast<int32_t>(a.k.shape[1]);
+  p.token_heads = p.q_heads + 2 * p.kv_heads;
+  p.heads = a.q.shape[0] * p.token_heads;
+  p.head_dim = static_cast<int32_t>(a.q.shape[2]);
+  p.eps = a.eps;
+  p.offset = a.weight_offset;
+  return p;
+}
+
+template <typename T>
+Status LaunchOf(const Params& p, bool wide, const LaunchShape& shape) {
+  return wide ? LaunchDependent(NormRopeCacheKernel<T, kWideElements<T>>, shape, p)
+              : LaunchDependent(NormRopeCacheKernel<T, 1>, shape, p);
+}
+
+bool Wide(const NormRopeCacheArgs& a) {
+  const int64_t d = a.q.shape[2];
+  bool wide = WideRows(a.q, d) && WideRows(a.k, d) && WideRows(a.v, d) && WideRows(a.cache, d);
+  if (a.q_norm.has_value()) wide = wide && WideRows(*a.q_norm, d) && WideRows(*a.k_norm, d);
+  return wide;
+}
+
+}  // namespace
+
+Status NormRopeCache(const NormRopeCacheArgs& a, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  const char* op = "norm_rope_cache";
+  const Params p = MakeParams(a);
+  if (p.heads == 0 || p.head_dim == 0) return Status::Ok();
+  if (p.head_dim > kMaxHeadDim) return InvalidOp(op, "the head dim is above 512");
+  if (a.cache.shape[3] > INT32_MAX) return InvalidOp(op, "a block has 2^31 tokens or more");
+  const int64_t grid = (p.heads + kWarps - 1) / kWarps;
+  if (grid > INT32_MAX) return InvalidOp(op, "q has too many tokens: cut it");
+  LaunchShape shape;
+  shape.grid = static_cast<unsigned>(grid);
+  shape.threads = kWarps * kWarpSize;
+  shape.stream = stream;
+  const bool wide = Wide(a);
+  switch (a.q.dtype) {
+    case DType::kF32:
+      return LaunchOf<float>(p, wide, shape);
+    case DType::kF16:
+      return LaunchOf<__half>(p, wide, shape);
+    default:
+      return LaunchOf<__nv_bfloat16>(p, wide, shape);
+  }
+}
+
+}  // namespace octavo::cuda

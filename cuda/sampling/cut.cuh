@@ -1,0 +1,202 @@
+// The cut of a row: the smallest set of its largest elements that reaches a count and a mass.
+//
+// Elements are unsigned keys; 0 is no element. Where mass counts, the key is the bits of a positive
+// float and its mass that float. The search descends 11, 11 and 10 bits at a time: each level
+// counts the undecided elements in bins and keeps the one bin in which the goal is reached. It
+// stops early when so few elements are left that they can be sorted. All elements of a bin share
+// their exponent, so a bin's mass is an exact sum of integer mantissas, in two halves of 12 bits:
+// whatever the order of the additions, the result is the same.
+#pragma once
+
+#include "sampling/row.cuh"
+
+namespace octavo::cuda {
+
+inline constexpr int kBins = 2048;
+inline constexpr int kLevels = 3;
+inline constexpr int kGathered = 2048;  // elements that are sorted in shared memory
+static_assert(kBins == 2 * kRowThreads && kGathered == 2 * kRowThreads, "a thread owns two");
+
+struct BinScratch {
+  uint32_t count[kBins];
+  uint32_t low[kBins];  // sums of the mantissas' low and high 12 bits
+  uint32_t high[kBins];
+  ScanScratch scan;
+  int bin;       // the topmost in which the goal is reached, -1: none
+  int last_bin;  // the lowest that holds anything
+  CountAndMass above;
+  int in_bin;
+};
+
+// Keeps the keys >= low, and among those equal to low only the tokens below tie_end.
+struct Cut {
+  uint32_t low = 1;
+  int tie_end = kMaxVocab;
+  bool exact = true;   // else some that are kept lie beyond the cut: sort them
+  double total = 0.0;  // mass of all elements, where mass counts
+
+  __device__ __forceinline__ bool Keeps(uint32_t key, int i) const {
+    return key > low || (key == low && i < tie_end);
+  }
+};
+
+__device__ __forceinline__ int LevelShift(int level) {
+  return level == 0 ? 21 : level == 1 ? 10 : 0;
+}
+
+__device__ __forceinline__ double MassOfBin(const BinScratch& s, int bin, uint32_t first_key) {
+  constexpr int kMantissaBits = 23, kBias = 150;  // value = mantissa * 2^(exponent - 150)
+  const int exponent = static_cast<int>(first_key >> kMantissaBits);
+  const double mantissas = 4096.0 * s.high[bin] + s.low[bin];
+  return ldexp(mantissas, (exponent == 0 ? 1 : exponent) - kBias);
+}
+
+__device__ __forceinline__ void AddToBin(BinScratch* s, int bin, uint32_t key, bool mass) {
+  atomicAdd(&s->count[bin], 1u);
+  if (!mass) return;
+  const uint32_t mantissa = (key & 0x7fffffu) | (key >> 23 == 0 ? 0u : 0x800000u);
+  atomicAdd(&s->low[bin], mantissa & 4095u);
+  atomicAdd(&s->high[bin], mantissa >> 12);
+}
+
+// Counts the elements whose higher bits are `prefix` into the bins of a level. for_each(f) calls
+// f(index, key).
+template <class ForEachKey>
+__device__ void FillBins(ForEachKey for_each, int level, uint32_t prefix, bool mass,
+                         BinScratch* s) {
+  for (int b = threadIdx.x; b < kBins; b += kRowThreads) {
+    s->count[b] = 0;
+    s->low[b] = 0;
+    s->high[b] = 0;
+  }
+  if (threadIdx.x == 0) {
+    s->bin = -1;
+    s->last_bin = kBins;
+  }
+  __syncthreads();
+  const int shift = LevelShift(level);
+  const uint32_t mask = level == kLevels - 1 ? 1023u : 2047u;
+  for_each([&](int, uint32_t key) {
+    if (key == 0) return;
+    if (level > 0 && key >> LevelShift(level - 1) != prefix) return;
+    AddToBin(s, static_cast<int>((key >> shift) & mask), key, mass);
+  });
+  __syncthreads();
+}
+
+// Finds the bin, from the top, in which count and mass are reached, `above` being kept already; the
+// lowest where rounding leaves them unreached. A fraction >= 0 makes the mass that part of the
+// total, which level 0 finds. Returns false where there is no element.
+__device__ inline bool FindBin(int level, uint32_t prefix, int count, double fraction,
+                               CountAndMass above, double* total, BinScratch* s) {
+  const int bits = level == kLevels - 1 ? 10 : 11;
+  CountAndMass mine[2];
+  int bin[2];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    bin[j] = kBins - 1 - (2 * static_cast<int>(threadIdx.x) + j);
+    mine[j].count = static_cast<int>(s->count[bin[j]]);
+    const uint32_t key = (prefix << bits | static_cast<uint32_t>(bin[j])) << LevelShift(level);
+    if (fraction >= 0.0 && mine[j].count > 0) mine[j].mass = MassOfBin(*s, bin[j], key);
+  }
+  CountAndMass all;
+  const CountAndMass before = above + SumBefore(mine[0] + mine[1], &s->scan, &all);
+  if (level == 0) *total = all.mass;
+  const double mass = fraction >= 0.0 ? fraction * *total : 0.0;
+  const CountAndMass after[2] = {before + mine[0], before + mine[0] + mine[1]};
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    if (mine[j].count == 0) continue;
+    if (after[j].count >= count && after[j].mass >= mass) atomicMax(&s->bin, bin[j]);
+    atomicMin(&s->last_bin, bin[j]);
+  }
+  __syncthreads();
+  const int found = s->bin >= 0 ? s->bin : s->last_bin;
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    if (bin[j] != found) continue;
+    s->above = j == 0 ? before : after[0];
+    s->in_bin = mine[j].count;
+  }
+  __syncthreads();
+  return found < kBins;
+}
+
+// The cut at which at least `count` elements and, with a fraction >= 0, that part of the whole mass
+// are kept. REQUIRES: count >= 1. At most kGathered elements are left where it is not exact.
+template <class ForEachKey, class KeyOf>
+__device__ Cut FindCut(ForEachKey for_each, KeyOf key_of, int n, int count, double fraction,
+                       BinScratch* bins, PickScratch* pick) {
+  Cut cut;
+  CountAndMass above;
+  uint32_t prefix = 0;
+  for (int level = 0; level < kLevels; ++level) {
+    FillBins(for_each, level, prefix, fraction >= 0.0, bins);
+    if (!FindBin(level, prefix, count, fraction, above, &cut.total, bins)) return cut;
+    const int found = bins->bin >= 0 ? bins->bin : bins->last_bin;
+    above = bins->above;
+    prefix = prefix << (level == kLevels - 1 ? 10 : 11) | static_cast<uint32_t>(found);
+    cut.low = prefix << LevelShift(level);
+    const int left = above.count + bins->in_bin;
+    __syncthreads();
+    if (left <= kGathered) {
+      cut.exact = false;
+      return cut;
+    }
+  }
+  // One value is left, and too many have it: how many of them, and which token is the first beyond.
+  double need = count - above.count;
+  if (fraction >= 0.0) {
+    const double missing = fraction * cut.total - above.mass;
+    need = fmax(need, ceil(missing / static_cast<double>(__uint_as_float(cut.low))));
+  }
+  const uint32_t low = cut.low;
+  cut.tie_end = 1 + PickInOrder(
+                        n, [&](int i) { return key_of(i) == low ? 1.0 : 0.0; },
+                        [&](double) { return need - 0.5; }, pick);
+  return cut;
+}
+
+// Gathers the elements at or above `low` that pass, at most kGathered, in no order; returns how
+// many. gathered[i] = key and ~index, so that falling order is that of values, then of indices.
+template <class ForEachKey>
+__device__ int Gather(ForEachKey for_each, uint32_t low, unsigned long long* gathered,
+                      int* counter) {
+  if (threadIdx.x == 0) *counter = 0;
+  __syncthreads();
+  for_each([&](int i, uint32_t key) {
+    if (key == 0 || key < low) return;
+    const int at = atomicAdd(counter, 1);
+    if (at < kGathered) {
+      gathered[at] = static_cast<unsigned long long>(key) << 32 | static_cast<uint32_t>(~i);
+    }
+  });
+  __syncthreads();
+  return Min(*counter, kGathered);
+}
+
+// Sorts n <= kGathered words, falling; what lies behind them up to the next power of two is
+// overwritten with 0. Bitonic: Batcher, 1968.
+__device__ inline void SortFalling(unsigned long long* words, int n) {
+  int size = 2;
+  while (size < n) size *= 2;
+  for (int i = n + static_cast<int>(threadIdx.x); i < size; i += kRowThreads) words[i] = 0;
+  for (int block = 2; block <= size; block *= 2) {
+    for (int step = block / 2; step > 0; step /= 2) {
+      __syncthreads();
+      const int t = static_cast<int>(threadIdx.x);
+      if (t < size / 2) {
+        const int i = 2 * t - t % step, j = i + step;
+        const unsigned long long a = words[i], b = words[j];
+        const bool falling = (i & block) == 0;
+        if (falling ? a < b : a > b) {
+          words[i] = b;
+          words[j] = a;
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace octavo::cuda

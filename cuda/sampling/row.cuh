@@ -1,0 +1,213 @@
+// One CTA looks at one row of logits: loops over the row, sums over the CTA, a pick in token order.
+//
+// Everything is deterministic: sums run in an order that depends on the row's length alone.
+#pragma once
+
+#include <cmath>
+
+#include "common/host_device.h"
+#include "common/ptx.cuh"
+
+namespace octavo::cuda {
+
+inline constexpr int kRowThreads = 1024;
+inline constexpr int kRowWarps = kRowThreads / kWarpSize;
+static_assert(kRowWarps <= kWarpSize, "one warp scans the warps' sums");
+
+inline constexpr int kMaxVocab = 1 << 20;  // sums of 12-bit parts of mantissas fit 32 bits
+inline constexpr int kChunks = 2 * kRowThreads;
+
+// Calls f(index, value) for every element, kAhead loaded before they are used. kWidth floats an
+// access: 4 where the row is aligned to 16 bytes.
+template <int kWidth, int kAhead, class F>
+__device__ __forceinline__ void ForEach(const float* x, int n, F f) {
+  constexpr int kBatch = kAhead / kWidth;
+  static_assert(kAhead % kWidth == 0);
+  struct alignas(kWidth * sizeof(float)) Loaded {
+    float value[kWidth];
+  };
+  constexpr int kStep = kRowThreads * kWidth;
+  int i = static_cast<int>(threadIdx.x) * kWidth;
+  for (; i + (kBatch - 1) * kStep + kWidth <= n; i += kBatch * kStep) {
+    Loaded loaded[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      loaded[b] = *reinterpret_cast<const Loaded*>(x + i + b * kStep);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) f(i + b * kStep + j, loaded[b].value[j]);
+    }
+  }
+  for (; i < n; i += kStep) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      if (i + j < n) f(i + j, x[i + j]);
+    }
+  }
+}
+
+// Floats in the order of unsigned integers; both zeros are one.
+__device__ __forceinline__ uint32_t OrderedBits(float x) {
+  const uint32_t bits = __float_as_uint(x + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+struct CountAndMass {
+  int count = 0;
+  double mass = 0.0;
+
+  __device__ __forceinline__ CountAndMass operator+(const CountAndMass& o) const {
+    return {count + o.count, mass + o.mass};
+  }
+};
+
+__device__ __forceinline__ CountAndMass ShuffleUp(const CountAndMass& s, int step) {
+  return {__shfl_up_sync(kFullWarp, s.count, step), __shfl_up_sync(kFullWarp, s.mass, step)};
+}
+
+__device__ __forceinline__ CountAndMass ScanWarp(CountAndMass value) {
+  const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+  for (int step = 1; step < kWarpSize; step *= 2) {
+    const CountAndMass other = ShuffleUp(value, step);
+    if (lane >= step) value = other + value;
+  }
+  return value;
+}
+
+struct ScanScratch {
+  CountAndMass warps[kRowWarps];
+};
+
+// The sum over the threads before this one, and over all of them. Barriers at both ends: scratch
+// may be used again at once.
+__device__ inline CountAndMass SumBefore(CountAndMass value, ScanScratch* scratch,
+                                         CountAndMass* total) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const CountAndMass inclusive = ScanWarp(value);
+  __syncthreads();
+  if (lane == kWarpSize - 1) scratch->warps[warp] = inclusive;
+  __syncthreads();
+  if (warp == 0) {
+    const CountAndMass sum = ScanWarp(lane < kRowWarps ? scratch->warps[lane] : CountAndMass{});
+    __syncwarp();
+    if (lane < kRowWarps) scratch->warps[lane] = sum;
+  }
+  __syncthreads();
+  *total = scratch->warps[kRowWarps - 1];
+  CountAndMass before = ShuffleUp(inclusive, 1);
+  if (lane == 0) before = {};
+  return warp == 0 ? before : scratch->warps[warp - 1] + before;
+}
+
+// The largest value of `key` over the CTA, in every thread.
+__device__ inline unsigned long long LargestOfCta(unsigned long long key,
+                                                  unsigned long long* scratch) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const auto of_warp = [](unsigned long long k) {
+#pragma unroll
+    for (int step = kWarpSize / 2; step > 0; step /= 2) {
+      const unsigned long long other = __shfl_xor_sync(kFullWarp, k, step);
+      k = other > k ? other : k;
+    }
+    return k;
+  };
+  key = of_warp(key);
+  if (lane == 0) scratch[warp] = key;
+  __syncthreads();
+  return of_warp(lane < kRowWarps ? scratch[lane] : 0);
+}
+
+// The largest logit and the lowest id that has it. `nan`: the row is broken.
+struct Largest {
+  float value;
+  int id;
+  bool nan;
+};
+
+// A key that is larger for a larger logit and, among equals, for a lower id.
+__device__ __forceinline__ unsigned long long LargestKey(float x, int id) {
+  return static_cast<unsigned long long>(OrderedBits(x)) << 32 | static_cast<uint32_t>(~id);
+}
+
+// From the keys of all threads. Has a barrier.
+__device__ inline Largest FindLargest(const float* x, unsigned long long key, bool nan,
+                                      unsigned long long* scratch) {
+  Largest found;
+  found.nan = __syncthreads_or(nan) != 0;
+  key = LargestOfCta(key, scratch);
+  found.id = static_cast<int>(~static_cast<uint32_t>(key));
+  found.value = key == 0 ? 0.0f : x[found.id];
+  return found;
+}
+
+struct PickScratch {
+  double sums[kChunks];
+  ScanScratch scan;
+  int chunk;
+  int last;
+  double before;
+  int picked;
+};
+
+// Tokens of one of kChunks neighbouring chunks of a row.
+__device__ __forceinline__ int ChunkOf(int n) {
+  const int even = (n + kChunks - 1) / kChunks;
+  return (even + kWarpSize - 1) / kWarpSize * kWarpSize;
+}
+
+// The first token at which the running sum of weight(i) exceeds the goal: goal(total). Where
+// rounding leaves the goal beyond them all, the last token with a weight. 0 if none has one.
+template <class Weight, class Goal>
+__device__ int PickInOrder(int n, Weight weight, Goal goal, PickScratch* s) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int size = ChunkOf(n);
+  for (int c = warp; c < kChunks; c += kRowWarps) {
+    double sum = 0.0;
+    for (int i = c * size + lane; i < Min(n, (c + 1) * size); i += kWarpSize) sum += weight(i);
+#pragma unroll
+    for (int step = kWarpSize / 2; step > 0; step /= 2) {
+      sum += __shfl_xor_sync(kFullWarp, sum, step);
+    }
+    if (lane == 0) s->sums[c] = sum;
+  }
+  if (threadIdx.x == 0) {
+    s->chunk = kChunks;
+    s->last = -1;
+    s->picked = 0;
+  }
+  __syncthreads();
+  const int first = 2 * static_cast<int>(threadIdx.x);
+  const double a = s->sums[first], b = s->sums[first + 1];
+  CountAndMass total;
+  const CountAndMass before = SumBefore({0, a + b}, &s->scan, &total);
+  const double wanted = goal(total.mass);
+  if (a > 0.0 && before.mass + a > wanted) atomicMin(&s->chunk, first);
+  if (b > 0.0 && before.mass + (a + b) > wanted) atomicMin(&s->chunk, first + 1);
+  if (a > 0.0 || b > 0.0) atomicMax(&s->last, b > 0.0 ? first + 1 : first);
+  __syncthreads();
+  const int chunk = s->chunk < kChunks ? s->chunk : s->last;
+  if (chunk >= 0 && chunk / 2 == static_cast<int>(threadIdx.x)) {
+    s->before = before.mass + (chunk % 2 == 0 ? 0.0 : a);
+  }
+  __syncthreads();
+  if (warp == 0 && chunk >= 0) {
+    double running = s->before;
+    for (int i = chunk * size; i < Min(n, (chunk + 1) * size); i += kWarpSize) {
+      const int mine = i + lane;
+      const double w = mine < n ? weight(mine) : 0.0;
+      const CountAndMass sum = ScanWarp({0, w});
+      const unsigned live = __ballot_sync(kFullWarp, w > 0.0);
+      const unsigned past = __ballot_sync(kFullWarp, w > 0.0 && running + sum.mass > wanted);
+      if (lane == 0 && live != 0) s->picked = i + (past != 0 ? __ffs(past) - 1 : 31 - __clz(live));
+      if (past != 0) break;
+      running += __shfl_sync(kFullWarp, sum.mass, kWarpSize - 1);
+    }
+  }
+  __syncthreads();
+  return s->picked;
+}
+
+}  // namespace octavo::cuda

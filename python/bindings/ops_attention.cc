@@ -1,0 +1,143 @@
+// Paged attention of octavo._ops, and the plan that its CUDA kernels work by.
+#include <nanobind/stl/optional.h>
+
+#include "octavo/cuda_attention.h"
+#include "octavo/ops.h"
+#include "ops_views.h"
+
+namespace octavo::bindings {
+namespace {
+
+// What a plan is made for, beside its rows.
+struct PlanOptions {
+  int64_t max_queries;
+  int64_t decode_queries;
+  bool fixed_split;
+
+  cuda::AttentionOptions Options() const {
+    cuda::AttentionOptions o;
+    o.max_queries = max_queries;
+    o.decode_queries = decode_queries;
+    o.fixed_split = fixed_split;
+    return o;
+  }
+};
+
+cuda::AttentionPlan PlanOf(const TensorView& memory, const PlanOptions& options) {
+  if (memory.dtype != DType::kU8 || memory.rank != 1 || !memory.last_dim_contiguous()) {
+    throw nb::value_error("plan is no contiguous row of bytes: make it with torch.uint8");
+  }
+  return {memory.data, memory.shape[0], options.Options()};
+}
+
+// The arguments of a call for `tokens` tokens of `heads` heads, of which only the shapes count: q
+// need not exist yet when a step is planned.
+PagedAttentionArgs ShapesOf(const TensorView& cache, int64_t tokens, int64_t heads,
+                            int64_t window) {
+  if (cache.rank != 5) throw nb::value_error("cache has to be [B, 2, Hk, bs, D]");
+  PagedAttentionArgs a;
+  a.q = TensorView::Dense(cache.data, cache.dtype, {tokens, heads, cache.shape[4]});
+  a.out = a.q;
+  a.cache = cache;
+  a.window = window;
+  return a;
+}
+
+int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, int64_t heads,
+                           int64_t window, int64_t max_queries, int64_t decode_queries,
+                           bool fixed_split) {
+  Call call;
+  PagedAttentionArgs a = ShapesOf(call.View("cache", cache), tokens, heads, window);
+  if (!call.cuda()) return 0;
+  a.row_slot = TensorView::Dense(nullptr, DType::kI32, {rows});
+  a.seq_len = a.row_slot;
+  a.query_start = TensorView::Dense(nullptr, DType::kI32, {rows + 1});
+  a.block_table = TensorView::Dense(nullptr, DType::kI32, {1, 1});
+  int64_t bytes = 0;
+  call.RunCuda([&]([[maybe_unused]] cuda::Stream stream) {
+#ifdef OCTAVO_HAS_CUDA
+    const PlanOptions options{max_queries, decode_queries, fixed_split};
+    const Result<int64_t> need = cuda::AttentionPlanBytes(a, options.Options());
+    if (!need.ok()) return need.status();
+    bytes = need.value();
+#else
+    static_cast<void>(max_queries + decode_queries + fixed_split);
+#endif
+    return Status::Ok();
+  });
+  return bytes;
+}
+
+void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_table,
+                   const Tensor& row_slot, const Tensor& query_start, const Tensor& seq_len,
+                   int64_t tokens, int64_t heads, int64_t window, int64_t max_queries,
+                   int64_t decode_queries, bool fixed_split) {
+  Call call;
+  PagedAttentionArgs a = ShapesOf(call.View("cache", cache), tokens, heads, window);
+  a.block_table = call.View("block_table", block_table);
+  a.row_slot = call.View("row_slot", row_slot);
+  a.query_start = call.View("query_start", query_start);
+  a.seq_len = call.View("seq_len", seq_len);
+  [[maybe_unused]] const cuda::AttentionPlan p =
+      PlanOf(call.View("plan", plan), {max_queries, decode_queries, fixed_split});
+  if (!call.cuda()) return;
+  call.RunCuda([&]([[maybe_unused]] cuda::Stream stream) {
+#ifdef OCTAVO_HAS_CUDA
+    return cuda::PlanPagedAttention(a, p, stream);
+#else
+    return Status::Ok();
+#endif
+  });
+}
+
+void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
+                    const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
+                    const Tensor& seq_len, float scale, int64_t window, float soft_cap,
+                    const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
+                    int64_t max_queries, int64_t decode_queries, bool fixed_split) {
+  Call call;
+  PagedAttentionArgs args;
+  args.out = call.View("out", out);
+  args.q = call.View("q", q);
+  args.cache = call.View("cache", cache);
+  args.block_table = call.View("block_table", block_table);
+  args.row_slot = call.View("row_slot", row_slot);
+  args.query_start = call.View("query_start", query_start);
+  args.seq_len = call.View("seq_len", seq_len);
+  args.scale = scale;
+  args.window = window;
+  args.soft_cap = soft_cap;
+  args.sinks = call.View("sinks", sinks);
+#ifdef OCTAVO_HAS_CUDA
+  if (call.cuda() && plan.has_value()) {
+    const cuda::AttentionPlan p =
+        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split});
+    call.RunCuda([&](cuda::Stream stream) { return cuda::PagedAttention(args, p, stream); });
+    return;
+  }
+#else
+  static_cast<void>(plan);
+  static_cast<void>(max_queries + decode_queries + fixed_split);
+#endif
+  call.Run(cpu::PagedAttention, OCTAVO_CUDA_OP(PagedAttention), args);
+}
+
+}  // namespace
+
+void BindAttention(nb::module_& m) {
+  const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
+  m.def("attention_plan_bytes", &AttentionPlanBytes, arg("cache"), nb::arg("tokens"),
+        nb::arg("rows"), nb::arg("heads"), nb::arg("window") = 0, nb::arg("max_queries") = 0,
+        nb::arg("decode_queries") = 1, nb::arg("fixed_split") = false);
+  m.def("plan_attention", &PlanAttention, arg("plan"), arg("cache"), arg("block_table"),
+        arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("tokens"), nb::arg("heads"),
+        nb::arg("window") = 0, nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
+        nb::arg("fixed_split") = false);
+  m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
+        arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
+        nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
+        arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
+        nb::arg("fixed_split") = false);
+}
+
+}  // namespace octavo::bindings
