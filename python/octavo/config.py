@@ -148,18 +148,25 @@ class LoadConfig:
 class CacheConfig:
     """The KV pool. At most one of the three sizes may be given."""
 
-    block_size: int = 16  # tokens of a block
+    block_size: int | None = None  # tokens of a block
     enable_prefix_caching: bool = True
+    mamba_cache_interval: int = (
+        0  # tokens between cached states and windows of a prefix; 0: at its end; -1: all
+    )
     gpu_memory_utilization: float | None = None  # share of the memory available that Octavo may use
     kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
     kv_events_config: Mapping[str, Any] | None = None  # where to publish what the prefix cache holds
 
     def __post_init__(self) -> None:
-        size = _in_range("block_size", self.block_size, 1, MAX_BLOCK_SIZE)
-        if size & (size - 1):
-            raise invalid("block_size", size, f"use a power of two up to {MAX_BLOCK_SIZE}, for example 16")
+        if self.block_size is not None:
+            size = _in_range("block_size", self.block_size, 1, MAX_BLOCK_SIZE)
+            if size & (size - 1):
+                raise invalid(
+                    "block_size", size, f"use a power of two up to {MAX_BLOCK_SIZE}, for example 16"
+                )
         _flag("enable_prefix_caching", self.enable_prefix_caching)
+        _in_range("mamba_cache_interval", self.mamba_cache_interval, -1, _INT32_MAX)
         share = self.gpu_memory_utilization
         if share is not None and not (_is_number(share) and 0 < share <= 1):
             raise invalid("gpu_memory_utilization", share, "use a share of memory above 0 and at most 1")

@@ -19,9 +19,18 @@ from octavo.hf.architectures import ARCHITECTURES, Architecture
 from octavo.hf.reader import MAX_LENGTH, Reader, read_json
 from octavo.hf.rope import RopeSpec, ropes
 from octavo.hf.spec import ModelSpec
+from octavo.hf.state import StateSpec, state_spec
 from octavo.hf.windows import layer_windows
 
-__all__ = ["ARCHITECTURES", "Architecture", "ModelSpec", "RopeSpec", "load_model_spec", "read_json"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ModelSpec",
+    "RopeSpec",
+    "StateSpec",
+    "load_model_spec",
+    "read_json",
+]
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
@@ -114,6 +123,7 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         eos_token_ids=_token_ids(config, generation, "eos_token_id", vocab_size),
         bos_token_id=next(iter(_token_ids(config, generation, "bos_token_id", vocab_size)), None),
         attention_scale=head_dim**-0.5,
+        state=state_spec(config, architecture.state, num_layers, hidden),
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
-NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3")
+NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3", "bamba")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -89,6 +89,10 @@ def config_of(name: str, **changes: Any) -> Any:
         }
         fields = _shape(num_hidden_layers=7, **shape, rope_parameters=ropes)
         return transformers.Gemma3TextConfig(**{**fields, **changes})
+    if name == "bamba":  # a recurrent layer before and after one of attention
+        mixers = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 12, "mamba_chunk_size": 16}
+        fields = _shape(attn_layer_indices=[1], **mixers)
+        return transformers.BambaConfig(**{**fields, **changes})
     raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
 
 
@@ -106,6 +110,8 @@ def build_reference(config: Any, seed: int = 0) -> Any:
             noise = torch.randn(weight.shape, generator=generator)
             if "norm" in name:
                 weight.add_(0.2 * noise)  # around one, or zero where the model adds the one itself
+            elif name.endswith("A_log"):
+                weight.copy_(noise - 3.0)  # heads that forget within a token, and some that never do
             elif name.endswith("bias"):
                 weight.copy_(0.2 * noise)
             elif "embed_tokens" in name:

@@ -15,7 +15,7 @@ from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
 from octavo.hf_config import load_model_spec
 from octavo.plan import machine
-from octavo.plan.footprint import DTYPE_BYTES, Footprint
+from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
 from octavo.plan.resolver import DEFAULT_CPU_SHARE, Reason, footprint_of
 
 DESCRIPTION = """\
@@ -27,6 +27,7 @@ length run at once. Reads config.json and the safetensors headers only. Exit cod
 
 ENGINE_FLAGS = ("dtype", "load_format", "block_size", "max_num_seqs", "max_num_batched_tokens")
 KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
+SHORT_PROMPT = 12  # tokens
 USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
 USUAL_BATCHES = (1, 8, 64)  # a table of 80 columns
 
@@ -89,7 +90,12 @@ class Fit:
 
     def kv_bytes(self, context: int, batch: int) -> int:
         """The KV pool for `batch` requests of `context` tokens."""
-        return (self.footprint.blocks_of(context) * batch + 1) * self.block_bytes
+        return (self.footprint.blocks_for(context, batch) + 1) * self.block_bytes
+
+    def request_bytes(self, context: int) -> int:
+        """The share of the pool that one of many requests of `context` tokens takes."""
+        own = DTYPE_BYTES[self.footprint.spec.dtype]
+        return self.footprint.request_bytes(context) * KV_DTYPE_BYTES[self.kv_dtype] // own
 
     def needed(self, context: int, batch: int) -> int:
         """Everything at once."""
@@ -97,7 +103,7 @@ class Fit:
 
     def most(self, context: int) -> int:
         """How many requests of `context` tokens fit."""
-        return self.free_blocks // self.footprint.blocks_of(context)
+        return self.footprint.most(context, self.free_blocks)
 
     @property
     def fits(self) -> bool:
@@ -125,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
         configs = configs._replace(model=dataclasses.replace(configs.model, dtype=dtype))
     reasons: list[Reason] = []
     footprint = footprint_of(configs.model, configs.load, configs.cache, configs.scheduler, reasons=reasons)
+    if footprint.state_bytes and args.kv_cache_dtype != "auto":
+        raise UsageError(f"--kv-cache-dtype has {args.kv_cache_dtype}; a model with states has `auto` only")
     limit = footprint.spec.context_limit
     contexts = args.context or sorted({length for length in (*USUAL_CONTEXTS, limit) if length <= limit})
     batches = args.batch or list(USUAL_BATCHES)
@@ -172,12 +180,13 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     limits = f"{footprint.max_num_batched_tokens} tokens and {footprint.max_num_seqs} rows a step"
     sizes["activations"] += f", the most that {limits} take"
     print_facts("Memory", sizes)
+    if footprint.state_bytes:
+        print_facts("Blocks", blocks(footprint))
     header = ["context", "KV each", "at most", *(f"batch {batch}" for batch in batches)]
     rows = []
     for context in contexts:
         cells = [cell(fit, context, batch) for batch in batches]
-        one = gib(footprint.blocks_of(context) * fit.block_bytes)
-        rows.append([f"{context:,}", one, f"{fit.most(context):,}", *cells])
+        rows.append([f"{context:,}", gib(fit.request_bytes(context)), f"{fit.most(context):,}", *cells])
     print_table(f"\nAll memory by context and batch, of {gib(fit.memory)}", header, rows)
     what = f"{fit.batch} x {fit.context:,} tokens"
     needed = gib(fit.needed(fit.context, fit.batch))
@@ -185,6 +194,21 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         print(f"fits: {what} needs {needed} of {gib(fit.memory)}")
     else:
         print(f"does not fit: {what} needs {needed}, there is {gib(fit.memory)}; {fit.remedy()} fits")
+
+
+def blocks(footprint: Footprint) -> dict[str, str]:
+    """The blocks of each group, and what of them holds nothing."""
+    facts = {}
+    for group, size, waste in zip(footprint.groups, footprint.cut.block_bytes, footprint.cut.waste):
+        span = "one state" if group.recurrent else f"{footprint.block_size} tokens"
+        facts[group.kind.replace("_", " ")] = (
+            f"{span} of {len(group.layers)} layers, {format_bytes(size)}; "
+            f"{group.split} in a block of the pool, {waste:.1%} unused"
+        )
+    taken = footprint.request_bytes(SHORT_PROMPT)
+    used = SHORT_PROMPT * footprint.token_bytes + footprint.state_bytes
+    facts["short prompt"] = f"{SHORT_PROMPT} tokens take {format_bytes(taken)}, {1 - used / taken:.1%} unused"
+    return facts
 
 
 def cell(fit: Fit, context: int, batch: int) -> str:
@@ -202,6 +226,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         ("rotary table", footprint.rope_bytes),
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
         ("KV a token", fit.token_bytes),
+        *([("one state", footprint.state_bytes)] if footprint.state_bytes else []),
         ("needed", fit.needed(fit.context, fit.batch)),
         ("given", fit.memory),
     ]
@@ -209,6 +234,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
 
 def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]:
     """The plan for programs; sizes in bytes."""
+    cut = fit.footprint.cut
     return {
         "architecture": fit.footprint.spec.architecture,
         "dtype": fit.footprint.spec.dtype,
@@ -225,5 +251,15 @@ def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]
                 "bytes": {str(batch): fit.needed(context, batch) for batch in batches},
             }
             for context in contexts
+        ],
+        "groups": [
+            {
+                "kind": group.kind,
+                "layers": len(group.layers),
+                "block_bytes": size,
+                "split": group.split,
+                "waste": round(waste, 4),
+            }
+            for group, size, waste in zip(fit.footprint.groups, cut.block_bytes, cut.waste)
         ],
     }

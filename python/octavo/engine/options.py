@@ -23,8 +23,9 @@ class LLMOptions(TypedDict, total=False):
     max_model_len: int | str | None
     seed: int
     load_format: str
-    block_size: int
+    block_size: int | None
     enable_prefix_caching: bool
+    mamba_cache_interval: int
     gpu_memory_utilization: float | None
     kv_cache_memory_bytes: int | str | None
     num_gpu_blocks_override: int | None

@@ -20,10 +20,22 @@ class Architecture:
     windows: str = "none"  # a rule of hf/windows.py
     dual_rope: bool = False  # layers with a window have rotary parameters of their own
     gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
+    state: str = "none"  # a rule of hf/state.py: which layers are recurrent
     text_tower: TextTower | None = None  # a text model beside others in one checkpoint
     defaults: Mapping[str, Any] = field(default_factory=dict)  # for keys config.json leaves out
 
 
+_BAMBA = {
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "partial_rotary_factor": 0.5,
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
 _MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
 _QWEN3 = {"head_dim": 128}
 _GEMMA = {
@@ -65,6 +77,7 @@ _GEMMA3_TOWER = TextTower(
 # A new model is one line here and one file in octavo/models.
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
+        "BambaForCausalLM": Architecture("bamba", state="bamba", defaults=_BAMBA),
         "LlamaForCausalLM": Architecture("llama"),
         "MistralForCausalLM": Architecture("mistral", windows="all", defaults=_MISTRAL),
         "Qwen2ForCausalLM": Architecture("qwen2", qkv_bias=True, windows="layered"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.hf.names import TextTower
 from octavo.hf.rope import RopeSpec
+from octavo.hf.state import StateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class ModelSpec:
     embedding_scale: float = 1.0
     norm_offset: float = 0.0  # a norm multiplies by its weight and this
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
+    state: StateSpec | None = None  # of recurrent layers, which keep no keys and values
     text_tower: TextTower | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -61,6 +63,12 @@ class ModelSpec:
     def kv_size(self) -> int:
         """Width of all key heads, and of all value heads."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Layers with keys and values: all but the recurrent ones."""
+        recurrent = () if self.state is None else self.state.layers
+        return tuple(layer for layer in range(self.num_layers) if layer not in recurrent)
 
     def rope_of(self, layer: int) -> RopeSpec:
         """How a layer rotates queries and keys."""
@@ -86,9 +94,13 @@ class ModelSpec:
     def num_parameters(self) -> int:
         """Elements of all weights; a tied head counts once."""
         hidden, inter = self.hidden_size, self.intermediate_size
-        attention = hidden * (2 * self.q_size + 2 * self.kv_size) + (4 if self.sandwich_norms else 2) * hidden
+        attention = hidden * (2 * self.q_size + 2 * self.kv_size)
         attention += (self.q_size + 2 * self.kv_size) * self.attention_bias + hidden * self.attention_out_bias
         attention += 2 * self.head_dim * self.qk_norm
+        mixers = attention * len(self.attention_layers)
+        if self.state is not None:
+            mixers += self.state.layer_parameters(hidden) * len(self.state.layers)
+        norms = (4 if self.sandwich_norms else 2) * hidden
         mlp = 3 * hidden * inter + (2 * inter + hidden) * self.mlp_bias
         heads = 1 if self.tie_embeddings else 2
-        return self.num_layers * (attention + mlp) + hidden + heads * self.vocab_size * hidden
+        return mixers + self.num_layers * (norms + mlp) + hidden + heads * self.vocab_size * hidden

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -13,27 +14,58 @@ from octavo.layers.linear import FusedLinear, Linear
 from octavo.layers.norm import RMSNorm
 
 
+class LayerState(NamedTuple):
+    """What a recurrent layer keeps of every block, and which blocks the rows of a step read and write."""
+
+    conv: torch.Tensor  # [B, K - 1, C] of the model's dtype: the last inputs of the convolution
+    scan: torch.Tensor  # [B, H, S, P] float32
+    source: torch.Tensor  # [R] int32; -1: a row begins from nothing
+    target: torch.Tensor  # [R] int32
+
+
 class AttentionContext:
     """The cache and the rows of one step. The runner makes one and points it at each step's columns.
 
-    caches: one [B, 2, Hk, bs, D] view for each layer, made once, because slicing in every call would cost as
-    much as the call; block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group
-    of each layer. Of a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group
-    [N] int64, where each token's keys and values go.
+    A layer asks for what its group offers: attend() where it has keys and values, state() where it is
+    recurrent. caches: one [B, 2, Hk, bs, D] view for each layer that attends, states: the (conv, scan) views
+    of each recurrent one, made once, because slicing in every call would cost as much as the call;
+    block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer. Of
+    a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group [N] int64, where
+    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each.
     """
 
-    __slots__ = ("block_tables", "caches", "groups", "query_start", "row_slot", "seq_len", "slots")
+    __slots__ = (
+        "block_tables",
+        "caches",
+        "groups",
+        "query_start",
+        "row_slot",
+        "rows",
+        "seq_len",
+        "slots",
+        "states",
+    )
 
     def __init__(
-        self, caches: Sequence[torch.Tensor], block_tables: Sequence[torch.Tensor], groups: Sequence[int]
+        self,
+        caches: Sequence[torch.Tensor] | Mapping[int, torch.Tensor],
+        block_tables: Sequence[torch.Tensor],
+        groups: Sequence[int],
+        states: Mapping[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         self.caches = caches
         self.block_tables = block_tables
         self.groups = groups
+        self.states = states or {}
         self.query_start: torch.Tensor
         self.row_slot: torch.Tensor
         self.seq_len: torch.Tensor
         self.slots: Sequence[torch.Tensor]
+        self.rows: tuple[torch.Tensor, torch.Tensor]
+
+    def state(self, layer: int) -> LayerState:
+        """Return the states of a recurrent layer and where the rows of this step find and leave theirs."""
+        return LayerState(*self.states[layer], *self.rows)
 
     def attend(
         self,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from octavo.hf_config import ModelSpec
-from octavo.plan.groups import LayerGroup, layer_groups
+from octavo.plan.groups import LayerGroup, PoolCut, cut_pool, layer_groups
 from octavo.weights.checkpoint import has_weights, open_checkpoint
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,26 +31,36 @@ class Footprint:
     max_num_batched_tokens: int
     max_num_seqs: int
 
+    @cached_property
+    def cut(self) -> PoolCut:
+        """Layers that share block tables, and how their blocks share the pool."""
+        spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
+        attention = layer_groups(spec.layer_windows, spec.attention_layers)
+        layer_bytes = self.block_size * self.token_layer_bytes
+        if spec.state is None:
+            return cut_pool(attention, layer_bytes, (), 0)
+        state_bytes = len(spec.state.layers) * spec.state.layer_bytes(size)
+        return cut_pool(attention, layer_bytes, spec.state.layers, state_bytes)
+
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
         """Layers that share block tables."""
-        return layer_groups(self.spec.layer_windows)
-
-    @property
-    def block_layers(self) -> int:
-        """Layers of a block of the pool: all of them, unless groups of different size share it."""
-        group = self.groups[0]
-        return group.split * len(group.layers)
+        return self.cut.groups
 
     @property
     def block_bytes(self) -> int:
-        """One block of the pool: keys and values of block_size tokens in `block_layers` layers."""
-        return self.block_layers * self.block_size * self.token_layer_bytes
+        """One block of the pool, which holds a whole number of blocks of any one group."""
+        return self.cut.parent_bytes
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in every layer."""
-        return self.spec.num_layers * self.token_layer_bytes
+        """Keys and values of one token in every layer that has them."""
+        return len(self.spec.attention_layers) * self.token_layer_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """One state of all recurrent layers; 0 where there are none."""
+        return sum(size for group, size in zip(self.groups, self.cut.block_bytes) if group.recurrent)
 
     @property
     def token_layer_bytes(self) -> int:
@@ -61,7 +72,9 @@ class Footprint:
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
         attention = 2 * spec.q_size + 2 * spec.kv_size  # q, k, v and the output
         mlp = 3 * spec.intermediate_size  # gate and up, then their product
-        token = (3 * spec.hidden_size + max(attention, mlp)) * size  # residual, normed, output
+        # The projection, the convolution's output and the scan's.
+        mixer = 0 if spec.state is None else spec.state.projected + spec.state.conv_size + spec.state.inner
+        token = (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output
         return self.max_num_batched_tokens * token + self.logits_bytes
 
     @property
@@ -82,8 +95,26 @@ class Footprint:
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks of the pool that one request of this length takes when it is alone."""
+        return self.blocks_for(tokens, 1)
+
+    def blocks_for(self, tokens: int, batch: int) -> int:
+        """Blocks of the pool that `batch` requests of this length take together, several to a block."""
         chunk = self.max_num_batched_tokens
-        return sum(-(-g.peak(tokens, self.block_size, chunk) // g.split) for g in self.groups)
+        return sum(-(-batch * g.peak(tokens, self.block_size, chunk) // g.split) for g in self.groups)
+
+    def most(self, tokens: int, blocks: int) -> int:
+        """How many requests of this length `blocks` blocks of the pool hold at once."""
+        low, high = 0, blocks * max(g.split for g in self.groups)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.blocks_for(tokens, middle) <= blocks else (low, middle - 1)
+        return low
+
+    def request_bytes(self, tokens: int) -> int:
+        """The share of the pool that one request of this length takes among others."""
+        chunk = self.max_num_batched_tokens
+        shares = ((g.peak(tokens, self.block_size, chunk), g.split) for g in self.groups)
+        return sum(peak * (self.block_bytes // split) for peak, split in shares)
 
     def longest(self, blocks: int) -> int:
         """The longest request, up to the model's limit, that `blocks` blocks of the pool hold; 0: none."""
@@ -109,8 +140,7 @@ def capacity_table(footprint: Footprint, memory: int, contexts: Iterable[int]) -
     room = max(room - 1, 0)  # the null block holds nothing
     rows = []
     for context in contexts:
-        blocks = footprint.blocks_of(context)
-        rows.append(CapacityRow(context, blocks * footprint.block_bytes, room // blocks))
+        rows.append(CapacityRow(context, footprint.request_bytes(context), footprint.most(context, room)))
     return rows
 
 

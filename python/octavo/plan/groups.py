@@ -1,8 +1,9 @@
 """Layers that share block tables, and how the blocks of different groups share one pool.
 
-A group's block holds the keys and values of block_size tokens in the group's layers. Groups with different
-numbers of layers have blocks of different bytes; the pool is cut into parents that each hold a whole number
-of blocks of any one group, so no group has memory of its own. Needs no torch.
+An attention group's block holds the keys and values of block_size tokens in the group's layers, a state
+group's block one state of all recurrent layers. Blocks of different groups differ in bytes; the pool is cut
+into parents that each hold a whole number of blocks of any one group, so no group has memory of its own.
+Needs no torch.
 """
 
 from __future__ import annotations
@@ -15,40 +16,105 @@ MAX_GROUPS = 8  # limits of the core: kMaxCacheGroups, kMaxGroupSplit and kMaxSp
 MAX_SPLIT = 64
 MAX_SPLIT_GRID = 4096
 STEPS_IN_FLIGHT = 2  # a window keeps its blocks until the steps that read them have run
+GOOD_WASTE = 0.05  # the share of a parent that may hold nothing before a larger one is looked for
+ALIGN = 64  # bytes; every block begins on a cache line
 
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers of one window; 0 is full attention."""
+    """Layers of one window (0: full attention), or all recurrent layers."""
 
     window: int
     layers: tuple[int, ...]
     split: int  # blocks of this group in one parent
+    recurrent: bool = False
 
     @property
     def kind(self) -> str:
         """What octavo.core.CacheGroup calls it."""
+        if self.recurrent:
+            return "state"
         return "sliding_window" if self.window else "full"
 
     def peak(self, tokens: int, block_size: int, chunk: int) -> int:
         """The most blocks a request holds on its way to `tokens` tokens in steps of up to `chunk`."""
         entries = -(-tokens // block_size)
+        if self.recurrent:
+            return min(entries, 2)  # the state read and the state written
         if not self.window:
             return entries
         span = self.window + min(STEPS_IN_FLIGHT * chunk, tokens)
         return min(entries, -(-span // block_size) + 1)
 
 
-def layer_groups(windows: Sequence[int]) -> tuple[LayerGroup, ...]:
-    """Return the groups of a model whose layer i attends within windows[i] tokens (0: all of them).
+@dataclass(frozen=True)
+class PoolCut:
+    """The groups of a model, and the bytes of the parents that their blocks are cut from."""
+
+    groups: tuple[LayerGroup, ...]
+    block_bytes: tuple[int, ...]  # of one block of each group, as far as it is used
+    parent_bytes: int
+
+    @property
+    def waste(self) -> tuple[float, ...]:
+        """The share of a parent that holds nothing, for each group."""
+        used = (group.split * size for group, size in zip(self.groups, self.block_bytes))
+        return tuple(1 - size / self.parent_bytes for size in used)
+
+
+def layer_groups(
+    windows: Sequence[int], attention_layers: Sequence[int] | None = None
+) -> tuple[LayerGroup, ...]:
+    """Return the attention groups of a model whose layer i attends within windows[i] tokens (0: all of them).
 
     Full attention comes first. Layers whose counts share no small multiple become one group that keeps
     everything; their windows are then only masked.
     """
-    kinds = sorted(set(windows))
-    members = [tuple(layer for layer, window in enumerate(windows) if window == kind) for kind in kinds]
-    parent = math.lcm(*(len(layers) for layers in members))
-    splits = [parent // len(layers) for layers in members]
+    layers = tuple(range(len(windows)) if attention_layers is None else attention_layers)
+    kinds = sorted({windows[layer] for layer in layers})
+    members = [tuple(layer for layer in layers if windows[layer] == kind) for kind in kinds]
+    parent = math.lcm(*(len(found) for found in members))
+    splits = [parent // len(found) for found in members]
     if len(kinds) > MAX_GROUPS or max(splits) > MAX_SPLIT or math.lcm(*splits) > MAX_SPLIT_GRID:
-        return (LayerGroup(0, tuple(range(len(windows))), 1),)
+        return (LayerGroup(0, layers, 1),)
     return tuple(LayerGroup(*group) for group in zip(kinds, members, splits))
+
+
+def cut_pool(
+    attention: Sequence[LayerGroup], layer_bytes: int, states: Sequence[int], state_bytes: int
+) -> PoolCut:
+    """Cut the pool for attention groups whose blocks take `layer_bytes` a layer and, where there are
+    `states`, for one group of these recurrent layers whose blocks take `state_bytes`.
+
+    Of all cuts that the core can count: the smallest parent that wastes next to nothing in any group, or else
+    the one whose worst group wastes least.
+    """
+    sizes = tuple(len(group.layers) * layer_bytes for group in attention)
+    parent = attention[0].split * sizes[0]
+    if not states:
+        return PoolCut(tuple(attention), sizes, parent)
+    found: PoolCut | None = None
+    for times in range(1, MAX_SPLIT // max(group.split for group in attention) + 1):
+        for split in _state_splits(times * parent, state_bytes):
+            groups = [LayerGroup(g.window, g.layers, times * g.split) for g in attention]
+            groups.append(LayerGroup(0, tuple(states), split, recurrent=True))
+            grid = math.lcm(*(group.split for group in groups))
+            if grid > MAX_SPLIT_GRID:
+                continue
+            size = -(-max(times * parent, split * state_bytes) // (grid * ALIGN)) * grid * ALIGN
+            cut = PoolCut(tuple(groups), (*sizes, state_bytes), size)
+            if found is None or _rank(cut) < _rank(found):
+                found = cut
+    assert found is not None  # one block of each is always a cut
+    return found
+
+
+def _state_splits(parent: int, state_bytes: int) -> tuple[int, ...]:
+    """How many states a parent of about this size may hold: with a remainder, or with one state too many."""
+    fits = min(parent // state_bytes, MAX_SPLIT)
+    return tuple(split for split in (fits, fits + 1) if 1 <= split <= MAX_SPLIT)
+
+
+def _rank(cut: PoolCut) -> tuple[float, int]:
+    worst = max(cut.waste)
+    return (GOOD_WASTE if worst <= GOOD_WASTE else worst, cut.parent_bytes)

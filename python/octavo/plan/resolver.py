@@ -13,6 +13,7 @@ from typing import Any
 
 from octavo import env
 from octavo.config import (
+    MAX_BLOCK_SIZE,
     CacheConfig,
     DeviceConfig,
     LoadConfig,
@@ -25,7 +26,9 @@ from octavo.errors import CapacityError, invalid
 from octavo.hf_config import ModelSpec, load_model_spec
 from octavo.plan import machine
 from octavo.plan.footprint import Footprint, format_bytes, measure_weights
+from octavo.plan.groups import GOOD_WASTE
 
+DEFAULT_BLOCK_SIZE = 16
 DEFAULT_NUM_SEQS = 256
 DEFAULT_BATCHED_TOKENS = 2048
 # Of the memory available on a CPU, which is shared with everything else that runs there.
@@ -93,6 +96,7 @@ class Plan:
             "watermark": float(scheduler.watermark),
             "full_prompt_gate": scheduler.full_prompt_gate,
             "max_overtakes": scheduler.max_overtakes,
+            "snapshot_interval": self.cache.mamba_cache_interval,
             "groups": [
                 core.CacheGroup(g.kind, block_size=self.block_size, window=g.window, split=g.split)
                 for g in self.footprint.groups
@@ -132,7 +136,7 @@ def resolve(
         device="cpu",
         dtype=spec.dtype,
         num_threads=_num_threads(device, reasons),
-        block_size=cache.block_size,
+        block_size=footprint.block_size,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         max_num_seqs=footprint.max_num_seqs,
@@ -177,13 +181,30 @@ def footprint_of(
     num_tokens, num_seqs = _step_limits(scheduler, spec.max_model_len, reasons)
     weights_bytes, source = measure_weights(folder, spec, load.load_format)
     reasons.append(Reason("weights_bytes", weights_bytes, f"{source}, in {spec.dtype}"))
-    return Footprint(
+    footprint = Footprint(
         spec=spec,
         weights_bytes=weights_bytes,
-        block_size=cache.block_size,
+        block_size=cache.block_size or DEFAULT_BLOCK_SIZE,
         max_num_batched_tokens=num_tokens,
         max_num_seqs=num_seqs,
     )
+    return footprint if cache.block_size else _with_block_size(footprint, reasons)
+
+
+def _with_block_size(footprint: Footprint, reasons: list[Reason]) -> Footprint:
+    """A parent as large as a state holds so many blocks at most: those of few tokens would leave it empty."""
+    while max(footprint.cut.waste) > GOOD_WASTE and footprint.block_size < MAX_BLOCK_SIZE:
+        larger = dataclasses.replace(footprint, block_size=2 * footprint.block_size)
+        if max(larger.cut.waste) >= max(footprint.cut.waste):
+            break
+        footprint = larger
+    why = "the default"
+    if footprint.block_size > DEFAULT_BLOCK_SIZE:
+        why = (
+            f"so that blocks of attention fill the place of a state of {format_bytes(footprint.state_bytes)}"
+        )
+    reasons.append(Reason("block_size", footprint.block_size, why))
+    return footprint
 
 
 def _dtype(wanted: str, checkpoint: str, reasons: list[Reason]) -> str:

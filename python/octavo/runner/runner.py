@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from octavo import ops
-from octavo.layers.attention import AttentionContext
 from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
 from octavo.runner.batch import (
@@ -19,20 +17,15 @@ from octavo.runner.batch import (
     PromptLogprobs,
     StepResult,
 )
+from octavo.runner.pool import Pool
 
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
     from octavo.plan import Plan
-    from octavo.plan.groups import LayerGroup
 
 
 class ModelRunner:
-    """Owns the KV pool and runs steps on it. One thread at a time may call it.
-
-    The pool is [block, layer, 2, head, token, dim]: one block of all layers is one contiguous run, so that
-    moving it is one copy. A group of fewer layers sees the same memory as more, smaller blocks. It is
-    allocated here, once; its pages are touched when a block is first written.
-    """
+    """Owns the KV pool and runs steps on it. One thread at a time may call it."""
 
     def __init__(self, plan: Plan, model: torch.nn.Module, engine: Engine) -> None:
         spec = plan.spec
@@ -41,13 +34,14 @@ class ModelRunner:
         self.block_size = plan.block_size
         self.score_rows = max(1, SCORE_CHUNK_BYTES // (8 * spec.vocab_size))
         groups = plan.footprint.groups
-        layers = plan.footprint.block_layers
-        shape = (plan.num_blocks, layers, 2, spec.num_kv_heads, plan.block_size, spec.head_dim)
-        self.pool = torch.empty(shape, dtype=getattr(torch, plan.dtype))
+        pool = Pool(plan)
+        self.pool = pool.memory
         self.block_tables = [torch.from_numpy(engine.block_table(group)) for group in range(len(groups))]
         slots = range(engine.config.max_steps_in_flight)
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
-        self._context = _context(self.pool, self.block_tables, groups)
+        self._context = pool.context(self.block_tables)
+        self._recurrent = [group.recurrent for group in groups]
+        self._state_rows = torch.empty((2, plan.max_num_seqs), dtype=torch.int32)
         self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
         self._token = torch.empty(len(self._slots[0].sample_token), dtype=torch.int32)
         self._token_array = self._token.numpy()
@@ -75,8 +69,13 @@ class ModelRunner:
         context.row_slot = columns.row_slot[:rows]
         context.seq_len = columns.seq_len[:rows]
         context.slots = slots = [slot[:tokens] for slot in self._cache_slots]
-        for slot, table in zip(slots, self.block_tables):
-            ops.slot_mapping(slot, position, context.query_start, context.row_slot, table, self.block_size)
+        context.rows = source, target = self._state_rows[0, :rows], self._state_rows[1, :rows]
+        start, row_slot, size = context.query_start, context.row_slot, self.block_size
+        for slot, table, recurrent in zip(slots, self.block_tables, self._recurrent):
+            if recurrent:
+                ops.state_mapping(source, target, start, row_slot, context.seq_len, table, size)
+            else:
+                ops.slot_mapping(slot, position, start, row_slot, table, size)
         hidden: torch.Tensor = self.model(columns.token_id[:tokens], position, context)
         return hidden
 
@@ -109,20 +108,6 @@ class ModelRunner:
             top=top,
             logprobs=_join(parts),
         )
-
-
-def _context(
-    pool: torch.Tensor, block_tables: list[torch.Tensor], groups: Sequence[LayerGroup]
-) -> AttentionContext:
-    """Give each layer its group's view of the pool, each group its table."""
-    caches: dict[int, torch.Tensor] = {}
-    group_of: dict[int, int] = {}
-    for number, group in enumerate(groups):
-        blocks = pool.view(-1, len(group.layers), *pool.shape[2:])
-        caches.update(zip(group.layers, blocks.unbind(1)))
-        group_of.update((layer, number) for layer in group.layers)
-    order = sorted(caches)
-    return AttentionContext([caches[i] for i in order], block_tables, [group_of[i] for i in order])
 
 
 def _logprobs(logits: torch.Tensor, token: torch.Tensor, top: int) -> LogprobBatch:

@@ -28,21 +28,27 @@ class Stepper:
         self.model: Any = build(self.spec)
         load_weights(self.model, folder, self.spec)
         per_row = -(-max_len // BLOCK_SIZE)
-        shape = (
-            rows * per_row + 1,
-            self.spec.num_layers,
-            2,
-            self.spec.num_kv_heads,
-            BLOCK_SIZE,
-            self.spec.head_dim,
-        )
-        # Memory that was never written may hold anything; nothing may read it.
-        pool = torch.full(shape, float("nan"), dtype=getattr(torch, self.spec.dtype))
         generator = torch.Generator().manual_seed(seed)
-        blocks = torch.randperm(shape[0] - 1, generator=generator) + 1
+        blocks = torch.randperm(rows * per_row, generator=generator) + 1
         table = blocks.view(rows, per_row).int()
-        self.context = AttentionContext(pool.unbind(1), [table], [0] * self.spec.num_layers)
+        count = rows * per_row + 1
+        kv = (2, self.spec.num_kv_heads, BLOCK_SIZE, self.spec.head_dim)
+        dtype, attention = getattr(torch, self.spec.dtype), self.spec.attention_layers
+        self.context = AttentionContext(
+            {layer: _unwritten((count, *kv), dtype) for layer in attention},
+            [table],
+            [0] * self.spec.num_layers,
+            self._states(count, dtype),
+        )
         self.lengths = [0] * rows
+
+    def _states(self, blocks: int, dtype: torch.dtype) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        state = self.spec.state
+        if state is None:
+            return {}
+        conv = (blocks, state.taps - 1, state.conv_size)
+        scan = (blocks, state.heads, state.size, state.head_dim)
+        return {layer: (_unwritten(conv, dtype), _unwritten(scan, torch.float32)) for layer in state.layers}
 
     @torch.inference_mode()
     def step(self, tokens: dict[int, Sequence[int]]) -> dict[int, torch.Tensor]:
@@ -67,6 +73,15 @@ class Stepper:
             context.block_tables[0],
             BLOCK_SIZE,
         )
+        context.rows = torch.empty(2, len(sizes), dtype=torch.int32).unbind(0)
+        ops.state_mapping(
+            *context.rows,
+            context.query_start,
+            context.row_slot,
+            context.seq_len,
+            context.block_tables[0],
+            BLOCK_SIZE,
+        )
         logits = self.model.logits(self.model.forward(flat, position, context))
         return dict(zip(tokens, logits.split(sizes)))
 
@@ -78,3 +93,8 @@ class Stepper:
             parts.append(self.step({row: ids[first : first + size]})[row])
             first += size
         return torch.cat(parts)
+
+
+def _unwritten(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory that was never written may hold anything; nothing may read it."""
+    return torch.full(shape, float("nan"), dtype=dtype)

@@ -47,7 +47,7 @@ def plan_of(
 def test_every_automatic_choice_has_a_reason(folder: Path) -> None:
     plan = plan_of(folder)
     chosen = {reason.field for reason in plan.reasons}
-    limits = {"max_model_len", "max_num_seqs", "max_num_batched_tokens"}
+    limits = {"block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"}
     assert chosen == {"dtype", "num_blocks", "num_threads", "weights_bytes"} | limits
     assert all(reason.why for reason in plan.reasons)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,19 @@ def params(**changes: Any) -> SamplingParams:
 
 class Driver:
     def __init__(
-        self, folder: Path, *, dtype: str = "float32", blocks: int | None = None, **limits: Any
+        self,
+        folder: Path,
+        *,
+        dtype: str = "float32",
+        blocks: int | None = None,
+        length: int = 128,
+        cache: Mapping[str, Any] | None = None,
+        **limits: Any,
     ) -> None:
         self.plan = resolve(
-            ModelConfig(model=folder, dtype=dtype, max_model_len=128),
+            ModelConfig(model=folder, dtype=dtype, max_model_len=length),
             LoadConfig(),
-            CacheConfig(num_gpu_blocks_override=blocks or 400),
+            CacheConfig(num_gpu_blocks_override=blocks or 400, **cache or {}),
             SchedulerConfig(**limits),
             DeviceConfig(num_threads=1),
         )

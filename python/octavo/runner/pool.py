@@ -1,0 +1,66 @@
+"""The KV pool as memory, and what each layer sees of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from octavo.layers.attention import AttentionContext
+from octavo.plan.footprint import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from octavo.hf_config import StateSpec
+    from octavo.plan import Plan
+
+
+class Pool:
+    """One allocation for the blocks of all groups; its pages are touched when a block is first written.
+
+    `memory` is [block, layer, 2, head, token, dim] where all blocks hold keys and values: one block of all
+    layers is one contiguous run, so that moving it is one copy. With states it is [block, bytes], and a
+    block of any group lies in a run of `bytes / split` of it. A group of fewer layers sees the same memory as
+    more, smaller blocks.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device | None = None) -> None:
+        spec, cut = plan.spec, plan.footprint.cut
+        self.dtype: torch.dtype = getattr(torch, plan.dtype)
+        token = (2, spec.num_kv_heads, plan.block_size, spec.head_dim)
+        raw = torch.empty((plan.num_blocks, cut.parent_bytes), dtype=torch.uint8, device=device)
+        self.memory = raw if spec.state else raw.view(self.dtype).view(plan.num_blocks, -1, *token)
+        self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]
+        self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)
+        self.groups = [0] * spec.num_layers  # of each layer
+        for number, (group, used) in enumerate(zip(cut.groups, cut.block_bytes)):
+            # A block may be followed by bytes that no group can use.
+            blocks = raw.view(plan.num_blocks * group.split, -1)[:, :used]
+            for layer in group.layers:
+                self.groups[layer] = number
+            if group.recurrent:
+                assert spec.state is not None
+                self.states.update(zip(group.layers, self._states(blocks, spec.state)))
+            else:
+                layers = blocks.view(self.dtype).view(-1, len(group.layers), *token)
+                self.caches.update(zip(group.layers, layers.unbind(1)))
+
+    def context(self, block_tables: list[torch.Tensor]) -> AttentionContext:
+        """Give each layer its view of the pool, each group its table."""
+        return AttentionContext(self.caches, block_tables, self.groups, self.states)
+
+    def _states(self, blocks: torch.Tensor, spec: StateSpec) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Cut state blocks [B, bytes] into each layer's part: the convolution's inputs, then the scan."""
+        size = DTYPE_BYTES[str(self.dtype).removeprefix("torch.")]
+        layer_bytes, taps = spec.layer_bytes(size), spec.taps - 1
+        conv_bytes, scan_bytes = taps * spec.conv_size * size, spec.inner * spec.size * 4
+        parts = []
+        for first in range(0, layer_bytes * len(spec.layers), layer_bytes):
+            conv = blocks.narrow(1, first, conv_bytes).view(self.dtype)
+            scan = blocks.narrow(1, first + spec.conv_bytes(size), scan_bytes).view(torch.float32)
+            parts.append(
+                (
+                    conv.view(-1, taps, spec.conv_size),
+                    scan.view(-1, spec.heads, spec.size, spec.head_dim),
+                )
+            )
+        return parts
