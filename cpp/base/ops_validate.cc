@@ -174,6 +174,9 @@ Status Validate(const PagedAttentionArgs& a) {
   if (a.window < 0) {
     return InvalidOp(op, "window is " + std::to_string(a.window) + ", need 0 (off) or more");
   }
+  if (a.chunked && a.window == 0) {
+    return InvalidOp(op, "window is 0, need the length of a chunk where chunked is set");
+  }
   if (!(a.soft_cap >= 0.0f) || std::isinf(a.soft_cap)) {
     return InvalidOp(op, "soft_cap is " + std::to_string(a.soft_cap) + ", need 0 (off) or more");
   }

@@ -132,8 +132,7 @@ Status ValidateIndices(const PagedAttentionArgs& a) {
                                " queries (or 0 to skip the row)");
     }
     // Blocks wholly before the first query's window may be gone; they are neither read nor checked.
-    const int64_t first_key =
-        a.window > 0 ? std::max<int64_t>(0, length - queries - a.window + 1) : 0;
+    const int64_t first_key = FirstVisibleKey(a, length - queries);
     OCTAVO_RETURN_IF_ERROR(
         CheckTableEntries(op, a.block_table, a.row_slot.ptr<int32_t>()[r], first_key / block_size,
                           (length + block_size - 1) / block_size, a.cache.shape[0]));

@@ -42,6 +42,7 @@ struct AttentionTile {
   float scale = 1.0f;
   float soft_cap = 0.0f;
   int64_t window = 0;
+  bool chunked = false;          // the window is the chunk of so many keys that the query stands in
   const float* sinks = nullptr;  // of the group's heads, or null
 };
 
@@ -125,6 +126,11 @@ struct Kernels {
                const float* sin, int64_t half, bool interleaved);
   void (*silu_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
   void (*gelu_tanh_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
+  void (*clamped_swiglu)(DType, void* out, const void* gate, const void* up, int64_t n, float alpha,
+                         float limit);
+  // out[i] = the sum of weights[j] * rows[place[j] * stride + i] over k, in order.
+  void (*weighted_sum)(DType, void* out, const void* rows, int64_t stride, const int32_t* place,
+                       const float* weights, int64_t k, int64_t n);
 
   // Columns [begin, end) of the output: the products with these rows of the weight.
   void (*linear_rows)(const LinearRowsArgs&, int64_t begin, int64_t end);

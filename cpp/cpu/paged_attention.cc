@@ -78,9 +78,7 @@ bool PlanRow(const Call& c, int64_t r, RowPlan* plan) {
   if (p.tokens == 0 || p.length == 0) return false;
   p.tile_tokens = std::max<int64_t>(1, kTileRows / c.group);
   p.tiles = CeilDiv(p.tokens, p.tile_tokens);
-  const int64_t window = c.args.window;
-  const int64_t first_key = window > 0 ? std::max<int64_t>(0, p.length - p.tokens - window + 1) : 0;
-  const int64_t keys = p.length - first_key;
+  const int64_t keys = p.length - FirstVisibleKey(c.args, p.length - p.tokens);
   const int64_t even = CeilDiv(CeilDiv(keys, kMaxSplits), kKeyBlock) * kKeyBlock;
   p.split_keys = p.tiles > 1 ? keys : std::max(kSplitKeys, even);
   p.splits = CeilDiv(keys, p.split_keys);
@@ -142,8 +140,9 @@ Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index)
   t.scale = a.scale;
   t.soft_cap = a.soft_cap;
   t.window = a.window;
+  t.chunked = a.chunked;
   if (a.sinks.has_value()) t.sinks = a.sinks->ptr<float>() + head * c.group;
-  u.key_begin = a.window > 0 ? std::max<int64_t>(0, t.first_position - a.window + 1) : 0;
+  u.key_begin = FirstVisibleKey(a, t.first_position);
   u.key_end = t.first_position + t.tokens;
   return u;
 }

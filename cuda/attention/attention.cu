@@ -96,6 +96,9 @@ bool PickPair(const DecodeChoice& choice, const AttentionOptions& options, Decod
 
 Status CheckOptions(const PagedAttentionArgs& a, const AttentionOptions& o) {
   const auto text = [](int64_t v) { return std::to_string(v); };
+  if (a.chunked) {
+    return InvalidOp(kOp, "chunked is set, need a sliding window: chunks run on the CPU only");
+  }
   if (o.max_queries < 0) {
     return InvalidOp(kOp, "max_queries is " + text(o.max_queries) + ", need 0 (unknown) or more");
   }

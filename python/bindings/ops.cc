@@ -126,6 +126,7 @@ void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); 
 }  // namespace
 
 void BindAttention(nb::module_& m);
+void BindMoe(nb::module_& m);
 void BindSampling(nb::module_& m);
 void BindState(nb::module_& m);
 
@@ -151,6 +152,7 @@ NB_MODULE(_ops, m) {
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none());
   BindAttention(m);
+  BindMoe(m);
   BindSampling(m);
   BindState(m);
 

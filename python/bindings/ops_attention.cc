@@ -94,7 +94,7 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
                     const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
-                    int64_t max_queries, int64_t decode_queries, bool fixed_split) {
+                    int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked) {
   Call call;
   PagedAttentionArgs args;
   args.out = call.View("out", out);
@@ -108,6 +108,7 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
   args.window = window;
   args.soft_cap = soft_cap;
   args.sinks = call.View("sinks", sinks);
+  args.chunked = chunked;
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
@@ -137,7 +138,7 @@ void BindAttention(nb::module_& m) {
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false);
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false);
 }
 
 }  // namespace octavo::bindings

@@ -16,6 +16,7 @@ from typing import Any
 from octavo.config import parse_dtype
 from octavo.errors import ModelError, did_you_mean
 from octavo.hf.architectures import ARCHITECTURES, Architecture
+from octavo.hf.experts import ExpertRule, experts
 from octavo.hf.reader import MAX_LENGTH, Reader, read_json
 from octavo.hf.rope import RopeSpec, ropes
 from octavo.hf.spec import ModelSpec
@@ -96,11 +97,12 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
     max_position = config.integer("max_position_embeddings", 2048, high=MAX_LENGTH)
     bias = config.flag("attention_bias")
     windows = layer_windows(config, architecture.windows, num_layers)
+    rule = architecture.experts or ExpertRule()
     rope, local_rope = ropes(config, head_dim, max_position, dual=architecture.dual_rope)
     spec = ModelSpec(
         architecture=name,
         hidden_size=hidden,
-        intermediate_size=config.integer("intermediate_size"),
+        intermediate_size=config.integer(rule.dense_key),
         num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
@@ -124,6 +126,8 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         bos_token_id=next(iter(_token_ids(config, generation, "bos_token_id", vocab_size)), None),
         attention_scale=head_dim**-0.5,
         state=state_spec(config, architecture.state, num_layers, hidden),
+        experts=experts(config, rule, num_layers) if architecture.experts else None,
+        renames=architecture.renames,
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),
     )

@@ -15,6 +15,7 @@ from typing import Any
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
 NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3", "bamba")
+NAMES += ("mixtral", "qwen3-moe")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -93,6 +94,13 @@ def config_of(name: str, **changes: Any) -> Any:
         mixers = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 12, "mamba_chunk_size": 16}
         fields = _shape(attn_layer_indices=[1], **mixers)
         return transformers.BambaConfig(**{**fields, **changes})
+    if name == "mixtral":
+        fields = _shape(num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW)
+        return transformers.MixtralConfig(**{**fields, **changes})
+    if name == "qwen3-moe":  # a dense layer between two with experts, whose weights need not sum to one
+        fields = _shape(hidden_size=96, head_dim=32, num_experts=8, num_experts_per_tok=3)
+        fields |= {"moe_intermediate_size": 40, "norm_topk_prob": False, "mlp_only_layers": [1]}
+        return transformers.Qwen3MoeConfig(**{**fields, **changes})
     raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
 
 

@@ -257,7 +257,8 @@ OCTAVO_INLINE void SoftmaxBlock(const AttentionTile& t, const TileScratch& s, in
     float* line = s.scores + m * kKeyBlock;
     const int64_t position = t.first_position + m / t.group;
     const int64_t end = LowerOf(count, position + 1 - first_key);
-    const int64_t begin = t.window > 0 ? HigherOf(0, position - t.window + 1 - first_key) : 0;
+    const int64_t sees = t.chunked ? position - position % t.window : position - t.window + 1;
+    const int64_t begin = t.window > 0 ? HigherOf(0, sees - first_key) : 0;
     const bool edge = begin > 0 || end < kKeyBlock;
     VecF v[kVectors];
     VecF top = Set(-kInfinity);

@@ -3,6 +3,7 @@
 
 #include "cpu/isa/attention.h"
 #include "cpu/isa/linear.h"
+#include "cpu/isa/moe.h"
 #include "cpu/isa/rows.h"
 #include "cpu/isa/state.h"
 #include "cpu/isa/vocab.h"
@@ -17,6 +18,8 @@ constexpr Kernels MakeTable(const char* name) {
   k.rope = Rope;
   k.silu_mul = Gated<Silu>;
   k.gelu_tanh_mul = Gated<GeluTanh>;
+  k.clamped_swiglu = ClampedSwiglu;
+  k.weighted_sum = WeightedSum;
   k.linear_rows = LinearRows;
   k.conv_row = ConvRowChannels;
   k.scan_head = Scan;

@@ -94,7 +94,8 @@ struct NormRopeCacheArgs {
 
 // Causal attention of each row's newest tokens over its cached keys; prefill, decode and mixed rows
 // in one call. Query i of row r stands at position seq_len[r] - (query_start[r + 1] -
-// query_start[r]) + i. With window w > 0 it sees the keys p with position - w < p <= position.
+// query_start[r]) + i. With window w > 0 it sees the keys p with position - w < p <= position, or,
+// chunked, those of the chunk [w * i, w * (i + 1)) that it stands in.
 // soft_cap c > 0 replaces a score s by c * tanh(s / c). A sink is one more logit of the softmax,
 // without a value. A row with seq_len 0 writes nothing. Slots past seq_len may hold anything.
 struct PagedAttentionArgs {
@@ -109,7 +110,15 @@ struct PagedAttentionArgs {
   int64_t window = 0;
   float soft_cap = 0.0f;
   std::optional<TensorView> sinks = std::nullopt;  // [Hq] float32
+  bool chunked = false;                            // CPU only
 };
+
+// The first key that a query at `position` sees.
+inline int64_t FirstVisibleKey(const PagedAttentionArgs& a, int64_t position) {
+  if (a.window == 0) return 0;
+  if (a.chunked) return position - position % a.window;
+  return position < a.window ? 0 : position - a.window + 1;
+}
 
 // out = act(gate) * up with gate_up = [gate | up] along the last dimension.
 struct GatedActivationArgs {

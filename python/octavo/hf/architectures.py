@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from octavo.hf.experts import ExpertRule
 from octavo.hf.names import TextTower
 
 
@@ -21,6 +22,8 @@ class Architecture:
     dual_rope: bool = False  # layers with a window have rotary parameters of their own
     gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
     state: str = "none"  # a rule of hf/state.py: which layers are recurrent
+    experts: ExpertRule | None = None
+    renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     text_tower: TextTower | None = None  # a text model beside others in one checkpoint
     defaults: Mapping[str, Any] = field(default_factory=dict)  # for keys config.json leaves out
 
@@ -38,6 +41,15 @@ _BAMBA = {
 }
 _MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
 _QWEN3 = {"head_dim": 128}
+_MIXTRAL = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
+_QWEN3_MOE = {"num_key_value_heads": 4, "moe_intermediate_size": 768, "sliding_window": 4096}
+_QWEN3_EXPERTS = ExpertRule(
+    inner_key="moe_intermediate_size",
+    step_key="decoder_sparse_step",
+    renormalize=None,
+    defaults_count=128,
+    defaults_per_token=8,
+)
 _GEMMA = {
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -82,6 +94,16 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "MistralForCausalLM": Architecture("mistral", windows="all", defaults=_MISTRAL),
         "Qwen2ForCausalLM": Architecture("qwen2", qkv_bias=True, windows="layered"),
         "Qwen3ForCausalLM": Architecture("qwen3", qk_norm=True, windows="layered", defaults=_QWEN3),
+        "MixtralForCausalLM": Architecture(
+            "mixtral",
+            windows="all",
+            experts=ExpertRule(),
+            renames=((".block_sparse_moe.", ".mlp."),),
+            defaults=_MIXTRAL,
+        ),
+        "Qwen3MoeForCausalLM": Architecture(
+            "qwen3_moe", qk_norm=True, windows="switched", experts=_QWEN3_EXPERTS, defaults=_QWEN3_MOE
+        ),
         "Gemma2ForCausalLM": Architecture("gemma2", windows="pattern", gemma=True, defaults=_GEMMA2),
         "Gemma3ForCausalLM": Architecture(
             "gemma3", qk_norm=True, windows="pattern", dual_rope=True, gemma=True, defaults=_GEMMA3

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.hf.experts import ExpertSpec
 from octavo.hf.names import TextTower
 from octavo.hf.rope import RopeSpec
 from octavo.hf.state import StateSpec
@@ -46,12 +47,18 @@ class ModelSpec:
     norm_offset: float = 0.0  # a norm multiplies by its weight and this
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
     state: StateSpec | None = None  # of recurrent layers, which keep no keys and values
+    experts: ExpertSpec | None = None
+    renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     text_tower: TextTower | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     def name_of(self, stored: str) -> str | None:
         """Return the model's name of a tensor in a checkpoint; None for one that is not loaded."""
         name = stored if self.text_tower is None else self.text_tower.name_of(stored)
+        if name is None:
+            return None
+        for old, new in self.renames:
+            name = name.replace(old, new)
         return None if self.tie_embeddings and name == "lm_head.weight" else name
 
     @property
@@ -103,4 +110,7 @@ class ModelSpec:
         norms = (4 if self.sandwich_norms else 2) * hidden
         mlp = 3 * hidden * inter + (2 * inter + hidden) * self.mlp_bias
         heads = 1 if self.tie_embeddings else 2
-        return mixers + self.num_layers * (norms + mlp) + hidden + heads * self.vocab_size * hidden
+        with_experts = self.experts.layers.count(True) if self.experts is not None else 0
+        blocks = self.num_layers * norms + (self.num_layers - with_experts) * mlp
+        blocks += with_experts * (self.experts.parameters(hidden) if self.experts is not None else 0)
+        return mixers + blocks + hidden + heads * self.vocab_size * hidden

@@ -11,15 +11,16 @@ from octavo.hf.reader import MAX_LENGTH, Reader
 def layer_windows(config: Reader, rule: str, num_layers: int) -> tuple[int, ...]:
     """Return each layer's window in tokens, 0 for full attention.
 
-    Rules: `none`; `all`, every layer slides; `layered`, Qwen's, `layer_types` says which layers slide, else
-    those from max_window_layers on; `pattern`, Gemma's, `layer_types`, else all but every
-    sliding_window_pattern-th. A missing sliding_window means full attention, but for Gemma.
+    Rules: `none`; `all`, every layer slides; `switched`, so if use_sliding_window; `layered`, Qwen's, then
+    `layer_types` says which layers slide, else those from max_window_layers on; `pattern`, Gemma's,
+    `layer_types`, else all but every sliding_window_pattern-th. A missing sliding_window means full
+    attention, but for Gemma.
     """
     if rule == "none" or (rule != "pattern" and config.get("sliding_window") is None):
         return (0,) * num_layers
-    if rule == "layered" and not config.flag("use_sliding_window"):
+    if rule in ("switched", "layered") and not config.flag("use_sliding_window"):
         return (0,) * num_layers
-    if rule == "all":
+    if rule in ("all", "switched"):
         return (_window(config),) * num_layers
     slides = _slides(config, rule, num_layers)
     window = _window(config) if any(slides) else 0

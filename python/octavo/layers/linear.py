@@ -13,12 +13,12 @@ from octavo.layers.layer import Layer
 
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
 # thread, where MKL's float32 product of one row uses one thread. Above, torch's blocking wins.
-_FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
+FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return x W^T + b: x [M, K], weight [N, K], bias [N] -> [M, N], by whichever product is faster."""
-    if x.is_cpu and x.shape[0] <= _FEW_ROWS.get(x.dtype, 0):
+    if x.is_cpu and x.shape[0] <= FEW_ROWS.get(x.dtype, 0):
         out = x.new_empty((x.shape[0], weight.shape[0]))
         ops.linear(out, x, weight, bias)
         return out

@@ -26,7 +26,12 @@ class LlamaDecoderLayer(Layer):
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.self_attn = Attention(spec, layer, rotary)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
-        self.mlp = GatedMLP(spec)
+        self.mlp = self.feed_forward(spec, layer)
+
+    @staticmethod
+    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+        """Make the layer's second half."""
+        return GatedMLP(spec)
 
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext

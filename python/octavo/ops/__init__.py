@@ -28,15 +28,20 @@ __all__ = [
     "attention_plan_bytes",
     "cache_write",
     "causal_conv1d",
+    "clamped_swiglu",
     "gated_rms_norm",
     "fill_tokens",
     "gelu_tanh_mul",
+    "grouped_linear",
     "has_cuda",
     "isa",
     "keep_tokens",
     "linear",
     "logprobs",
     "norm_rope_cache",
+    "moe_combine",
+    "moe_group",
+    "moe_route",
     "num_threads",
     "paged_attention",
     "plan_attention",
@@ -235,6 +240,7 @@ def paged_attention(
     soft_cap: float = 0.0,
     sinks: Tensor | None = None,
     plan: AttentionPlan | None = None,
+    chunked: bool = False,
 ) -> None:
     """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
     one call.
@@ -242,19 +248,21 @@ def paged_attention(
     out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots,
     max_blocks] int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i
     of row r stands at ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it
-    sees the last w keys, itself included. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A
-    sink is one more logit without a value. Rows with ``seq_len`` 0 write nothing. A row's result is the same
-    bits in any batch and for any number of threads.
+    sees the last w keys, itself included, or with ``chunked`` (CPU only) those of its chunk ``[w * i, w * (i
+    + 1))``. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more logit without a
+    value. Rows with ``seq_len`` 0 write nothing. A row's result is the same bits in any batch and for any
+    number of threads.
 
     CUDA runs by ``plan``, which ``plan_attention`` filled for these rows; without one it takes a plain
     kernel, right but slow. The CPU needs none.
     """
     rows = (block_table, row_slot, query_start, seq_len)
+    args = (out, q, cache, *rows, scale, window, soft_cap, sinks)
     if plan is None:
-        _backend(q).paged_attention(out, q, cache, *rows, scale, window, soft_cap, sinks)
+        _backend(q).paged_attention(*args, chunked=chunked)
         return
     options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    _backend(q).paged_attention(out, q, cache, *rows, scale, window, soft_cap, sinks, *options)
+    _backend(q).paged_attention(*args, *options, chunked)
 
 
 def silu_mul(out: Tensor, gate_up: Tensor) -> None:
@@ -293,6 +301,50 @@ def keep_tokens(last_token: Tensor, token: Tensor, sample_row: Tensor, row_slot:
     last_token: [slots], token and sample_row: [S], row_slot: [R], all int32.
     """
     _backend(token).keep_tokens(last_token, token, sample_row, row_slot)
+
+
+def moe_route(ids: Tensor, weights: Tensor, logits: Tensor, sigmoid: bool, renormalize: bool) -> None:
+    """The k experts of each token with the largest ``logits`` [N, E] float32, falling, into ``ids`` [N, k]
+    int32, and their weights into ``weights`` [N, k] float32.
+
+    Weights are the softmax over all experts, or the sigmoid of each; ``renormalize`` divides them by the sum
+    of the k. Lower ids first among equals. A row with NaN gets NaN weights.
+    """
+    _backend(logits).moe_route(ids, weights, logits, sigmoid, renormalize)
+
+
+def moe_group(place: Tensor, token: Tensor, start: Tensor, ids: Tensor) -> None:
+    """Sorts the pairs of token and expert of ``ids`` [N, k] int32 by expert.
+
+    Pair (n, j) goes to ``place[n, j]`` [N, k] int32, ``token`` [N * k] int32 names the token at each place,
+    and expert e owns the places ``start[e]:start[e + 1]`` ([E + 1] int32).
+    """
+    _backend(ids).moe_group(place, token, start, ids)
+
+
+def grouped_linear(out: Tensor, x: Tensor, weight: Tensor, start: Tensor, bias: Tensor | None = None) -> None:
+    """``out = x weight[e]^T + bias[e]`` for the rows ``start[e]:start[e + 1]`` of each expert, few of them.
+
+    out: [P, M], x: [P, K], weight: [E, M, K], bias: [E, M] of T; start: [E + 1] int32 from 0 to P. As
+    ``linear`` it reads each weight that is needed once.
+    """
+    _backend(x).grouped_linear(out, x, weight, start, bias)
+
+
+def moe_combine(out: Tensor, rows: Tensor, place: Tensor, weights: Tensor) -> None:
+    """``out[n]`` = the sum over j of ``weights[n, j] * rows[place[n, j]]``, in the order of j.
+
+    out: [N, H], rows: [P, H] of T; place: [N, k] int32; weights: [N, k] float32.
+    """
+    _backend(rows).moe_combine(out, rows, place, weights)
+
+
+def clamped_swiglu(out: Tensor, gate_up: Tensor, alpha: float, limit: float) -> None:
+    """``out = (clamp(up, -limit, limit) + 1) * g * sigmoid(alpha * g)``, g the gate, at most ``limit``.
+
+    ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of T.
+    """
+    _backend(out).clamped_swiglu(out, gate_up, alpha, limit)
 
 
 def argmax(token: Tensor, logits: Tensor) -> None:

@@ -72,6 +72,8 @@ class Footprint:
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
         attention = 2 * spec.q_size + 2 * spec.kv_size  # q, k, v and the output
         mlp = 3 * spec.intermediate_size  # gate and up, then their product
+        if spec.experts is not None:
+            mlp = max(mlp, spec.experts.activations(spec.hidden_size))
         # The projection, the convolution's output and the scan's.
         mixer = 0 if spec.state is None else spec.state.projected + spec.state.conv_size + spec.state.inner
         token = (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output

@@ -15,8 +15,10 @@ def fill_randomly(model: nn.Module, *, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() == 1:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            if name.endswith("bias"):
+                weight.zero_()
+            elif weight.dim() == 1:
+                weight.fill_(1.0)
             else:
                 bound = (3.0 / weight.shape[-1]) ** 0.5
                 weight.uniform_(-bound, bound, generator=generator)

@@ -6,8 +6,7 @@ first byte is copied the two sides are compared as a whole: an error lists all t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import torch
@@ -18,21 +17,10 @@ from octavo.hf_config import ModelSpec
 from octavo.weights.checkpoint import Checkpoint, open_checkpoint
 from octavo.weights.dummy import fill_randomly
 from octavo.weights.safetensors_file import TensorInfo
+from octavo.weights.source import Source
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _MAX_NAMED = 8  # names of each kind in one error message
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where one checkpoint tensor goes: rows [first, first + shape[0]) of a parameter."""
-
-    parameter: torch.Tensor
-    first: int
-    shape: tuple[int, ...]
-
-    def rows(self) -> torch.Tensor:
-        return self.parameter.narrow(0, self.first, self.shape[0])
 
 
 def load_weights(
@@ -46,13 +34,13 @@ def load_weights(
     if load_format == "dummy":
         fill_randomly(model, seed=seed)
         return
-    targets = _targets(model)
     with open_checkpoint(folder) as checkpoint:
         found = _found(checkpoint, spec)
+        targets = _targets(model, found)
         _compare(checkpoint, targets, found)
         with torch.no_grad():
             for name, target in targets.items():
-                target.rows().copy_(_tensor(checkpoint, found[name]))
+                target.view.copy_(_tensor(checkpoint, found[name]).view(target.view.shape))
 
 
 def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:
@@ -69,24 +57,37 @@ def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:
     return found
 
 
-def _targets(model: nn.Module) -> dict[str, _Target]:
+def _targets(model: nn.Module, found: Container[str]) -> dict[str, Source]:
     """Return the checkpoint name of every parameter or part of one. A tied head has none of its own."""
     modules = dict(model.named_modules())
-    targets: dict[str, _Target] = {}
+    targets: dict[str, Source] = {}
     for name, parameter in model.named_parameters():
         path, _, kind = name.rpartition(".")
-        parts: Iterable[tuple[str, int]] | None = getattr(modules[path], "parts", None)
+        module = modules[path]
+        if hasattr(module, "spellings"):
+            continue
+        parts: Iterable[tuple[str, int]] | None = getattr(module, "parts", None)
         if parts is None:
-            targets[name] = _Target(parameter, 0, tuple(parameter.shape))
+            targets[name] = Source(parameter, tuple(parameter.shape))
             continue
         parent, first = path.rpartition(".")[0], 0
         for part, rows in parts:
-            targets[f"{parent}.{part}.{kind}"] = _Target(parameter, first, (rows, *parameter.shape[1:]))
+            view = parameter.narrow(0, first, rows)
+            targets[f"{parent}.{part}.{kind}"] = Source(view, tuple(view.shape))
             first += rows
+    for path, module in modules.items():
+        if hasattr(module, "spellings"):
+            spellings: list[dict[str, Source]] = module.spellings(path)
+            likeliest: dict[str, Source] = max(spellings, key=lambda names: _count(names, found))
+            targets.update(likeliest)
     return targets
 
 
-def _compare(checkpoint: Checkpoint, targets: dict[str, _Target], found: dict[str, TensorInfo]) -> None:
+def _count(names: Iterable[str], found: Container[str]) -> int:
+    return sum(name in found for name in names)
+
+
+def _compare(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str, TensorInfo]) -> None:
     problems = []
     missing = [name for name in targets if name not in found]
     if missing:
@@ -109,7 +110,7 @@ def _compare(checkpoint: Checkpoint, targets: dict[str, _Target], found: dict[st
         )
 
 
-def _misshaped(info: TensorInfo, target: _Target) -> str:
+def _misshaped(info: TensorInfo, target: Source) -> str:
     return f"{info.name} is {list(info.shape)}, expected {list(target.shape)}"
 
 

@@ -21,6 +21,7 @@ struct Step {
   int64_t kv_heads, group, dim, block_size;
   std::vector<Row> rows;
   int64_t window = 0;
+  bool chunked = false;
   float soft_cap = 0.0f;
   bool sinks = false;
 
@@ -110,6 +111,7 @@ struct Step {
     a.seq_len = Column(seq_len);
     a.scale = scale();
     a.window = window;
+    a.chunked = chunked;
     a.soft_cap = soft_cap;
     if (sinks) a.sinks = Column(sink);
     return a;
@@ -118,7 +120,8 @@ struct Step {
   // The float64 output of query i of row r for head h.
   std::vector<double> Expected(size_t r, int64_t i, int64_t h) const {
     const int64_t position = rows[r].length - rows[r].queries + i;
-    const int64_t first = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+    const int64_t slides = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+    const int64_t first = chunked ? position / window * window : slides;
     double top = sinks ? double(sink[size_t(h)]) : -INFINITY;
     std::vector<double> scores;
     for (int64_t p = first; p <= position; ++p) {
@@ -173,6 +176,7 @@ Step RandomStep(std::mt19937_64& rng) {
   s.dim = Pick<int64_t>(rng, {8, 32, 40, 64, 72, 80, 96, 104, 112, 128, 256});
   s.block_size = Pick<int64_t>(rng, {1, 5, 8, 16, 32});
   s.window = Pick<int64_t>(rng, {0, 0, 0, 1, 5, 64, 100});
+  s.chunked = s.window > 0 && Pick<int64_t>(rng, {0, 1}) == 1;
   s.soft_cap = Pick(rng, {0.0f, 0.0f, 3.0f, 50.0f});
   s.sinks = rng() % 4 == 0;
   const int64_t b = s.block_size;
@@ -325,6 +329,9 @@ TEST_CASE("attention refuses bad indices before it touches memory") {
   a.q.shape[2] = a.out.shape[2] = a.cache.shape[4] = 20;
   CHECK(Refused(PagedAttention(a), "head dim is 20"));
   a = s.Args();
+  a.chunked = true;
+  CHECK(Refused(PagedAttention(a), "chunked"));
+  a.chunked = false;
   a.window = -1;
   CHECK(Refused(PagedAttention(a), "window"));
   a = s.Args();

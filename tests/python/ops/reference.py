@@ -82,7 +82,12 @@ class Step:
         )
 
     def expected(
-        self, scale: float, window: int = 0, soft_cap: float = 0.0, sinks: Tensor | None = None
+        self,
+        scale: float,
+        window: int = 0,
+        soft_cap: float = 0.0,
+        sinks: Tensor | None = None,
+        chunked: bool = False,
     ) -> Tensor:
         """Return the step's output in float64."""
         out = []
@@ -97,7 +102,9 @@ class Step:
             position = torch.arange(length - queries, length)[:, None]
             key = torch.arange(length)[None]
             visible = key <= position
-            if window > 0:
+            if chunked:
+                visible &= key // window == position // window
+            elif window > 0:
                 visible &= key > position - window
             scores = scores.masked_fill(~visible, -math.inf)
             if sinks is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -35,11 +36,12 @@ def test_attention_equals_float64_on_random_mixed_steps(seed: int) -> None:
         block_size=block_size,
         dtype=choose(DTYPES),
     )
-    options = {
+    options: dict[str, Any] = {
         "window": choose([0, 0, 1, 33, 100]),
         "soft_cap": choose([0.0, 20.0]),
         "sinks": choose([None, torch.randn(step.heads)]),
     }
+    options["chunked"] = options["window"] > 0 and choose([False, True])
     out = torch.full_like(step.q, math.nan)
     step.attend(out, step.head_dim**-0.5, **options)
     close(out, step.expected(step.head_dim**-0.5, **options))

@@ -36,15 +36,18 @@ def spec_of(folder: Path, generation: dict[str, Any] | None = None, **changes: A
 def test_the_spec_of_each_tiny_model_is_what_was_saved(tiny_folder: Any, model_name: str) -> None:
     config = tiny_models.config_of(model_name)
     spec = load_model_spec(tiny_folder(model_name))
-    assert spec.architecture.removesuffix("ForCausalLM").lower() == config.model_type.removesuffix("_text")
+    assert spec.architecture.removesuffix("ForCausalLM").lower() == config.model_type.replace(
+        "_text", ""
+    ).replace("_", "")
     assert (spec.hidden_size, spec.intermediate_size) == (config.hidden_size, config.intermediate_size)
     assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert spec.head_dim == 32
     assert spec.tie_embeddings == config.tie_word_embeddings
     assert spec.attention_bias == (config.model_type == "qwen2")
-    assert spec.qk_norm == (model_name in ("qwen3", "gemma3"))
+    assert spec.qk_norm == (model_name in ("qwen3", "gemma3", "qwen3-moe"))
     types = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
-    slides = [model_name == "mistral-window" or name == "sliding_attention" for name in types]
+    always = types[0] is None and getattr(config, "sliding_window", None) is not None
+    slides = [always or name == "sliding_attention" for name in types]
     assert spec.layer_windows == tuple(24 if slide else 0 for slide in slides)
     assert spec.rope.kind == {"llama": "llama3", "gemma3": "linear"}.get(model_name, "default")
     assert spec.dtype == "float32"

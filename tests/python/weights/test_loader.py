@@ -58,12 +58,21 @@ def write_index(folder: Path, placed: Any) -> None:
 
 
 def test_every_tensor_lands_in_its_parameter(tiny_folder: Any, model_name: str) -> None:
-    saved = load_file(tiny_folder(model_name) / "model.safetensors")
+    spec = load_model_spec(tiny_folder(model_name))
+    stored = load_file(tiny_folder(model_name) / "model.safetensors")
+    saved = {spec.name_of(name) or "": tensor for name, tensor in stored.items()}
     model = load(tiny_folder(model_name))
     parts = {path: module.parts for path, module in model.named_modules() if isinstance(module, FusedLinear)}
-    read = set()
+    read: set[str] = set()
+    for path, module in model.named_modules():
+        spellings: Any = getattr(module, "spellings", lambda _: [{}])
+        each = next(names for names in spellings(path) if set(names) <= set(saved))
+        assert all(torch.equal(part.view, saved[name].view(part.view.shape)) for name, part in each.items())
+        read.update(each)
     for name, weight in model.named_parameters():
         path, _, kind = name.rpartition(".")
+        if hasattr(model.get_submodule(path), "spellings"):
+            continue
         beside = path.rpartition(".")[0]
         sources = [f"{beside}.{part}.{kind}" for part, _ in parts[path]] if path in parts else [name]
         assert torch.equal(weight, torch.cat([saved[source] for source in sources]))

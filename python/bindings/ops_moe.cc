@@ -1,0 +1,62 @@
+// The ops of a mixture of experts of octavo._ops.
+#include "octavo/ops_moe.h"
+
+#include <nanobind/stl/optional.h>
+
+#include "ops_views.h"
+
+namespace octavo::bindings {
+namespace {
+
+void MoeRoute(const Tensor& ids, const Tensor& weights, const Tensor& logits, bool sigmoid,
+              bool renormalize) {
+  Call call;
+  const MoeRouteArgs args{call.View("ids", ids), call.View("weights", weights),
+                          call.View("logits", logits), sigmoid, renormalize};
+  call.Run(cpu::MoeRoute, nullptr, args);
+}
+
+void MoeGroup(const Tensor& place, const Tensor& token, const Tensor& start, const Tensor& ids) {
+  Call call;
+  const MoeGroupArgs args{call.View("place", place), call.View("token", token),
+                          call.View("start", start), call.View("ids", ids)};
+  call.Run(cpu::MoeGroup, nullptr, args);
+}
+
+void GroupedLinear(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& start,
+                   const std::optional<Tensor>& bias) {
+  Call call;
+  const GroupedLinearArgs args{call.View("out", out), call.View("x", x),
+                               call.View("weight", weight), call.View("start", start),
+                               call.View("bias", bias)};
+  call.Run(cpu::GroupedLinear, nullptr, args);
+}
+
+void MoeCombine(const Tensor& out, const Tensor& rows, const Tensor& place, const Tensor& weights) {
+  Call call;
+  const MoeCombineArgs args{call.View("out", out), call.View("rows", rows),
+                            call.View("place", place), call.View("weights", weights)};
+  call.Run(cpu::MoeCombine, nullptr, args);
+}
+
+void ClampedSwiglu(const Tensor& out, const Tensor& gate_up, float alpha, float limit) {
+  Call call;
+  const ClampedSwigluArgs args{call.View("out", out), call.View("gate_up", gate_up), alpha, limit};
+  call.Run(cpu::ClampedSwiglu, nullptr, args);
+}
+
+}  // namespace
+
+void BindMoe(nb::module_& m) {
+  const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
+  m.def("moe_route", &MoeRoute, arg("ids"), arg("weights"), arg("logits"), nb::arg("sigmoid"),
+        nb::arg("renormalize"));
+  m.def("moe_group", &MoeGroup, arg("place"), arg("token"), arg("start"), arg("ids"));
+  m.def("grouped_linear", &GroupedLinear, arg("out"), arg("x"), arg("weight"), arg("start"),
+        arg("bias").none() = nb::none());
+  m.def("moe_combine", &MoeCombine, arg("out"), arg("rows"), arg("place"), arg("weights"));
+  m.def("clamped_swiglu", &ClampedSwiglu, arg("out"), arg("gate_up"), nb::arg("alpha"),
+        nb::arg("limit"));
+}
+
+}  // namespace octavo::bindings

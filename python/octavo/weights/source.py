@@ -1,0 +1,20 @@
+"""Where a tensor of a checkpoint goes in a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored tensor of `shape`, laid out anew as `view`'s shape, is copied to `view`, part of a parameter.
+
+    A module whose weights are stored otherwise than it holds them has a method `spellings(path)`: for each
+    way to store them, the names and the Source of each. The loader takes the way that a checkpoint has most
+    names of.
+    """
+
+    view: torch.Tensor
+    shape: tuple[int, ...]
