@@ -1,4 +1,4 @@
-// Hash128 and the chain hash of the prefix map.
+// The chain hash of the prefix map.
 //
 // A block's hash covers its parent's hash, the extra keys (multimodal content, adapters) and its
 // token ids in a fixed little-endian layout, so equal hashes mean equal prefixes. In process it is
@@ -11,13 +11,9 @@
 #include <span>
 #include <string_view>
 
-namespace octavo {
+#include "octavo/hash128.h"
 
-struct Hash128 {
-  uint64_t lo = 0;
-  uint64_t hi = 0;
-  bool operator==(const Hash128&) const = default;
-};
+namespace octavo {
 
 class ChainHasher {
  public:

@@ -14,7 +14,8 @@ namespace octavo::engine {
 class CoreEngine final : public Engine {
  public:
   // REQUIRES: Validate(config).ok().
-  CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory);
+  CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory,
+             KvConnector* connector = nullptr);
 
   using Engine::AddRequest;
   Result<RequestId> AddRequest(const RequestInput& input) override { return scheduler_.Add(input); }
@@ -29,13 +30,14 @@ class CoreEngine final : public Engine {
   Result<std::span<const StepOutput>> FailStep(uint64_t step_id) override {
     return scheduler_.Fail(step_id);
   }
+  std::span<const StepOutput> TakeEnded() override { return scheduler_.TakeEnded(); }
   Result<std::span<const StepOutput>> Step(Executor& executor) override;
   Status LastError() const override { return last_error_; }
   Status Abort(RequestId request) override { return scheduler_.End(request, FinishReason::kAbort); }
   Status Stop(RequestId request) override { return scheduler_.End(request, FinishReason::kStop); }
   bool HasUnfinished() const override { return scheduler_.HasUnfinished(); }
   EngineStats Stats() const override { return scheduler_.Stats(); }
-  bool ResetPrefixCache() override { return kv_.Reset(); }
+  bool ResetPrefixCache() override { return scheduler_.ResetPrefixCache(); }
   void TakeEvents(std::vector<KvEvent>* events) override { kv_.events().Take(events); }
   void CachedContent(std::vector<KvEvent>* events) const override { kv_.CachedContent(events); }
   const EngineConfig& config() const override { return config_; }

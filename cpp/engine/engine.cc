@@ -26,16 +26,17 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
 
 }  // namespace
 
-CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory)
+CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& memory,
+                       KvConnector* connector)
     : config_(config),
       kv_(KvConfigOf(config), memory),
       batch_(config, memory),
-      scheduler_(config, kv_, batch_, clock),
+      scheduler_(config, kv_, batch_, clock, connector),
       tokens_(batch_.arena().capacity(batch::Column::kSampleToken)) {}
 
 Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
   const StepPlan* plan = BeginStep();
-  if (!plan) return std::span<const StepOutput>();
+  if (!plan) return TakeEnded();
   const std::span<int32_t> tokens(tokens_.data(), plan->num_samples);
   if (Status s = executor.Execute(*plan, tokens); !s.ok()) {
     auto outputs = FailStep(plan->step_id);
@@ -51,8 +52,13 @@ Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
 Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
                                                const EngineParts& parts) {
   if (Status s = Validate(config); !s.ok()) return s;
+  if (parts.connector && !config.enable_prefix_caching) {
+    return Status::InvalidArgument(
+        "enable_prefix_caching=false with a KV connector: what it loads is found through the "
+        "prefix cache, so enable it or leave the connector out");
+  }
   return std::unique_ptr<Engine>(std::make_unique<engine::CoreEngine>(
-      config, parts.clock ? *parts.clock : SteadyClock(), SystemMemory()));
+      config, parts.clock ? *parts.clock : SteadyClock(), SystemMemory(), parts.connector));
 }
 
 }  // namespace octavo

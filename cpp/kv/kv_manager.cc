@@ -218,6 +218,7 @@ void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
 
 void KvManager::OnEvict(BlockId block) {
   const PrefixKey key = map_.KeyOf(block);
+  if (eviction_listener_) eviction_listener_->OnEvict(block, key);
   if (map_.Remove(block)) events_.Removed(block, key);
   expiry_.Cancel(block);
   ++evictions_;
@@ -439,9 +440,12 @@ void KvManager::CheckInvariants() const {
   std::vector<int32_t> refs(pool_.num_places(), 0);
   refs[Index(kNullBlock)] = 1;
   CheckTables(&refs);
+  for (const auto& hold : holds_) {
+    for (BlockId b : hold) ++refs[Index(b)];
+  }
   int32_t filed = 0;
   for (int32_t b = 0; b < pool_.num_places(); ++b) {
-    OCTAVO_CHECK(pool_.refs(BlockId{b}) == refs[b], "references differ from the tables");
+    OCTAVO_CHECK(pool_.refs(BlockId{b}) == refs[b], "references differ from tables and holds");
     const bool hashed = map_.Contains(BlockId{b});
     OCTAVO_CHECK(hashed == (pool_.eviction_class(BlockId{b}) != EvictionClass::kUnhashed),
                  "eviction class and prefix map disagree");

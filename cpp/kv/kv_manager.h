@@ -9,8 +9,8 @@
 // its entries until ClearRow. Nothing allocates after construction. One thread.
 //
 // Invariants (CheckInvariants, after every operation in tests):
-//   refs(b) = table entries that name b; what is not used is free; the map and the hashed blocks
-//   are a bijection; filed blocks are full and never written again.
+//   refs(b) = table entries and holds that name b; what is not used is free; the map and the hashed
+//   blocks are a bijection; filed blocks are full and never written again.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,7 @@
 #include "kv/kv_events.h"
 #include "kv/prefix_map.h"
 #include "octavo/config.h"
+#include "octavo/kv_connector.h"
 #include "octavo/step.h"
 
 namespace octavo::kv {
@@ -39,6 +40,13 @@ struct KvConfig {
   int32_t snapshot_interval = 0;  // see EngineConfig
   bool enable_prefix_caching = true;
   bool enable_events = false;
+};
+
+// Told of cached content before it is overwritten.
+class EvictionListener {
+ public:
+  virtual ~EvictionListener() = default;
+  virtual void OnEvict(BlockId block, const PrefixKey& key) = 0;
 };
 
 class KvManager final : private EvictionSink {
@@ -103,11 +111,26 @@ class KvManager final : private EvictionSink {
   // What was retained until now becomes ordinary again, unless somebody holds it.
   void Expire(int64_t now_us);
 
+  // Holds: references outside any table, of blocks that are being loaded or saved (holds.cc).
+  // Holds all that a token after the first `tokens` (a multiple of align()) reads: cached blocks as
+  // they are, and new ones, appended to `missing`, for the rest. Negative, and no change, when they
+  // do not fit beside what growing to `gate` tokens takes, `keep` and `keep_parents`.
+  int32_t HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t gate, const BlockNeed& keep,
+                     int32_t keep_parents, std::vector<KvBlock>* missing);
+  // Holds the filed blocks that lie within a slot's first `tokens` tokens; appends them.
+  int32_t HoldFiled(RowSlot slot, int32_t tokens, std::vector<KvBlock>* blocks);
+  // Files new blocks of a hold that lie within the first `valid` tokens.
+  void FileLoaded(const PrefixChain& chain, std::span<const KvBlock> blocks, int32_t valid);
+  void DropHold(int32_t hold);
+  // Whether the map holds this block of the chain.
+  bool Cached(const PrefixChain& chain, int group, int32_t index) const;
+
   // Forgets all cached content. False, and no change, while any slot holds a block.
   bool Reset();
 
   // Publish appends what it files to `log`; null: nowhere.
   void set_publish_log(std::vector<BlockId>* log) { publish_log_ = log; }
+  void set_eviction_listener(EvictionListener* listener) { eviction_listener_ = listener; }
 
   std::span<const int32_t> blocks(RowSlot slot, int group = 0) const {
     return {row(group, slot), static_cast<size_t>(at(slot, group).length)};
@@ -167,6 +190,7 @@ class KvManager final : private EvictionSink {
   void PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index);
   bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const;
   void OnEvict(BlockId block) override;
+  int32_t NewHold();
   void CheckTables(std::vector<int32_t>* refs) const;
 
   KvConfig config_;
@@ -183,7 +207,10 @@ class KvManager final : private EvictionSink {
   std::vector<BlockTableView> views_;
   std::vector<Row> rows_;                      // [slot, group]
   std::vector<std::vector<BlockId>> scratch_;  // the latest hit, one line a group
+  std::vector<std::vector<BlockId>> holds_;
+  std::vector<int32_t> free_holds_;
   std::vector<BlockId>* publish_log_ = nullptr;
+  EvictionListener* eviction_listener_ = nullptr;
   uint64_t evictions_ = 0;
 };
 

@@ -57,7 +57,8 @@ Result<RequestId> Scheduler::Add(const RequestInput& input) {
   if (r.retention.timed()) kv_.EnableExpiry();
   r.order = OrderOf(config_, input.priority, clock_.NowMicros(), arrivals_++);
   // Room for every running request to come back, so that preemption never allocates.
-  waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs));
+  const int32_t loading = remote_ ? remote_->limit() : 0;
+  waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs + loading));
   passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));
   waiting_.Push({r.order, r.id});
   ++num_waiting_;
@@ -71,7 +72,9 @@ void Scheduler::AdmitWaiting() {
     const WaitingQueue::Entry entry = waiting_.Pop();
     Request* r = requests_.Find(entry.id);
     if (!r || !r->live()) continue;
-    const Admission outcome = TryAdmit(*r);
+    Admission outcome = TryAdmit(*r);
+    while (outcome == Admission::kDoesNotFit && OfferRoom(*r)) outcome = TryAdmit(*r);
+    if (outcome == Admission::kLoading) continue;
     if (outcome == Admission::kAdmitted) {
       if (head && ++head->overtaken >= config_.max_overtakes) break;
       continue;
@@ -84,23 +87,40 @@ void Scheduler::AdmitWaiting() {
   for (const auto& entry : passed_over_) waiting_.Push(entry);
 }
 
-kv::KvManager::Hit Scheduler::Lookup(Request& r) {
+int32_t Scheduler::LookupCap(const Request& r) const {
   // At least one token must run, or there would be nothing to sample from.
   int32_t cap = r.packed ? 0 : r.num_tokens - 1;
   if (r.wants_scores && r.scored < r.prompt_len - 1) cap = std::min(cap, r.scored);
-  return kv_.Match(r.chain(), cap);
+  return cap;
+}
+
+bool Scheduler::OfferRoom(Request& r) {
+  return remote_ && remote_->YieldTo(r, running_.empty() && num_open() == 0);
 }
 
 Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   // Output of a step from before its preemption is still to come and belongs before what it
   // computes next.
   if (r.in_flight > 0) return Admission::kNotNow;
-  const kv::KvManager::Hit hit = Lookup(r);
-  const int32_t external =
-      connector_ ? connector_->MatchedTokens(
-                       r.id, {r.tokens, static_cast<size_t>(r.num_tokens - 1)}, hit.tokens)
-                 : 0;
-  const int32_t start = hit.tokens + external;
+  const int32_t cap = LookupCap(r);
+  kv::KvManager::Hit hit = kv_.Match(r.chain(), cap);
+  if (remote_) {
+    switch (Consult(r, hit.tokens)) {
+      case RemoteKv::Answer::kLocal:
+        break;
+      case RemoteKv::Answer::kLookAgain:
+        hit = kv_.Match(r.chain(), cap);
+        break;
+      case RemoteKv::Answer::kLoading:
+        r.status = RequestStatus::kWaitingForRemoteKv;
+        return Admission::kLoading;
+      case RemoteKv::Answer::kAskAgain:
+        return Admission::kNotNow;
+      case RemoteKv::Answer::kDoesNotFit:
+        return Admission::kDoesNotFit;
+    }
+  }
+  const int32_t start = hit.tokens;
   const int32_t wanted = r.num_tokens - start;
   int32_t count = std::min(wanted, pass_.budget);
   if (pass_.many && config_.long_prefill_token_threshold > 0) {
@@ -122,19 +142,19 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
       running_.empty() ? 0 : static_cast<int32_t>(config_.watermark * config_.num_blocks);
   const RowSlot slot{free_slots_.back()};
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
-    if (hit.tokens == 0 || external > 0 || !running_.empty() || num_open() > 0) {
+    if (hit.tokens == 0 || !running_.empty() || num_open() > 0 ||
+        (remote_ && remote_->OthersHold(r))) {
       return Admission::kDoesNotFit;
     }
     // Alone, and yet too large: its hit lies scattered over more parents than it fills.
+    if (remote_) remote_->Detach(r);
     r.packed = true;
     return TryAdmit(r);
   }
 
   free_slots_.pop_back();
   r.slot = Index(slot);
-  if (connector_) {
-    connector_->OnAdmitted(r.id, kv_.blocks(slot), external);
-  }
+  if (remote_) remote_->Detach(r);
   StartRunning(r, start);
   AddRow(r, count);
   if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it
@@ -145,6 +165,9 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
 void Scheduler::StartRunning(Request& r, int32_t hit_tokens) {
   r.computed = hit_tokens;
   r.status = RequestStatus::kRunning;
+  r.admitted_step = next_step_;
+  r.local_only = false;
+  r.asked_us = 0;
   --num_waiting_;
   stats_.prefix_queries += r.num_tokens;
   stats_.prefix_hits += hit_tokens;

@@ -27,6 +27,7 @@ Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
                                           tokens.size(), " tokens were given"));
   }
   num_outputs_ = 0;
+  executed_ = step_id;
   for (size_t i = 0; i < step.rows.size(); ++i) {
     const RowRecord& row = step.rows[i];
     if (i + kPrefetchRequest < step.rows.size()) {
@@ -39,6 +40,7 @@ Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
     }
   }
   CloseStep(step);
+  AppendEnded();
   return Outputs();
 }
 
@@ -129,6 +131,7 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
     CloseStep(step);
     ++stats_.failed_steps;
   }
+  AppendEnded();
   return Outputs();
 }
 
@@ -152,10 +155,11 @@ void Scheduler::Close(Request& r, FinishReason reason) {
   const bool was_running = r.status == RequestStatus::kRunning;
   r.status = RequestStatus::kFinished;
   if (was_running) {
-    if (connector_) connector_->OnFinished(r.id, kv_.blocks(r.row_slot()));
+    if (remote_ && reason != FinishReason::kError) OfferSave(r, KvRelease::kFinished);
     ReleaseBlocks(r);
     compact_running_ = true;  // whoever takes it off the running list recycles it
   } else {
+    if (remote_) remote_->Detach(r);
     --num_waiting_;  // its queue entry finds a finished request and is skipped
     if (r.in_flight == 0) requests_.Recycle(r);
   }
@@ -195,6 +199,7 @@ void Scheduler::CloseStep(StepRecord& step) {
 Status Scheduler::End(RequestId id, FinishReason reason) {
   Request* r = requests_.Find(id);
   if (!r || !r->live()) {
+    if (Unsay(id)) return Status::Ok();
     return Status::NotFound(StrCat("request ", Value(id), " is unknown or has ended"));
   }
   const bool was_running = r->status == RequestStatus::kRunning;

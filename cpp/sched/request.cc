@@ -143,7 +143,10 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.status = RequestStatus::kWaiting;
   r.cached_tokens = -1;
   r.scored = r.overtaken = 0;
-  r.packed = false;
+  r.packed = r.local_only = false;
+  r.transfer = r.admitted_step = 0;
+  r.asked_us = 0;
+  r.salt.assign(input.cache_salt);
 
   r.params = params;
   r.edits.Assign(r.params);

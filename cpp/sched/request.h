@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -88,6 +89,11 @@ struct alignas(64) Request {
   // The rest.
   int32_t scored = 0;  // prompt positions whose logprob was asked for already
   int32_t overtaken = 0;
+  uint64_t transfer = 0;       // the load it waits for, or that pins its prefix; 0: none
+  uint64_t admitted_step = 0;  // its hit is computed once this step is over
+  int64_t asked_us = 0;        // when a connector first did not know what it has; 0: not yet
+  bool local_only = false;     // do not ask a connector
+  std::string salt;
   OrderKey order;
   SamplingParams params;
   RequestEdits edits;

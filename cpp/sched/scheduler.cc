@@ -16,13 +16,11 @@ constexpr size_t kVictimWindow = 32;
 }  // namespace
 
 Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch,
-                     Clock& clock, transfer::KvConnector* connector,
-                     encoder::EncoderBudget* encoder)
+                     Clock& clock, KvConnector* connector, encoder::EncoderBudget* encoder)
     : config_(config),
       kv_(kv),
       batch_(batch),
       clock_(clock),
-      connector_(connector),
       encoder_(encoder),
       hasher_(config.hash_seed != 0 ? config.hash_seed : RandomSeed()) {
   const size_t rows = config.max_num_seqs;
@@ -40,10 +38,12 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
     step.published.reserve(kv.num_groups() *
                            (config.max_num_batched_tokens / kv.unit() + 2 * rows));
   }
+  if (connector) Attach(*connector);
 }
 
 const StepPlan* Scheduler::Begin() {
   if (num_open() == config_.max_steps_in_flight) return nullptr;
+  if (remote_) PollTransfers();
   StepRecord& step = record(next_step_);
   step.id = next_step_;
   step.rows.clear();
@@ -61,6 +61,7 @@ const StepPlan* Scheduler::Begin() {
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
   if (!batch_.all_greedy()) DescribeSamples(step);
+  if (remote_) remote_->OnPlanned(step.id, step.published);
   ++next_step_;
   ++stats_.steps;
   const StepPlan* plan = batch_.Close();
@@ -125,6 +126,8 @@ bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
   if (tokens - r.computed == 1 && (r.computed & (kv_.unit() - 1)) != 0) return true;
   if (!kv_.keeps_everything()) LeaveBehind(r);
   while (!kv_.Grow(r.row_slot(), tokens)) {
+    if (remote_ && remote_->DropPin()) continue;
+    if (remote_ && remote_->RoomIsComing()) return false;  // a victim's blocks are being saved
     const int32_t victim = PickVictim(index);
     if (victim >= 0) {
       Preempt(static_cast<size_t>(victim));
@@ -134,7 +137,8 @@ bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
     // (a step in flight, a transfer) will let go of them.
     if (index > 0) {
       Preempt(index);
-    } else if (num_open() == 0 && kv_.pool().num_groups() > 1) {
+    } else if (num_open() == 0 && kv_.pool().num_groups() > 1 &&
+               !(remote_ && remote_->OthersHold(r))) {
       // Alone, and yet short: its blocks lie scattered over more parents than they fill. Starting
       // afresh without the cache packs them.
       r.packed = true;
@@ -159,8 +163,7 @@ int32_t Scheduler::PickVictim(size_t requester) const {
   int64_t best_freed = 1;
   for (size_t i = running_.size(); i-- > first;) {
     const Request& r = *running_[i];
-    // Full blocks that are filed stay findable after release, so only the rest is computed again.
-    const int64_t kept = kv_.published_tokens(r.row_slot());
+    const int64_t kept = KeptTokens(r);
     const int64_t cost = std::max<int64_t>(0, r.computed - kept);
     const int64_t freed = kv_.ExclusiveBlocks(r.row_slot());
     if (freed == 0) continue;
@@ -174,9 +177,17 @@ int32_t Scheduler::PickVictim(size_t requester) const {
   return best >= 0 ? best : static_cast<int32_t>(running_.size()) - 1;
 }
 
+int32_t Scheduler::KeptTokens(const Request& r) const {
+  // Full blocks that are filed stay findable after release, so only the rest is computed again.
+  const int32_t filed = kv_.published_tokens(r.row_slot());
+  if (!remote_ || !remote_->retracts()) return filed;
+  return std::max(filed, ProcessedTokens(r) / kv_.unit() * kv_.unit());
+}
+
 void Scheduler::Preempt(size_t index) {
   Request& r = *running_[index];
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  if (remote_) OfferSave(r, KvRelease::kPreempted);
   ReleaseBlocks(r);
   r.computed = 0;
   r.placeholders = 0;
@@ -261,6 +272,7 @@ void Scheduler::AddScores(Request& r, int32_t count) {
 
 EngineStats Scheduler::Stats() const {
   EngineStats s = stats_;
+  if (remote_) remote_->AddTo(&s);
   s.running = num_running();
   s.waiting = num_waiting_;
   s.evictions = kv_.evictions();

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -23,11 +24,12 @@
 #include "kv/kv_manager.h"
 #include "octavo/config.h"
 #include "octavo/executor.h"
+#include "octavo/kv_connector.h"
 #include "octavo/request_input.h"
 #include "octavo/stats.h"
+#include "sched/remote.h"
 #include "sched/request.h"
 #include "sched/waiting_queue.h"
-#include "transfer/kv_connector.h"
 
 namespace octavo::sched {
 
@@ -36,7 +38,7 @@ class Scheduler {
   // `connector` and `encoder` may be null. Everything referred to must outlive the scheduler.
   // REQUIRES: Validate(config).ok().
   Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch, Clock& clock,
-            transfer::KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
+            KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
 
   Result<RequestId> Add(const RequestInput& input);
   Status SetDrafts(RequestId id, std::span<const int32_t> drafts);
@@ -46,7 +48,15 @@ class Scheduler {
   // Ends a request without an output; `reason` only counts.
   Status End(RequestId id, FinishReason reason);
 
-  bool HasUnfinished() const { return num_waiting_ > 0 || num_running() > 0; }
+  // Outputs of requests that ended outside a step; Finish and Fail return them too.
+  std::span<const StepOutput> TakeEnded();
+  // Gives a scheduler its connector, when that needs what exists only later. REQUIRES: no request
+  // was ever added.
+  void Attach(KvConnector& connector);
+  // Forgets all cached content, the connector's too. False, and no change, while blocks are used.
+  bool ResetPrefixCache();
+
+  bool HasUnfinished() const { return num_waiting_ > 0 || num_running() > 0 || !ended_.empty(); }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return num_waiting_; }
   EngineStats Stats() const;
@@ -88,13 +98,14 @@ class Scheduler {
     bool many = false;  // more than one request competes
     bool preempted = false;
   };
-  enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull };
+  enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull, kLoading };
 
   // admission.cc
   Status CheckAdd(const RequestInput& input) const;
   void AdmitWaiting();
   Admission TryAdmit(Request& request);
-  kv::KvManager::Hit Lookup(Request& request);
+  int32_t LookupCap(const Request& request) const;
+  bool OfferRoom(Request& request);
   void StartRunning(Request& request, int32_t hit_tokens);
   // drafts.cc
   bool AddDraftRow(Request& request, size_t index);
@@ -102,6 +113,13 @@ class Scheduler {
   void CountPromised();
   void FinishDraftRow(const RowRecord& row, const int32_t* tokens);
   void PublishAccepted(Request& request);
+  // transfers.cc
+  void PollTransfers();
+  RemoteKv::Answer Consult(Request& request, int32_t local_hit);
+  void OfferSave(Request& request, KvRelease why);
+  void AppendEnded();
+  bool Unsay(RequestId id);
+  int32_t ProcessedTokens(const Request& request) const;
   // scheduler.cc
   void ScheduleRunning();
   void DescribeSamples(const StepRecord& step);
@@ -113,6 +131,7 @@ class Scheduler {
   void Publish(Request& request);
   void PublishFilled();
   void AddScores(Request& request, int32_t count);
+  int32_t KeptTokens(const Request& request) const;
   int32_t PickVictim(size_t requester) const;
   void Preempt(size_t index);
   // finish.cc
@@ -136,9 +155,9 @@ class Scheduler {
   kv::KvManager& kv_;
   batch::StepBatch& batch_;
   Clock& clock_;
-  transfer::KvConnector* connector_;
   encoder::EncoderBudget* encoder_;
   ChainHasher hasher_;
+  std::unique_ptr<RemoteKv> remote_;  // null without a connector
 
   RequestTable requests_;
   WaitingQueue waiting_;
@@ -154,9 +173,11 @@ class Scheduler {
   StepRecord records_[kMaxStepsInFlight];
   uint64_t first_open_ = 1;
   uint64_t next_step_ = 1;
+  uint64_t executed_ = 0;  // the last step that ran to its end
   Pass pass_;
   std::vector<StepOutput> outputs_;  // as large as any steps need; the first num_outputs_ count
   size_t num_outputs_ = 0;
+  std::vector<StepOutput> ended_;  // outside a step, not told yet
   EngineStats stats_;
 };
 

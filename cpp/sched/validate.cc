@@ -258,6 +258,8 @@ Status Validate(const EngineConfig& c) {
       {"priority_aging_ms", c.priority_aging_ms, 0, 1'000'000'000,
        "give 0 (never) or milliseconds"},
       {"max_overtakes", c.max_overtakes, 0, most, "give 0 or more"},
+      {"kv_load_timeout_ms", c.kv_load_timeout_ms, 0, 1'000'000'000,
+       "give 0 (never) or milliseconds"},
   };
   for (const auto& r : ranges) {
     if (r.value < r.low || r.value > r.high) {

@@ -59,6 +59,19 @@ void HashModel::Own(Group& g, int32_t block) {
   if (taken) clear(g, block);
 }
 
+std::vector<Cell> HashModel::ReadBlock(int group, int32_t block) const {
+  const Group& g = groups_[group];
+  const auto first = g.cells.begin() + int64_t{block} * g.spec.block_size;
+  return {first, first + g.spec.block_size};
+}
+
+void HashModel::WriteBlock(int group, int32_t block, std::span<const Cell> cells) {
+  Group& g = groups_[group];
+  OCTAVO_CHECK(block > 0, "the null block is written to");
+  Own(g, block);
+  std::copy(cells.begin(), cells.end(), g.cells.begin() + int64_t{block} * g.spec.block_size);
+}
+
 Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
   // Row after row: a row may hit blocks that an earlier row of the same step writes.
   for (int32_t r = 0; r < plan.num_rows; ++r) WriteRow(plan, r);

@@ -29,6 +29,10 @@ class HashModel final : public Executor {
   // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
   void Corrupt(uint64_t choice);
 
+  // The cells of a block, for whoever moves blocks in and out of the cache.
+  std::vector<Cell> ReadBlock(int group, int32_t block) const;
+  void WriteBlock(int group, int32_t block, std::span<const Cell> cells);
+
   // One sample in `n` fails, chosen by a seeded draw. 0: none.
   void FailOneIn(uint32_t n, uint64_t seed) {
     fail_one_in_ = n;

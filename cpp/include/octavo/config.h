@@ -14,6 +14,10 @@ enum class SchedulingPolicy { kFcfs, kPriority };
 // arrivals first among equals. kLast: the latest in scheduling order.
 enum class VictimPolicy { kCost, kLast };
 
+// What becomes of a request whose KV a connector promised and failed to load. kFail: it ends with
+// kError. kRecompute: it computes what did not arrive.
+enum class KvLoadFailurePolicy { kFail, kRecompute };
+
 inline constexpr int32_t kMaxBlockSize = 256;
 inline constexpr int32_t kMaxStepsInFlight = 3;
 inline constexpr int32_t kMaxDraftTokens =
@@ -71,6 +75,13 @@ struct EngineConfig {
   double watermark = 0.0;        // share of the pool kept free when a waiting request is admitted
   bool full_prompt_gate = true;  // admit only what can hold all its known tokens
   int32_t max_overtakes = 8;     // how many later requests may pass a head that does not fit
+
+  // KV from elsewhere; without a connector they change nothing.
+  KvLoadFailurePolicy kv_load_failure_policy = KvLoadFailurePolicy::kFail;
+  // A load or save that is not reported within this time has failed, and a connector that does not
+  // know an answer for so long has none; one that does not let go of a cancelled transfer's blocks
+  // within as long again is given up. 0: never.
+  int64_t kv_load_timeout_ms = 30'000;
 };
 
 // Names the first field that is out of range, its value and the remedy.

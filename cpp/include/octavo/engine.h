@@ -15,6 +15,7 @@
 #include "octavo/config.h"
 #include "octavo/executor.h"
 #include "octavo/ids.h"
+#include "octavo/kv_connector.h"
 #include "octavo/kv_event.h"
 #include "octavo/request_input.h"
 #include "octavo/sampling_params.h"
@@ -26,7 +27,8 @@ namespace octavo {
 
 // What an engine calls outwards through. Everything named must outlive it.
 struct EngineParts {
-  Clock* clock = nullptr;  // null: the system's steady clock
+  Clock* clock = nullptr;            // null: the system's steady clock
+  KvConnector* connector = nullptr;  // null: KV lives in the pool only
 };
 
 class Engine {
@@ -43,6 +45,7 @@ class Engine {
   }
 
   // Plans the next step. Null: nothing can be scheduled now (no work, or all of it is in flight).
+  // Requests may end meanwhile (see TakeEnded).
   virtual const StepPlan* BeginStep() = 0;
 
   // Proposes tokens to follow what is known of a request, replacing what was proposed before. Its
@@ -61,7 +64,11 @@ class Engine {
   // The step could not run: ends every request of it and of all later open steps with kError.
   virtual Result<std::span<const StepOutput>> FailStep(uint64_t step_id) = 0;
 
-  // BeginStep, `executor`, FinishStep (or FailStep). Empty: nothing to do.
+  // Outputs of requests that ended outside a step, each once: a load of their KV failed. FinishStep
+  // and FailStep return them too; this is for when BeginStep has planned nothing. Valid as theirs.
+  virtual std::span<const StepOutput> TakeEnded() = 0;
+
+  // BeginStep, `executor`, FinishStep (or FailStep), or TakeEnded. Empty: nothing to do.
   virtual Result<std::span<const StepOutput>> Step(Executor& executor) = 0;
   // Why the executor last failed a step; ok when it never has.
   virtual Status LastError() const = 0;

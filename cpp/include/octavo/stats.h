@@ -23,12 +23,18 @@ struct EngineStats {
   uint64_t finished_abort = 0;
   uint64_t finished_error = 0;
   uint64_t dropped_events = 0;
+  uint64_t kv_loads = 0;             // loads that a connector was asked for
+  uint64_t kv_loads_failed = 0;      // of them, whose KV did not (all) arrive
+  uint64_t kv_loaded_tokens = 0;     // prompt tokens whose KV was loaded
+  uint64_t kv_saves = 0;             // released prefixes that a connector held on to
+  uint64_t kv_connector_deaths = 0;  // 1: the engine goes on without its connector
   int64_t running = 0;
   int64_t waiting = 0;
   int64_t total_blocks = 0;        // without the null block
   int64_t free_blocks = 0;         // cached ones included
   int64_t cached_blocks = 0;       // blocks that carry a prefix hash
   int64_t kv_slots_allocated = 0;  // slots of the blocks in running requests' tables
+  int64_t kv_transfers = 0;        // loads and saves that hold blocks right now
   int64_t kv_slots_filled = 0;     // of these, slots that hold a token
 };
 

@@ -15,6 +15,7 @@ const StepPlan* Harness::Begin() {
   const StepPlan* plan = engine.BeginStep();
   engine.CheckInvariants();
   if (plan) open_.push_back({*plan, std::vector<int32_t>(plan->num_samples), false});
+  if (!plan) Take(engine.TakeEnded());
   return plan;
 }
 

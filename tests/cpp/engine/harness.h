@@ -65,8 +65,8 @@ struct Done {
 
 class Harness {
  public:
-  explicit Harness(const EngineConfig& config)
-      : engine(config, clock, SystemMemory()), model(config, engine.arena()) {}
+  explicit Harness(const EngineConfig& config, KvConnector* connector = nullptr)
+      : engine(config, clock, SystemMemory(), connector), model(config, engine.arena()) {}
 
   // REQUIRES: the request is acceptable.
   RequestId Add(std::span<const int32_t> prompt, const SamplingParams& params, int32_t priority = 0,

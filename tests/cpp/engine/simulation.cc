@@ -6,6 +6,7 @@
 
 #include "doctest/doctest.h"
 #include "engine/harness.h"
+#include "engine/random_connector.h"
 #include "kv/cache_group.h"
 
 namespace octavo::engine {
@@ -51,6 +52,11 @@ EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options
   c.full_prompt_gate = Below(random, 2) == 0;
   c.max_overtakes = Below(random, 4);
   c.enable_kv_events = true;
+  if (options.connector) {
+    c.enable_prefix_caching = true;
+    c.kv_load_timeout_ms = 50;
+    if (Below(random, 2)) c.kv_load_failure_policy = KvLoadFailurePolicy::kRecompute;
+  }
   REQUIRE(Validate(c).ok());
   return c;
 }
@@ -112,8 +118,10 @@ class Simulation {
       : options_(options),
         random_(options.seed),
         config_(RandomConfig(random_, options)),
-        h_(config_) {
+        connector_(config_, options.trouble, options.seed + 2),
+        h_(config_, options.connector ? &connector_ : nullptr) {
     h_.model.FailOneIn(options.fail_one_in, options.seed + 1);
+    connector_.model = &h_.model;
   }
 
   void Run() {
@@ -124,11 +132,18 @@ class Simulation {
       Turn();
       h_.clock.now_us += Below(random_, 5000);
     }
+    // Aborted loads and late saves still hold blocks.
+    for (int turn = 0; h_.stats().kv_transfers > 0; ++turn) {
+      REQUIRE(turn < 1000);
+      h_.Begin();
+      h_.clock.now_us += 5000;
+    }
     CheckDrained();
     for (const auto& [id, s] : submitted_) Compare(RequestId{id}, s);
   }
 
   EngineStats stats() const { return h_.stats(); }
+  const RandomConnector& connector() const { return connector_; }
 
  private:
   void Submit() {
@@ -216,6 +231,7 @@ class Simulation {
   SimulationOptions options_;
   std::mt19937 random_;
   EngineConfig config_;
+  RandomConnector connector_;
   Harness h_;
   std::map<uint64_t, Submitted> submitted_;
   int idle_ = 0;
@@ -229,6 +245,10 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
   uint64_t hits = 0;
   uint64_t accepted = 0;
   uint64_t rejected = 0;
+  uint64_t loads = 0;
+  uint64_t failures = 0;
+  uint64_t saves = 0;
+  uint64_t deaths = 0;
   for (uint32_t seed = first_seed; seed < first_seed + count; ++seed) {
     CAPTURE(seed);
     CAPTURE(options.lag);
@@ -240,6 +260,10 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
     hits += simulation.stats().prefix_hits;
     accepted += simulation.stats().accepted_tokens;
     rejected += simulation.stats().draft_tokens - simulation.stats().accepted_tokens;
+    loads += simulation.connector().loads;
+    failures += simulation.connector().failures;
+    saves += simulation.connector().held_saves;
+    deaths += simulation.stats().kv_connector_deaths;
   }
   // A simulation that never reaches the hard parts proves nothing.
   CHECK(steps > 50 * count);
@@ -247,6 +271,11 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
   CHECK(hits > count);
   if (options.drafts) CHECK(accepted > 20 * count);
   if (options.drafts) CHECK(rejected > 20 * count);
+  if (!options.connector) return;
+  CHECK(loads > (options.trouble.death ? 0 : count));
+  CHECK(saves > (options.trouble.death ? 0 : count));
+  if (options.trouble.failures && !options.trouble.death) CHECK(failures > 0);
+  if (options.trouble.death) CHECK(deaths > 0);
 }
 
 }  // namespace octavo::engine

@@ -12,6 +12,13 @@ namespace octavo::engine {
 
 inline int32_t Below(std::mt19937& random, int32_t n) { return int32_t(random() % uint32_t(n)); }
 
+// What a connector does wrong.
+struct Trouble {
+  bool failures = false;  // loads fail from some token on
+  bool losses = false;    // some reports never come
+  bool death = false;     // the connector dies on the way
+};
+
 struct SimulationOptions {
   uint32_t seed = 0;
   int lag = 0;        // steps that stay open while the next one is planned
@@ -22,6 +29,8 @@ struct SimulationOptions {
   int requests = 60;
   // The cache groups of a run; null: one of full attention.
   std::vector<GroupSpec> (*groups)(std::mt19937& random) = nullptr;
+  bool connector = false;  // a RandomConnector
+  Trouble trouble = {};
 };
 
 // Runs `count` simulations, and checks that they reached the hard parts: many steps, preemptions,
