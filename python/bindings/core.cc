@@ -418,4 +418,5 @@ PYBIND11_MODULE(_core, m) {
   octavo::bindings::BindRetention(m);
   octavo::bindings::BindEngine(m);
   octavo::bindings::BindKv(m);
+  octavo::bindings::BindSim(m);
 }

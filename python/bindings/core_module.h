@@ -12,5 +12,7 @@ namespace octavo::bindings {
 
 // Block pool, prefix hasher and KV manager, for driving them without a scheduler.
 void BindKv(pybind11::module_& m);
+// Serving in virtual time: octavo.simulate.
+void BindSim(pybind11::module_& m);
 
 }  // namespace octavo::bindings

@@ -11,6 +11,7 @@ try:
     from octavo._core import (
         BlockPool,
         CacheGroup,
+        CostModel,
         Engine,
         EngineConfig,
         KVManager,
@@ -18,6 +19,7 @@ try:
         Retention,
         SamplingParams,
         StepPlan,
+        serve,
     )
 except ImportError as error:
     raise ImportError(
@@ -29,6 +31,7 @@ __all__ = [
     "FINISH_REASONS",
     "BlockPool",
     "CacheGroup",
+    "CostModel",
     "Engine",
     "EngineConfig",
     "KVManager",
@@ -36,6 +39,7 @@ __all__ = [
     "Retention",
     "SamplingParams",
     "StepPlan",
+    "serve",
 ]
 
 # Names of the `finish` codes in the outputs of finish_step, by their number.

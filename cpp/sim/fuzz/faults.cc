@@ -33,6 +33,9 @@ void Life::MustChangeNothing(Call call) {
 }
 
 bool Life::Strike(OpKind kind, uint64_t argument) {
+  if (kind == OpKind::kDraft || kind == OpKind::kDraftJunk || kind == OpKind::kBadDraft) {
+    return StrikeDraft(kind, argument);
+  }
   if (kind < OpKind::kSlowStep) return StrikeEnd(kind, argument);
   if (kind < OpKind::kWrongStep) return StrikeAnswer(kind, argument);
   if (kind < OpKind::kEmptyPrompt) return StrikeCall(kind, argument);
@@ -131,8 +134,6 @@ int32_t Life::SpoilTokens(OpenStep& step) {
   if (spoil_ == OpKind::kNanAtPrefillEnd && guest->oracle.outputs() > 0) return -1;
   step.tokens[s] =
       spoil_ == OpKind::kTokenOutOfRange ? config_.vocab_size + int32_t(spoil_choice_ % 1000) : -1;
-  Count(spoil_);
-  spoil_ = OpKind::kCheck;
   return int32_t(s);
 }
 
@@ -210,6 +211,38 @@ bool Life::StrikeSubmission(OpKind kind, uint64_t argument) {
                  "a bad request is no invalid argument");
     return id.ok();
   });
+  return true;
+}
+
+bool Life::SetDrafts(Guest& guest, uint64_t argument, bool junk) {
+  Random random(argument);
+  std::vector<int32_t> drafts(size_t(random.Between(1, config_.max_draft_tokens)));
+  Oracle ahead = guest.oracle;
+  for (int32_t& token : drafts) {
+    token = junk || random.OneIn(5) ? random.Below(config_.vocab_size) : ahead.Next().token;
+    if (token < 0) token = 0;
+  }
+  const Status set = engine_.SetDrafts(guest.id, drafts);
+  if (!set.ok()) {
+    OCTAVO_CHECK(set.code() == StatusCode::kFailedPrecondition, set.message().c_str());
+    return false;  // it has drafts in an open step
+  }
+  guest.drafts = std::move(drafts);
+  guest.draft_position = int32_t(guest.oracle.tokens().size());
+  return true;
+}
+
+bool Life::StrikeDraft(OpKind kind, uint64_t argument) {
+  const Guests decoding = Pick([](const Guest& g) { return g.oracle.outputs() > 0; });
+  if (decoding.empty()) return false;
+  Guest& guest = *decoding[argument % decoding.size()];
+  if (kind != OpKind::kBadDraft) {
+    return config_.max_draft_tokens > 0 && SetDrafts(guest, argument, kind == OpKind::kDraftJunk);
+  }
+  std::vector<int32_t> drafts(1, argument % 2 ? -1 : config_.vocab_size);
+  if (argument % 3 == 0) drafts.assign(size_t(config_.max_draft_tokens) + 1, 1);
+  MustChangeNothing([&] { return engine_.SetDrafts(guest.id, drafts).ok(); });
+  MustChangeNothing([&] { return engine_.SetDrafts(RequestId{argument}, {}).ok(); });
   return true;
 }
 

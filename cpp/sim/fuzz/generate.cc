@@ -76,8 +76,9 @@ class OpWriter {
   explicit OpWriter(uint64_t seed, const EngineConfig& config)
       : random_(Mix(seed, kOpStream)),
         most_open_(config.max_steps_in_flight),
-        lag_(random_.OneIn(3) ? 0 : random_.Between(0, most_open_ - 1)),
+        lag_(random_.OneIn(3) ? random_.Below(most_open_) : most_open_ - 1),
         late_(random_.OneIn(3)),
+        drafts_(config.max_draft_tokens > 0),
         submit_one_in_(random_.Between(1, 6)),
         fault_one_in_(random_.Between(3, 20)),
         check_(CheckInterval(config.hash_seed)) {
@@ -92,6 +93,7 @@ class OpWriter {
         for (int32_t n = random_.Between(1, 3); n > 0; --n) Add(OpKind::kSubmit);
       }
       MaybeFault();
+      if (drafts_ && random_.OneIn(2)) Add(OpKind::kDraft);
       Turn();
       if (random_.OneIn(check_)) Add(OpKind::kCheck);
     }
@@ -125,6 +127,7 @@ class OpWriter {
   int32_t most_open_;
   int32_t lag_;
   bool late_;
+  bool drafts_;
   int32_t submit_one_in_;
   int32_t fault_one_in_;
   int32_t check_;
@@ -154,6 +157,10 @@ EngineConfig MakeConfig(uint64_t seed) {
   const int32_t least =
       1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, chunk));
   c.num_blocks = least + random.Below(c.groups.empty() ? 2 * least : least);
+  const auto is_state = [](const GroupSpec& g) { return g.kind == GroupKind::kState; };
+  if (random.OneIn(2) && std::none_of(c.groups.begin(), c.groups.end(), is_state)) {
+    c.max_draft_tokens = random.Between(1, 8);
+  }
   if (random.OneIn(4)) c.max_queued_requests = random.Between(2, 12);
   c.enable_kv_events = random.OneIn(3);
   const Status valid = Validate(c);

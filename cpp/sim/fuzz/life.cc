@@ -47,6 +47,9 @@ void Life::Apply(const Op& op) {
       engine_.CheckInvariants();
       TakeEvents();
       break;
+    case OpKind::kDraft:
+      if (Strike(op.kind, op.argument)) break;
+      return;
     case OpKind::kCorrupt:
       model_.Corrupt(op.argument);
       break;
@@ -111,7 +114,9 @@ void Life::CheckPlan(const StepPlan& plan) {
   int32_t previous = -1;
   for (int32_t s = 0; s < plan.num_samples; ++s) {
     const int32_t row = plan.sample_row[s];
-    OCTAVO_CHECK(row > previous && row < plan.num_rows, "samples are out of order");
+    OCTAVO_CHECK(row >= previous && row < plan.num_rows, "samples are out of order");
+    OCTAVO_CHECK(s == 0 || plan.sample_token[s] > plan.sample_token[s - 1],
+                 "a token has two samples");
     previous = row;
   }
 }
@@ -131,9 +136,16 @@ void Life::CheckRow(const StepPlan& plan, int32_t row) {
   for (int32_t i = 0; i < count; ++i) {
     OCTAVO_CHECK(plan.position[first + i] == start + i, "positions have a gap");
     const int32_t token = plan.token_id[first + i];
-    const bool known = size_t(start + i) < tokens.size();
-    OCTAVO_CHECK(known ? token == tokens[size_t(start + i)] : token == -1,
-                 "a row holds another token than the request");
+    const size_t position = size_t(start + i);
+    if (position < tokens.size()) {
+      OCTAVO_CHECK(token == tokens[position], "a row holds another token than the request");
+    } else if (token != -1) {
+      const size_t draft = position - size_t(guest->draft_position);
+      OCTAVO_CHECK(count > 1 && draft < guest->drafts.size() && token == guest->drafts[draft],
+                   "a row holds a token that nobody has sampled or proposed");
+    } else {
+      OCTAVO_CHECK(count == 1, "a token that is not known yet shares its row");
+    }
   }
   uint64_t& seen = slot_seen_[size_t(plan.row_slot[row])];
   OCTAVO_CHECK(seen != plan.step_id, "two rows have one slot");
@@ -167,17 +179,34 @@ void Life::Finish() {
   for (int32_t r = 0; r < step.plan.num_rows; ++r) {
     if (Guest* guest = Find(step.plan.request[r])) --guest->in_flight;
   }
-  // Each sample whose request still lives gives one output, in order.
+  CheckOutputs(step, *outputs, spoiled);
+}
+
+void Life::CheckOutputs(const OpenStep& step, std::span<const StepOutput> outputs,
+                        int32_t spoiled) {
+  // Each sample whose request still lives gives one output, in order; in a row with drafts those up
+  // to the first that differs from its draft.
+  const StepPlan& plan = step.plan;
   size_t next = 0;
-  for (int32_t s = 0; s < step.plan.num_samples; ++s) {
-    const uint64_t id = step.plan.request[step.plan.sample_row[s]];
-    Guest* guest = Find(id);
+  int32_t over = -1;  // the row whose other samples do not count
+  for (int32_t s = 0; s < plan.num_samples; ++s) {
+    const int32_t row = plan.sample_row[s];
+    Guest* guest = row == over ? nullptr : Find(plan.request[row]);
     if (!guest) continue;
-    OCTAVO_CHECK(next < outputs->size() && (*outputs)[next].request == id, "an output is missing");
-    OCTAVO_CHECK((*outputs)[next].sample == s, "an output names another sample");
-    CheckOutput(*guest, (*outputs)[next++], s == spoiled);
+    OCTAVO_CHECK(next < outputs.size() && outputs[next].request == plan.request[row],
+                 "an output is missing");
+    OCTAVO_CHECK(outputs[next].sample == s, "an output names another sample");
+    const int32_t at = plan.sample_token[s];
+    const bool drafted = at + 1 < plan.query_start[row + 1];
+    if (!drafted || plan.token_id[at + 1] != step.tokens[size_t(s)]) over = row;
+    const bool speculative = plan.sample_token[s] != plan.query_start[row + 1] - 1 ||
+                             (s > 0 && plan.sample_row[s - 1] == row);
+    if (s == spoiled) Count(std::exchange(spoil_, OpKind::kCheck));
+    // Once its last step has run, only what proved right is computed.
+    if (speculative) guest->computed = int32_t(guest->oracle.tokens().size());
+    CheckOutput(*guest, outputs[next++], s == spoiled);
   }
-  OCTAVO_CHECK(next == outputs->size(), "an output names a request that has ended");
+  OCTAVO_CHECK(next == outputs.size(), "an output names a request that has ended");
 }
 
 void Life::CheckOutput(Guest& guest, const StepOutput& output, bool spoiled) {

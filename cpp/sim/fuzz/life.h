@@ -43,6 +43,8 @@ class Life {
     int32_t computed = 0;   // tokens planned in this life; falls when it is preempted
     int32_t in_flight = 0;  // open steps that hold a row of it
     int32_t cached_tokens = -1;
+    std::vector<int32_t> drafts;  // what was proposed last
+    int32_t draft_position = 0;   // of its first token
     bool admitted = false;
     bool preempted = false;  // seen without a row after a step that preempted somebody
   };
@@ -61,7 +63,9 @@ class Life {
   void Fail(size_t at_least);
   void CheckPlan(const StepPlan& plan);
   void CheckRow(const StepPlan& plan, int32_t row);
+  void CheckOutputs(const OpenStep& step, std::span<const StepOutput> outputs, int32_t spoiled);
   void CheckOutput(Guest& guest, const StepOutput& output, bool spoiled);
+  bool SetDrafts(Guest& guest, uint64_t argument, bool junk);
   void Close(Guest& guest, FinishReason reason);
   void TakeEvents();
   Guest* Find(uint64_t id) const;
@@ -71,11 +75,13 @@ class Life {
   bool StrikeAnswer(OpKind kind, uint64_t argument);
   bool StrikeCall(OpKind kind, uint64_t argument);
   bool StrikeSubmission(OpKind kind, uint64_t argument);
+  bool StrikeDraft(OpKind kind, uint64_t argument);
   bool StrikeLoad(OpKind kind, uint64_t argument);
   bool End(const Guests& among, uint64_t argument, FinishReason reason);
   bool EndAll();
   bool ResetCache();
-  // The sample whose token it replaced, or -1.
+  // The sample whose token it replaced, or -1; with drafts before it that prove wrong it will not
+  // matter.
   int32_t SpoilTokens(OpenStep& step);
   // The live ones that `accepts` takes, oldest first.
   template <typename Predicate>

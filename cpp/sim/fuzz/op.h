@@ -24,6 +24,7 @@ enum class OpKind : uint8_t {
   kFinish,  // and if it has not, it runs now
   kTick,    // microseconds pass
   kCheck,   // every invariant of the engine
+  kDraft,   // a guess of what follows, right for the most part
   // Ends.
   kAbortWaiting,
   kAbortRunning,
@@ -54,6 +55,7 @@ enum class OpKind : uint8_t {
   kBadToken,
   kBadNumber,
   kBadList,
+  kBadDraft,
   // Load.
   kHerd,
   kSaltMix,
@@ -63,6 +65,7 @@ enum class OpKind : uint8_t {
   kEndlessRequest,
   kDuplicateRequest,
   kResetCache,
+  kDraftJunk,
   // What happens by itself and is only counted.
   kQueueFull,
   kResetRefused,
@@ -77,7 +80,7 @@ inline constexpr size_t kNumOps = size_t(OpKind::kCorrupt) + 1;
 
 std::string_view Name(OpKind kind);
 // Whether the kind is a fault (and not the ordinary course of things).
-constexpr bool IsFault(OpKind kind) { return kind > OpKind::kCheck && kind < OpKind::kCorrupt; }
+constexpr bool IsFault(OpKind kind) { return kind > OpKind::kDraft && kind < OpKind::kCorrupt; }
 // Whether a generator may draw it; the others are observed.
 constexpr bool IsDrawn(OpKind kind) { return IsFault(kind) && kind < OpKind::kQueueFull; }
 
