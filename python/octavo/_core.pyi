@@ -5,9 +5,10 @@ Octavo's control plane: scheduler, KV memory, step batch.
 from __future__ import annotations
 import collections.abc
 import numpy
+import numpy.dtypes
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'CacheGroup', 'Engine', 'EngineConfig', 'KVManager', 'PrefixChain', 'Retention', 'SamplingParams', 'StepPlan']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
 class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
@@ -340,3 +341,24 @@ class KVManager:
     @property
     def free_blocks(self) -> int:
         ...
+class CostModel:
+    """
+    How long a step takes, without running it.
+    """
+    @staticmethod
+    def roofline(*, weight_bytes: typing.SupportsFloat | typing.SupportsIndex, flops_of_a_token: typing.SupportsFloat | typing.SupportsIndex, flops_of_a_sample: typing.SupportsFloat | typing.SupportsIndex, attention: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], bytes_per_second: typing.SupportsFloat | typing.SupportsIndex, flops_per_second: typing.SupportsFloat | typing.SupportsIndex, step_seconds: typing.SupportsFloat | typing.SupportsIndex, row_seconds: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> CostModel:
+        """
+        A step takes as long as its bytes or its arithmetic, whichever is longer, and what launching it costs. attention: (window or 0, bytes and flops of one token's keys) for each kind of layer.
+        """
+    @staticmethod
+    def table(*, rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], extra: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], context: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], seconds: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> CostModel:
+        """
+        Measured steps on a grid, linear in between: `rows` rows, one of which computes `extra` tokens besides the one of each, with `context` tokens before.
+        """
+def serve(config: EngineConfig, cost: CostModel, requests: numpy.ndarray, *, lag: typing.SupportsInt | typing.SupportsIndex = 0, sample_interval: typing.SupportsFloat | typing.SupportsIndex = 0.1, max_seconds: typing.SupportsFloat | typing.SupportsIndex = 1000000000.0) -> dict:
+    """
+    Runs the engine under traffic in virtual time. ValueError names what is wrong with the configuration or a request.
+    """
+GAP_BASE: float = 1.02
+GAP_FIRST: float = 1e-06
+SERVE_REQUEST: numpy.dtypes.VoidDType
