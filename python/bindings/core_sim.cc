@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <memory>
 #include <utility>
@@ -54,7 +55,7 @@ py::array_t<T> Copy(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::dict Serve(const EngineConfig& config, const CostModel& cost, const py::array& requests,
+py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const CostModel& cost, const py::array& requests,
                int lag, double sample_interval, double max_seconds) {
   using Requests = py::array_t<ServeRequest, py::array::c_style>;
   if (!py::isinstance<Requests>(requests)) {
@@ -69,7 +70,7 @@ py::dict Serve(const EngineConfig& config, const CostModel& cost, const py::arra
   if (!result.ok()) Throw(result.status());
   const auto& gaps = result->gaps.counts();
   const EngineStats& s = result->stats;
-  py::dict out;
+  py::typing::Dict<py::str, py::object> out;
   out["records"] = Copy(result->records);
   out["samples"] = Copy(result->samples);
   out["gap_counts"] = Copy(std::vector<uint64_t>(gaps.begin(), gaps.end()));

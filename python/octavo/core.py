@@ -1,7 +1,7 @@
 """The C++ core: scheduler, KV manager and step batch, without a model.
 
-`Engine` plans steps and takes their tokens; `KVManager`, `PrefixChain` and `BlockPool` show its parts alone.
-docs/guides/drive-the-core.md walks through all of them. `SamplingParams` here holds token ids only; the
+`Engine` plans steps and takes their tokens; `serve` does both in virtual time, for octavo.simulate;
+`KVManager`, `PrefixChain` and `BlockPool` show its parts alone. docs/guides/drive-the-core.md walks through them. `SamplingParams` here holds token ids only; the
 public `octavo.SamplingParams` holds text too.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 try:
     from octavo._core import (
+        GAP_BASE,
+        GAP_FIRST,
+        SERVE_REQUEST,
         BlockPool,
         CacheGroup,
         CostModel,
@@ -29,6 +32,9 @@ except ImportError as error:
 
 __all__ = [
     "FINISH_REASONS",
+    "GAP_BASE",
+    "GAP_FIRST",
+    "SERVE_REQUEST",
     "BlockPool",
     "CacheGroup",
     "CostModel",

@@ -42,6 +42,7 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
             " outputs plan prompts sampling_params text weights",
             True,
         ),
+        ("simulate", False),
         ("layers", False),
         ("models", False),
         ("runner", False),

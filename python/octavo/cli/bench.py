@@ -1,4 +1,4 @@
-"""`octavo bench throughput` and `octavo bench latency`: the engine alone, on synthetic prompts."""
+"""`octavo bench throughput`, `latency` and `steps`: the engine alone, on synthetic prompts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo import config
+from octavo.cli import bench_steps
 from octavo.cli.console import note, print_table, write_json
 from octavo.cli.engine import add_engine_flags, add_model, make_llm, raise_failed
-from octavo.cli.errors import UsageError
-from octavo.cli.options import parse_count, typed
+from octavo.cli.errors import CommandError, UsageError
+from octavo.cli.options import parse_count, parse_counts, typed
 from octavo.cli.workload import DATASETS, Workload, make_workload
 from octavo.version import __version__
 from octavo.weights.checkpoint import has_weights
@@ -25,14 +26,15 @@ Measure the engine on synthetic prompts from a fixed seed. A folder with config.
 weights are then random, which changes no timing.
 
   octavo bench throughput ./model --dataset sharegpt-like --input-len 220 --output-len 200
-  octavo bench latency ./model --input-len 32 --output-len 128 --batch-size 8"""
+  octavo bench latency ./model --input-len 32 --output-len 128 --batch-size 8
+  octavo bench steps ./model --cost-model here.json      # for octavo simulate"""
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 WARMUP_TOKENS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two benchmarks, each a command of its own."""
+    """The benchmarks, each a command of its own."""
     children = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", prog=parser.prog, required=True)
     throughput = children.add_parser("throughput", help="all requests at once: tokens and requests a second")
     add_common(throughput, input_len=512, output_len=128)
@@ -68,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs before these (default: 10)",
     )
     latency.set_defaults(measure=run_latency)
-    for child in (throughput, latency):
+    steps = children.add_parser("steps", help="how long steps take: a cost model for octavo simulate")
+    add_model(steps)
+    bench_steps.add_arguments(steps, typed(parse_counts, "a list of counts"))
+    steps.set_defaults(measure=run_steps, output_json=None)
+    for child in (throughput, latency, steps):
         child.description = DESCRIPTION
         child.set_defaults(owner=child)
         add_engine_flags(child)
@@ -176,6 +182,34 @@ def run_latency(args: argparse.Namespace) -> dict[str, Any]:
     rows.append(("mean per output token", f"{mean / args.output_len:.5f}"))
     print_table(f"Latency of {result['model']}, batch {args.batch_size}", ("", "seconds"), rows)
     return result
+
+
+def run_steps(args: argparse.Namespace) -> dict[str, Any]:
+    """Times steps of many shapes and writes them as a cost model."""
+    from octavo.simulate.cost import write_table
+
+    if args.repeats < 1:
+        raise UsageError(f"--repeats is {args.repeats}; use 1 or more")
+    llm = load(args)
+    engine = llm.llm_engine
+    grid = bench_steps.Grid.for_plan(
+        engine.plan, rows=args.rows, extra=args.extra, context=args.context, repeats=args.repeats
+    )
+    seed = getattr(args, "seed", 0)
+    table = bench_steps.measure(engine, grid, temperature=args.temperature, clock=args.clock, seed=seed)
+    try:
+        write_table(args.cost_model, table)
+    except OSError as error:
+        raise CommandError(f"cannot write {args.cost_model}: {error.strerror}") from error
+    rows = []
+    milliseconds = iter(table["seconds"])
+    for number in grid.rows:
+        for extra in grid.extra:
+            cells = [f"{1000 * next(milliseconds):.3f}" for _ in grid.context]
+            rows.append([f"{number}", f"{extra}", *cells])
+    header = ("rows", "extra tokens", *(f"after {context}" for context in grid.context))
+    print_table(f"Milliseconds a step of {table['model']}", header, rows)
+    return table
 
 
 def load(args: argparse.Namespace, **defaults: Any) -> LLM:

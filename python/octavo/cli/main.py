@@ -19,8 +19,9 @@ from octavo.version import __version__
 COMMANDS = {
     "generate": ("octavo.cli.generate", "complete prompts"),
     "chat": ("octavo.cli.chat", "talk to a model, or ask it one question"),
-    "bench": ("octavo.cli.bench", "measure throughput or latency on synthetic prompts"),
+    "bench": ("octavo.cli.bench", "measure throughput, latency or single steps on synthetic prompts"),
     "plan": ("octavo.cli.plan", "say whether a model fits, from its headers alone"),
+    "simulate": ("octavo.cli.simulate", "serve traffic in virtual time, on a device you may not have"),
     "collect-env": ("octavo.cli.collect_env", "describe this machine for a bug report"),
 }
 

@@ -1,0 +1,42 @@
+"""What the simulator predicts of this machine is what happens on it: bench/simulate_cpu.py in small."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from octavo.cli.bench_steps import Grid
+
+# Other work on the machine disturbs single runs; the medians of a few settle.
+ATTEMPTS = 9
+ENOUGH = 3
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).resolve().parents[3] / "bench" / "simulate_cpu.py"
+    spec = importlib.util.spec_from_file_location("simulate_cpu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [20.0, 2000.0], ids=["light load", "overload"])
+def test_a_prediction_from_measured_steps_comes_true(script: ModuleType, tmp_path: Path, rate: float) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 2048}
+    llm = script.load(tmp_path, 1, {**script.MODEL, **sizes, "num_attention_heads": 4})
+    plan = llm.llm_engine.plan
+    grid = Grid.for_plan(plan, rows=(1, 4, 16), extra=(0, 16, 64, 224), context=(0, 128), repeats=5)
+    requests = script.make_traffic(48, rate, seed=0, input_len=60, output_len=20)
+    runs = []
+    while len(runs) < ATTEMPTS:
+        # Processor time of one thread: what others do on the machine is not ours.
+        runs.append(script.compare(llm, requests, grid, "cpu"))
+        if len(runs) >= ENOUGH and script.within(script.median_ratios(runs)):
+            return
+    pytest.fail(f"predicted / real: {script.median_ratios(runs)}")
