@@ -158,8 +158,8 @@ def main() -> int:
                 | {"runs": [{k: v for k, v in run.items() if k != "table"} for run in runs]}
             )
             print(
-                f"{name:12} predicted / real: throughput {ratios['output_tokens_per_second']:.3f} "
-                f"(within {THROUGHPUT_LIMIT:.0%}), TTFT p50 {ratios['ttft_p50']:.3f} (within {TTFT_LIMIT:.0%})",
+                f"{name:12} predicted / real: throughput {ratios['output_tokens_per_second']:.3f}, "
+                f"TTFT p50 {ratios['ttft_p50']:.3f}; within {THROUGHPUT_LIMIT:.0%} and {TTFT_LIMIT:.0%}",
                 flush=True,
             )
     if args.output:

@@ -1,8 +1,8 @@
 """The C++ core: scheduler, KV manager and step batch, without a model.
 
 `Engine` plans steps and takes their tokens; `serve` does both in virtual time, for octavo.simulate;
-`KVManager`, `PrefixChain` and `BlockPool` show its parts alone. docs/guides/drive-the-core.md walks through them. `SamplingParams` here holds token ids only; the
-public `octavo.SamplingParams` holds text too.
+`KVManager`, `PrefixChain` and `BlockPool` show its parts alone. docs/guides/drive-the-core.md walks through
+them. `SamplingParams` here holds token ids only; the public `octavo.SamplingParams` holds text too.
 """
 
 from __future__ import annotations

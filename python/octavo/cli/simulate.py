@@ -29,7 +29,7 @@ config.json and the safetensors headers only. Prints latencies, throughput, good
   octavo simulate ./model --device h200 --rate 64
   octavo simulate ./model --device h200 --traffic sessions --turns 6 --rate 20 --slo-ttft 0.5 --slo-tpot 0.03
   octavo simulate ./model --device a100 --trace requests.jsonl --plot run.png
-  octavo simulate ./model --cost-model here.json --traffic closed --clients 16   # measured: octavo bench steps"""
+  octavo simulate ./model --cost-model here.json --traffic closed --clients 16   # from octavo bench steps"""
 
 TRAFFIC = ("poisson", "sessions", "closed")
 ENGINE_FLAGS = (

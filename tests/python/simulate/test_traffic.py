@@ -132,7 +132,7 @@ def test_requests_that_are_no_requests_are_refused() -> None:
     with pytest.raises(TypeError, match="SERVE_REQUEST"):
         core.serve(config, cost, np.zeros(3))
     with pytest.raises(ValueError, match="request 0 has an empty prompt"):
-        core.serve(config, cost, np.zeros(1, core.SERVE_REQUEST))
+        core.serve(config, cost, requests_of(1, input_len=0))
     with pytest.raises(ValueError, match="bytes_per_second"):
         core.CostModel.roofline(
             weight_bytes=1,
