@@ -21,7 +21,7 @@ from octavo.hf.reader import MAX_LENGTH, Reader, read_json
 from octavo.hf.rope import RopeSpec, ropes
 from octavo.hf.spec import ModelSpec
 from octavo.hf.state import StateSpec, state_spec
-from octavo.hf.windows import layer_windows
+from octavo.hf.windows import layer_windows, unrotated
 
 __all__ = [
     "ARCHITECTURES",
@@ -126,12 +126,28 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         bos_token_id=next(iter(_token_ids(config, generation, "bos_token_id", vocab_size)), None),
         attention_scale=head_dim**-0.5,
         state=state_spec(config, architecture.state, num_layers, hidden),
+        attention_sinks=architecture.sinks,
         experts=experts(config, rule, num_layers) if architecture.experts else None,
         renames=architecture.renames,
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),
     )
+    if architecture.llama4:
+        return _llama4(config, spec)
     return _gemma(config, spec) if architecture.gemma else spec
+
+
+def _llama4(config: Reader, spec: ModelSpec) -> ModelSpec:
+    """Add what Llama 4's attention has beyond Llama's."""
+    tempered = config.flag("attn_temperature_tuning", True)
+    temperature = config.number("attn_scale", 0.1), config.number("floor_scale", 8192)
+    return dataclasses.replace(
+        spec,
+        chunked_windows=True,
+        unrotated=unrotated(config, spec.num_layers),
+        unit_heads=config.flag("use_qk_norm", True),
+        temperature=temperature if tempered else None,
+    )
 
 
 def _gemma(config: Reader, spec: ModelSpec) -> ModelSpec:

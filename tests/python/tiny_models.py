@@ -15,7 +15,7 @@ from typing import Any
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
 NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3", "bamba")
-NAMES += ("mixtral", "qwen3-moe")
+NAMES += ("mixtral", "qwen3-moe", "gpt-oss", "llama4")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -101,6 +101,17 @@ def config_of(name: str, **changes: Any) -> Any:
         fields = _shape(hidden_size=96, head_dim=32, num_experts=8, num_experts_per_tok=3)
         fields |= {"moe_intermediate_size": 40, "norm_topk_prob": False, "mlp_only_layers": [1]}
         return transformers.Qwen3MoeConfig(**{**fields, **changes})
+    if name == "gpt-oss":
+        yarn = {"rope_type": "yarn", "rope_theta": 1.5e5, "factor": 8.0, "truncate": False}
+        yarn["original_max_position_embeddings"] = 256
+        fields = _shape(hidden_size=96, head_dim=32, num_hidden_layers=4, rope_parameters=yarn)
+        fields |= {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": WINDOW}
+        return transformers.GptOssConfig(**{**fields, "intermediate_size": 56, **changes})
+    if name == "llama4":  # a chunk that is no multiple of a block, and temperatures that change early
+        fields = _shape(hidden_size=96, head_dim=32, num_hidden_layers=4, intermediate_size_mlp=192)
+        fields |= {"num_local_experts": 4, "num_experts_per_tok": 2, "interleave_moe_layer_step": 2}
+        fields |= {"attention_chunk_size": 40, "floor_scale": 24, "attn_scale": 0.3, "intermediate_size": 64}
+        return transformers.Llama4TextConfig(**{**fields, **changes})
     raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
 
 

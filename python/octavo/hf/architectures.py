@@ -22,6 +22,8 @@ class Architecture:
     dual_rope: bool = False  # layers with a window have rotary parameters of their own
     gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
     state: str = "none"  # a rule of hf/state.py: which layers are recurrent
+    sinks: bool = False
+    llama4: bool = False  # layers without rotary positions, heads of length one, tempered queries
     experts: ExpertRule | None = None
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     text_tower: TextTower | None = None  # a text model beside others in one checkpoint
@@ -86,6 +88,56 @@ _GEMMA3_TOWER = TextTower(
     others=("vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."),
 )
 
+_GPT_OSS = {
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "sliding_window_pattern": 2,
+    "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}
+_GPT_OSS_EXPERTS = ExpertRule(bias=True, clamped=True, defaults_count=128, defaults_per_token=4)
+_LLAMA4 = {
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 202048,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "attention_chunk_size": 8192,
+    "rope_theta": 500000.0,
+}
+_LLAMA4_EXPERTS = ExpertRule(
+    dense_key="intermediate_size_mlp",
+    step_key="interleave_moe_layer_step",
+    sigmoid=True,
+    renormalize=False,
+    shared=True,
+    defaults_count=16,
+    defaults_per_token=1,
+)
+_LLAMA4_TOWER = TextTower(
+    prefixes={"language_model.model.": "model.", "language_model.lm_head.": "lm_head."},
+    others=("vision_model.", "multi_modal_projector."),
+)
+
 # A new model is one line here and one file in octavo/models.
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -116,6 +168,20 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             gemma=True,
             text_tower=_GEMMA3_TOWER,
             defaults=_GEMMA3,
+        ),
+        "GptOssForCausalLM": Architecture(
+            "gpt_oss", windows="pattern", sinks=True, experts=_GPT_OSS_EXPERTS, defaults=_GPT_OSS
+        ),
+        "Llama4ForCausalLM": Architecture(
+            "llama4", windows="chunked", llama4=True, experts=_LLAMA4_EXPERTS, defaults=_LLAMA4
+        ),
+        "Llama4ForConditionalGeneration": Architecture(
+            "llama4",
+            windows="chunked",
+            llama4=True,
+            experts=_LLAMA4_EXPERTS,
+            text_tower=_LLAMA4_TOWER,
+            defaults=_LLAMA4,
         ),
     }
 )

@@ -20,6 +20,7 @@ class ExpertRule:
     renormalize: bool | None = True  # weights of the chosen sum to one; None: as norm_topk_prob says
     shared: bool = False  # one more expert of the same width, for every token
     bias: bool = False  # of the router and of each expert
+    clamped: bool = False  # the gate has swiglu_alpha and swiglu_limit
     defaults_count: int = 8
     defaults_per_token: int = 2
 
@@ -36,6 +37,7 @@ class ExpertSpec:
     renormalize: bool
     shared: bool
     bias: bool
+    gate: tuple[float, float] | None  # (alpha, limit) of a clamped gate; None: the activation's
 
     def parameters(self, hidden: int) -> int:
         """Elements of one layer's router and experts."""
@@ -65,7 +67,12 @@ def experts(config: Reader, rule: ExpertRule, num_layers: int) -> ExpertSpec:
         renormalize=config.flag("norm_topk_prob") if renormalize is None else renormalize,
         shared=rule.shared,
         bias=rule.bias,
+        gate=_gate(config) if rule.clamped else None,
     )
+
+
+def _gate(config: Reader) -> tuple[float, float]:
+    return config.number("swiglu_alpha", 1.702), config.number("swiglu_limit", 7.0)
 
 
 def _layers(config: Reader, rule: ExpertRule, num_layers: int) -> tuple[bool, ...]:

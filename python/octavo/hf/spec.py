@@ -42,7 +42,12 @@ class ModelSpec:
     attention_scale: float  # of a score, before any cap
     attn_soft_cap: float = 0.0  # of scores; 0: none
     final_soft_cap: float = 0.0  # of logits; 0: none
+    attention_sinks: bool = False  # a learned logit without a value, for each head
+    chunked_windows: bool = False  # windows are chunks: a token sees its own chunk of so many
     local_rope: RopeSpec | None = None  # of layers with a window; None: as every layer
+    unrotated: tuple[int, ...] = ()  # layers without rotary positions
+    unit_heads: bool = False  # query and key heads of rotated layers are brought to length one
+    temperature: tuple[float, float] | None = None  # (scale, floor) of queries in unrotated layers
     embedding_scale: float = 1.0
     norm_offset: float = 0.0  # a norm multiplies by its weight and this
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
@@ -77,8 +82,10 @@ class ModelSpec:
         recurrent = () if self.state is None else self.state.layers
         return tuple(layer for layer in range(self.num_layers) if layer not in recurrent)
 
-    def rope_of(self, layer: int) -> RopeSpec:
-        """How a layer rotates queries and keys."""
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """How a layer rotates queries and keys; None: not at all."""
+        if layer in self.unrotated:
+            return None
         return self.rope if self.local_rope is None or not self.layer_windows[layer] else self.local_rope
 
     @property
@@ -103,7 +110,7 @@ class ModelSpec:
         hidden, inter = self.hidden_size, self.intermediate_size
         attention = hidden * (2 * self.q_size + 2 * self.kv_size)
         attention += (self.q_size + 2 * self.kv_size) * self.attention_bias + hidden * self.attention_out_bias
-        attention += 2 * self.head_dim * self.qk_norm
+        attention += 2 * self.head_dim * self.qk_norm + self.num_heads * self.attention_sinks
         mixers = attention * len(self.attention_layers)
         if self.state is not None:
             mixers += self.state.layer_parameters(hidden) * len(self.state.layers)

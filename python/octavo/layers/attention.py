@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
@@ -77,6 +78,8 @@ class AttentionContext:
         scale: float,
         window: int = 0,
         soft_cap: float = 0.0,
+        sinks: torch.Tensor | None = None,
+        chunked: bool = False,
     ) -> torch.Tensor:
         """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D]."""
         cache, group = self.caches[layer], self.groups[layer]
@@ -93,6 +96,8 @@ class AttentionContext:
             scale,
             window,
             soft_cap,
+            sinks,
+            chunked=chunked,
         )
         return out
 
@@ -103,7 +108,7 @@ class Attention(Layer):
     Biases, the norm of each query and key head, and the window are as the spec says for this layer.
     """
 
-    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
         dtype = getattr(torch, spec.dtype)
         parts = (("q_proj", spec.q_size), ("k_proj", spec.kv_size), ("v_proj", spec.kv_size))
@@ -111,6 +116,7 @@ class Attention(Layer):
         self.o_proj = Linear(spec.q_size, spec.hidden_size, bias=spec.attention_out_bias, dtype=dtype)
         self.q_norm = _head_norm(spec) if spec.qk_norm else None
         self.k_norm = _head_norm(spec) if spec.qk_norm else None
+        self.sinks = _sinks(spec) if spec.attention_sinks else None
         self.layer = layer
         self.rotary = rotary  # shared with all layers that rotate alike
         self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
@@ -119,16 +125,37 @@ class Attention(Layer):
         self.scale = spec.attention_scale
         self.soft_cap = spec.attn_soft_cap
         self.window = spec.layer_windows[layer]
+        self.chunked = spec.chunked_windows and self.window > 0
 
     def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         q, k, v = self.qkv_proj(x).view(self.head_shape).split_with_sizes(self.heads, 1)
         if self.q_norm is not None and self.k_norm is not None:
             self.q_norm.in_place(q)
             self.k_norm.in_place(k)
-        ops.rope(q, k, position, self.rotary, False)  # halves, not pairs
-        out = ctx.attend(self.layer, q, k, v, scale=self.scale, window=self.window, soft_cap=self.soft_cap)
+        self.place(q, k, position)
+        out = ctx.attend(
+            self.layer,
+            q,
+            k,
+            v,
+            scale=self.scale,
+            window=self.window,
+            soft_cap=self.soft_cap,
+            sinks=self.sinks,
+            chunked=self.chunked,
+        )
         projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
         return projected
+
+    def place(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> None:
+        """Write positions into queries and keys, in place."""
+        if self.rotary is not None:
+            ops.rope(q, k, position, self.rotary, False)  # halves, not pairs
+
+
+def _sinks(spec: ModelSpec) -> nn.Parameter:
+    """They are compared with scores, which are float32 in any model."""
+    return nn.Parameter(torch.empty(spec.num_heads, dtype=torch.float32), requires_grad=False)
 
 
 def _head_norm(spec: ModelSpec) -> RMSNorm:

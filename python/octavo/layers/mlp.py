@@ -13,11 +13,15 @@ _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
 
 
 class GatedMLP(Layer):
-    """down(act(gate(x)) * up(x)): x [N, H] -> [N, H], gate and up in one product."""
+    """down(act(gate(x)) * up(x)): x [N, H] -> [N, H], gate and up in one product.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    `inner` replaces the spec's width between them.
+    """
+
+    def __init__(self, spec: ModelSpec, inner: int | None = None) -> None:
         super().__init__()
-        dtype, inner = getattr(torch, spec.dtype), spec.intermediate_size
+        dtype = getattr(torch, spec.dtype)
+        inner = spec.intermediate_size if inner is None else inner
         parts = (("gate_proj", inner), ("up_proj", inner))
         self.gate_up_proj = FusedLinear(spec.hidden_size, parts, bias=spec.mlp_bias, dtype=dtype)
         self.down_proj = Linear(inner, spec.hidden_size, bias=spec.mlp_bias, dtype=dtype)

@@ -13,9 +13,9 @@ import torch
 from octavo.hf_config import ModelSpec, RopeSpec
 
 
-def layer_tables(spec: ModelSpec) -> list[torch.Tensor]:
-    """Return the table of each layer. Layers that rotate alike share theirs."""
-    tables: dict[RopeSpec, torch.Tensor] = {}
+def layer_tables(spec: ModelSpec) -> list[torch.Tensor | None]:
+    """Return the table of each layer, None for one that does not rotate. Layers that rotate alike share."""
+    tables: dict[RopeSpec | None, torch.Tensor | None] = {None: None}
     for layer in range(spec.num_layers):
         rope = spec.rope_of(layer)
         if rope not in tables:

@@ -20,7 +20,7 @@ from octavo.models.llama import LlamaForCausalLM, LlamaModel
 class GemmaDecoderLayer(Layer):
     """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
 
-    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
         self.input_layernorm = _norm(spec)
         self.self_attn = Attention(spec, layer, rotary)

@@ -20,7 +20,7 @@ from octavo.layers.rope import layer_tables
 class LlamaDecoderLayer(Layer):
     """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
 
-    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
         dtype = getattr(torch, spec.dtype)
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)

@@ -35,7 +35,7 @@ class Footprint:
     def cut(self) -> PoolCut:
         """Layers that share block tables, and how their blocks share the pool."""
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
-        attention = layer_groups(spec.layer_windows, spec.attention_layers)
+        attention = layer_groups(spec.layer_windows, spec.attention_layers, chunked=spec.chunked_windows)
         layer_bytes = self.block_size * self.token_layer_bytes
         if spec.state is None:
             return cut_pool(attention, layer_bytes, (), 0)
@@ -88,7 +88,7 @@ class Footprint:
     @property
     def rope_bytes(self) -> int:
         tables = {self.spec.rope_of(layer) for layer in range(self.spec.num_layers)}
-        return self.spec.max_model_len * 4 * sum(rope.rotary_dim for rope in tables)
+        return self.spec.max_model_len * 4 * sum(rope.rotary_dim for rope in tables if rope is not None)
 
     @property
     def fixed_bytes(self) -> int:

@@ -8,6 +8,7 @@ Needs no torch.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +29,16 @@ class LayerGroup:
     layers: tuple[int, ...]
     split: int  # blocks of this group in one parent
     recurrent: bool = False
+    chunked: bool = False  # the window is a chunk that begins anew
 
     @property
     def kind(self) -> str:
         """What octavo.core.CacheGroup calls it."""
         if self.recurrent:
             return "state"
-        return "sliding_window" if self.window else "full"
+        if not self.window:
+            return "full"
+        return "chunked_local" if self.chunked else "sliding_window"
 
     def peak(self, tokens: int, block_size: int, chunk: int) -> int:
         """The most blocks a request holds on its way to `tokens` tokens in steps of up to `chunk`."""
@@ -63,9 +67,10 @@ class PoolCut:
 
 
 def layer_groups(
-    windows: Sequence[int], attention_layers: Sequence[int] | None = None
+    windows: Sequence[int], attention_layers: Sequence[int] | None = None, *, chunked: bool = False
 ) -> tuple[LayerGroup, ...]:
-    """Return the attention groups of a model whose layer i attends within windows[i] tokens (0: all of them).
+    """Return the attention groups of a model whose layer i attends within windows[i] tokens (0: all of them),
+    or within a chunk of so many.
 
     Full attention comes first. Layers whose counts share no small multiple become one group that keeps
     everything; their windows are then only masked.
@@ -77,7 +82,9 @@ def layer_groups(
     splits = [parent // len(found) for found in members]
     if len(kinds) > MAX_GROUPS or max(splits) > MAX_SPLIT or math.lcm(*splits) > MAX_SPLIT_GRID:
         return (LayerGroup(0, layers, 1),)
-    return tuple(LayerGroup(*group) for group in zip(kinds, members, splits))
+    return tuple(
+        LayerGroup(*group, chunked=chunked and group[0] > 0) for group in zip(kinds, members, splits)
+    )
 
 
 def cut_pool(
@@ -96,7 +103,7 @@ def cut_pool(
     found: PoolCut | None = None
     for times in range(1, MAX_SPLIT // max(group.split for group in attention) + 1):
         for split in _state_splits(times * parent, state_bytes):
-            groups = [LayerGroup(g.window, g.layers, times * g.split) for g in attention]
+            groups = [dataclasses.replace(g, split=times * g.split) for g in attention]
             groups.append(LayerGroup(0, tuple(states), split, recurrent=True))
             grid = math.lcm(*(group.split for group in groups))
             if grid > MAX_SPLIT_GRID:

@@ -38,29 +38,44 @@ def mixed_prompts() -> list[list[int]]:
 
 
 def compute_truth(model: Any) -> Truth:
-    """Greedy generation as one padded batch, then one forward pass over all that was generated."""
+    """Greedy generation, then one forward pass over all that was generated."""
     import torch
 
     prompts = mixed_prompts()
-    longest = max(map(len, prompts))
-    ids = torch.zeros((COUNT, longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[i, longest - len(prompt) :] = 1
-    eos = model.generation_config.eos_token_id
     with torch.inference_mode():
-        out = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        tokens = out[:, longest:].tolist()
+        if getattr(model.config, "attn_temperature_tuning", False):
+            # Llama 4 tempers padding too, as if it were positions: only prompts of one length share a batch.
+            tokens: list[list[int]] = [[] for _ in prompts]
+            for length in set(map(len, prompts)):
+                same = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+                for i, new in zip(same, _generate(model, [prompts[i] for i in same])):
+                    tokens[i] = new
+        else:
+            tokens = _generate(model, prompts)
         logprobs = []
         for prompt, new in zip(prompts, tokens):
             logits = model(torch.tensor([prompt + new[:-1]])).logits[0]
             logprobs.append(torch.log_softmax(logits.double(), dim=-1).numpy())
-    return Truth(prompts, tokens, logprobs, eos)
+    return Truth(prompts, tokens, logprobs, model.generation_config.eos_token_id)
+
+
+def _generate(model: Any, prompts: list[list[int]]) -> list[list[int]]:
+    """One batch, padded on the left."""
+    import torch
+
+    longest = max(map(len, prompts))
+    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[i, longest - len(prompt) :] = 1
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    tokens: list[list[int]] = out[:, longest:].tolist()
+    return tokens

@@ -28,3 +28,10 @@ def test_counts_without_a_small_common_multiple_become_one_group_that_keeps_ever
 @pytest.mark.parametrize(("tokens", "blocks"), [(1, 1), (16, 1), (17, 2), (10_000, 6)])
 def test_a_window_holds_itself_and_the_steps_in_flight_at_any_length(tokens: int, blocks: int) -> None:
     assert LayerGroup(24, (0,), 1).peak(tokens, block_size=16, chunk=25) == blocks
+
+
+def test_chunks_are_a_kind_of_their_own_and_layers_that_see_everything_stay_full() -> None:
+    full, chunked = layer_groups((40, 40, 40, 0), chunked=True)
+    assert (full.kind, full.layers, full.split) == ("full", (3,), 3)
+    assert (chunked.kind, chunked.layers, chunked.split) == ("chunked_local", (0, 1, 2), 1)
+    assert chunked.peak(10_000, block_size=16, chunk=25) == 7

@@ -39,17 +39,20 @@ def test_the_spec_of_each_tiny_model_is_what_was_saved(tiny_folder: Any, model_n
     assert spec.architecture.removesuffix("ForCausalLM").lower() == config.model_type.replace(
         "_text", ""
     ).replace("_", "")
-    assert (spec.hidden_size, spec.intermediate_size) == (config.hidden_size, config.intermediate_size)
+    dense = getattr(config, "intermediate_size_mlp", config.intermediate_size)
+    assert (spec.hidden_size, spec.intermediate_size) == (config.hidden_size, dense)
     assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert spec.head_dim == 32
     assert spec.tie_embeddings == config.tie_word_embeddings
-    assert spec.attention_bias == (config.model_type == "qwen2")
+    assert spec.attention_bias == (config.model_type in ("qwen2", "gpt_oss"))
     assert spec.qk_norm == (model_name in ("qwen3", "gemma3", "qwen3-moe"))
     types = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
     always = types[0] is None and getattr(config, "sliding_window", None) is not None
-    slides = [always or name == "sliding_attention" for name in types]
-    assert spec.layer_windows == tuple(24 if slide else 0 for slide in slides)
-    assert spec.rope.kind == {"llama": "llama3", "gemma3": "linear"}.get(model_name, "default")
+    windows = {"sliding_attention": 24, "chunked_attention": 40, None: 24 if always else 0}
+    assert spec.layer_windows == tuple(windows.get(name, 0) for name in types)
+    assert spec.rope.kind == {"llama": "llama3", "gemma3": "linear", "gpt-oss": "yarn"}.get(
+        model_name, "default"
+    )
     assert spec.dtype == "float32"
     assert spec.eos_token_ids == (3,)
 
