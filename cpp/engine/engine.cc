@@ -20,6 +20,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv.groups = c.groups;
   kv.snapshot_interval = c.snapshot_interval;
   kv.enable_prefix_caching = c.enable_prefix_caching;
+  kv.clip_chunks = c.enable_chunked_prefill;
   kv.enable_events = c.enable_kv_events;
   return kv;
 }

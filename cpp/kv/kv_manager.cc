@@ -53,22 +53,35 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
     scratch_.emplace_back(stride);
   }
   rows_.resize(size_t(config.num_slots) * groups_.size());
+  clips_ = has_states_ && config.enable_prefix_caching && config.clip_chunks;
+  if (has_states_) junctions_.resize(config.num_slots);
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
   if (!config_.enable_prefix_caching) return {};
+  Hit hit;
+  hit.retention = chain.retention;
+  if (has_states_) hit.junction = MatchGroups(chain, max_tokens, /*states=*/false);
+  hit.tokens = MatchGroups(chain, max_tokens, /*states=*/true);
+  return hit;
+}
+
+int32_t KvManager::MatchGroups(const PrefixChain& chain, int32_t max_tokens, bool states) {
   // Every group shortens the candidate until none does. Full groups have found their longest run
   // at once; a shorter candidate only trims it.
   int32_t tokens = max_tokens / align_ * align_;
+  bool found_any = false;
   for (bool shortened = true; shortened && tokens > 0;) {
     shortened = false;
     for (int g = 0; g < num_groups(); ++g) {
+      if (!states && groups_[g]->WritesOnlyLast()) continue;
       const int32_t found = groups_[g]->Match(map_, chain, tokens, align_, scratch_[g].data());
       shortened = shortened || (found < tokens && num_groups() > 1);
       tokens = found;
+      found_any = true;
     }
   }
-  return {tokens, chain.retention};
+  return found_any ? tokens : 0;
 }
 
 BlockNeed KvManager::GrowthNeed(const BlockNeed& lengths, int32_t tokens) const {
@@ -166,6 +179,7 @@ void KvManager::Expire(int64_t now_us) {
 }
 
 void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
+  if (has_states_) junctions_[Index(slot)] = hit.junction;
   for (int g = 0; g < num_groups(); ++g) {
     Row& r = at(slot, g);
     r.length = r.published = groups_[g]->Entries(hit.tokens);
@@ -225,6 +239,7 @@ void KvManager::OnEvict(BlockId block) {
 }
 
 void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed) {
+  const int32_t junction = has_states_ ? junctions_[Index(slot)] : 0;
   for (int g = 0; g < num_groups(); ++g) {
     const CacheGroup& group = *groups_[g];
     Row& r = at(slot, g);
@@ -235,7 +250,7 @@ void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bo
       const BlockId b = pool_.FromTable(entry, g);
       // What it hit or others hit has proven its worth; the rest of its trail has not.
       const bool own = pool_.refs(b) == 1 && pool_.OrdinaryClass(b) != EvictionClass::kProven;
-      if (packed || (own && !Retained(group, i, prompt_len))) Forget(b);
+      if (packed || (own && !Retained(group, i, prompt_len, junction))) Forget(b);
       pool_.Unref(b);
       entry = Index(kNullBlock);
       --r.held;
@@ -244,22 +259,28 @@ void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bo
   }
 }
 
-bool KvManager::Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const {
+bool KvManager::Retained(const CacheGroup& group, int32_t index, int32_t prompt_len,
+                         int32_t junction) const {
   if (config_.snapshot_interval < 0) return true;
   const int32_t end = (index + 1) * group.block_size();
   const int32_t at_prompt = (prompt_len - 1) / align_ * align_;
   if (end <= at_prompt && group.FirstLive(at_prompt) <= index) return true;
+  if (end <= junction && group.FirstLive(junction) <= index) return true;
   if (config_.snapshot_interval == 0) return false;
-  const int32_t step = std::max(align_, config_.snapshot_interval / align_ * align_);
+  const int32_t step = SnapshotStep();
   const int32_t next = (end + step - 1) / step * step;
   return group.FirstLive(next) <= index;
 }
 
-int32_t KvManager::ClipChunk(int32_t start, int32_t count, int32_t num_tokens) const {
-  if (!has_states_) return count;
+int32_t KvManager::Clip(int32_t junction, int32_t start, int32_t count, int32_t num_tokens) const {
   const int32_t last = (num_tokens - 1) / align_ * align_;  // the last boundary one can resume at
   if (start >= last) return count;
-  const int32_t end = std::min(start + count, last) / align_ * align_;
+  int32_t end = std::min(start + count, last);
+  if (start < junction) end = std::min(end, junction);
+  if (config_.snapshot_interval > 0) {
+    end = std::min(end, (start / SnapshotStep() + 1) * SnapshotStep());
+  }
+  end = end / align_ * align_;
   return end > start ? end - start : count;
 }
 

@@ -13,6 +13,7 @@
 //   blocks are a bijection; filed blocks are full and never written again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -39,6 +40,7 @@ struct KvConfig {
   std::vector<GroupSpec> groups;  // empty: one of full attention
   int32_t snapshot_interval = 0;  // see EngineConfig
   bool enable_prefix_caching = true;
+  bool clip_chunks = true;  // false: prompts are computed whole, also where states would be kept
   bool enable_events = false;
 };
 
@@ -58,6 +60,9 @@ class KvManager final : private EvictionSink {
   // kept in a scratch of the manager, are valid until the next call. Takes no reference.
   struct Hit {
     int32_t tokens = 0;
+    // Where the keys and values that are cached end, when states are not cached as far: others may
+    // part from the prefix there too.
+    int32_t junction = 0;
     const RetentionPlan* retention = nullptr;  // of whoever asked
   };
   Hit Match(const PrefixChain& chain, int32_t max_tokens);
@@ -83,8 +88,15 @@ class KvManager final : private EvictionSink {
   // its last token) and every snapshot_interval tokens; `packed`: nowhere, so that what is left
   // fills as few parents as it can.
   void FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed = false);
-  // Shortens a chunk so that it ends where a state can be resumed from.
-  int32_t ClipChunk(int32_t start, int32_t count, int32_t num_tokens) const;
+  // Shortens a chunk so that it ends where a state is worth keeping: at the last boundary before
+  // the end of the tokens, every snapshot_interval tokens, and where the hit's prefix parts from
+  // what others cached of it. A request that is being admitted, and one that runs.
+  int32_t ClipChunk(const Hit& hit, int32_t start, int32_t count, int32_t num_tokens) const {
+    return clips_ ? Clip(hit.junction, start, count, num_tokens) : count;
+  }
+  int32_t ClipChunk(RowSlot slot, int32_t start, int32_t count, int32_t num_tokens) const {
+    return clips_ ? Clip(junctions_[Index(slot)], start, count, num_tokens) : count;
+  }
 
   // Files the slot's full blocks of the first `tokens` tokens under their content, as soon as the
   // step that writes them is planned. A state is filed once that step has run: the one after the
@@ -188,7 +200,12 @@ class KvManager final : private EvictionSink {
   void Retain(BlockId block, const RetentionPlan::Wish& wish);
   void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
   void PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index);
-  bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len) const;
+  bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len, int32_t junction) const;
+  int32_t MatchGroups(const PrefixChain& chain, int32_t tokens, bool states);
+  int32_t Clip(int32_t junction, int32_t start, int32_t count, int32_t num_tokens) const;
+  int32_t SnapshotStep() const {
+    return std::max(align_, config_.snapshot_interval / align_ * align_);
+  }
   void OnEvict(BlockId block) override;
   int32_t NewHold();
   void CheckTables(std::vector<int32_t>* refs) const;
@@ -198,6 +215,8 @@ class KvManager final : private EvictionSink {
   int32_t align_;
   bool keeps_everything_ = true;  // no group ever gives blocks of a running request back
   bool has_states_ = false;
+  bool clips_ = false;              // chunks end where a state can be resumed from
+  std::vector<int32_t> junctions_;  // [slot], of the hit it was admitted with; states only
   std::vector<std::unique_ptr<CacheGroup>> groups_;
   BlockPool pool_;
   PrefixMap map_;

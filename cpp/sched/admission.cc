@@ -128,7 +128,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   }
   if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
   if (encoder_) count = encoder_->Clip(r.id, start, count);
-  count = kv_.ClipChunk(start, count, r.num_tokens);
+  count = kv_.ClipChunk(hit, start, count, r.num_tokens);
   if (count == 0) return Admission::kNotNow;
 
   // What it will hold at most, less what it takes now, is kept free for it; so is what others were

@@ -67,10 +67,13 @@ void Scheduler::PublishState(Request& r) {
   // Now and not when the next step is planned: with a step in flight that one sees the state after
   // this only.
   const int32_t processed = r.computed - r.in_flight;
-  if (!kv_.caching() || processed % kv_.unit() != 0) return;
-  r.Flush();
-  r.ExtendChain(hasher_, kv_.unit());
-  kv_.PublishStates(r.row_slot(), r.chain(), processed);
+  if (kv_.caching() && processed % kv_.unit() == 0) {
+    r.Flush();
+    r.ExtendChain(hasher_, kv_.unit());
+    kv_.PublishStates(r.row_slot(), r.chain(), processed);
+  }
+  // The state that this step read is large, and the next boundary may be hundreds of steps away.
+  LeaveBehind(r);
 }
 
 void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {

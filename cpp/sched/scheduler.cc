@@ -118,7 +118,7 @@ int32_t Scheduler::TokensFor(const Request& r) const {
   }
   if (!config_.enable_chunked_prefill && count < wanted) return 0;
   if (encoder_) count = encoder_->Clip(r.id, r.computed, count);
-  return kv_.ClipChunk(r.computed, count, r.num_tokens);
+  return kv_.ClipChunk(r.row_slot(), r.computed, count, r.num_tokens);
 }
 
 bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {

@@ -74,6 +74,53 @@ TEST_CASE("a state is no hit while the step that writes it has not run") {
   CHECK(h.done(again).cached_tokens == 0);
 }
 
+TEST_CASE("a prefix that a second prompt shares is resumed from by the third") {
+  for (int lag : {0, 1}) {
+    CAPTURE(lag);
+    Harness h(Config({kState, kFull}));
+    const auto prompt = [](int32_t seed) {
+      std::vector<int32_t> tokens = Prompt(18);
+      const std::vector<int32_t> own = Prompt(20, seed);
+      tokens.insert(tokens.end(), own.begin(), own.end());
+      return tokens;
+    };
+    CHECK(CachedTokens(h, prompt(1), lag) == 0);
+    CHECK(CachedTokens(h, prompt(2), lag) ==
+          0);  // but leaves a state where it parts from the first
+    CHECK(CachedTokens(h, prompt(3), lag) == 16);
+    CHECK(CachedTokens(h, prompt(4), lag) == 16);
+  }
+}
+
+TEST_CASE("without chunks or without a cache a prompt with states is computed in one step") {
+  for (const bool chunks : {false, true}) {
+    EngineConfig c = Config({kFull, kState});
+    c.enable_chunked_prefill = chunks;
+    c.enable_prefix_caching = !chunks;
+    Harness h(c);
+    h.Add(Prompt(22), Greedy(2));
+    const StepPlan* plan = h.Begin();
+    REQUIRE(plan);
+    CHECK(plan->num_tokens == 22);
+    h.Finish();
+    Drain(h, 0);
+  }
+}
+
+TEST_CASE("between two steps a running request holds one state") {
+  EngineConfig c = Config({kFull, kState});
+  c.max_num_batched_tokens = 7;
+  Harness h(c);
+  h.Add(Prompt(22), Greedy(20));
+  for (int32_t computed = 0; const StepPlan* plan = h.Begin();) {
+    computed += plan->num_tokens;
+    h.Finish();
+    if (!h.engine.HasUnfinished()) break;
+    const EngineStats stats = h.stats();
+    CHECK(stats.total_blocks - stats.free_blocks == (computed + 3) / 4 + 1);
+  }
+}
+
 TEST_CASE("a waiting request whose hit lies scattered over too many parents starts afresh") {
   // Parents of three full blocks. The prefix lies in many parents, one block in each.
   for (uint32_t seed = 1; seed <= 40; ++seed) {

@@ -45,7 +45,8 @@ void Run(KvManager& kv, const OwnedChain& chain, int32_t chunk, int32_t prompt) 
   const int32_t n = int32_t(chain.tokens.size());
   for (int32_t at = 0; at < n;) {
     kv.FreeDead(kA, at, prompt);
-    const int32_t end = at + kv.ClipChunk(at, std::min(chunk, n - at), std::max(prompt, at + 1));
+    const int32_t end =
+        at + kv.ClipChunk(KvManager::Hit{}, at, std::min(chunk, n - at), std::max(prompt, at + 1));
     REQUIRE((at == 0 ? kv.Admit(kA, {}, end) : kv.Grow(kA, end)));
     kv.Publish(kA, chain.view(), end);
     kv.PublishStates(kA, chain.view(), end);
@@ -165,15 +166,33 @@ TEST_CASE("chunks end where a state can be resumed from, the last one before the
   GroupSpec full = kFull;
   full.block_size = 8;
   const KvManager kv(Config({full, kState}));  // boundaries every 8 tokens
-  CHECK(kv.ClipChunk(0, 22, 22) == 16);
-  CHECK(kv.ClipChunk(16, 6, 22) == 6);
-  CHECK(kv.ClipChunk(0, 16, 16) == 8);  // a hit stops before the last token
-  CHECK(kv.ClipChunk(8, 8, 16) == 8);
-  CHECK(kv.ClipChunk(0, 5, 22) == 5);  // a boundary is out of reach
-  CHECK(kv.ClipChunk(5, 5, 22) == 3);
-  CHECK(kv.ClipChunk(0, 13, 22) == 8);
-  CHECK(kv.ClipChunk(21, 1, 22) == 1);
-  CHECK(KvManager(Config({kFull, kSliding})).ClipChunk(0, 22, 22) == 22);
+  const KvManager::Hit none;
+  CHECK(kv.ClipChunk(none, 0, 22, 22) == 16);
+  CHECK(kv.ClipChunk(none, 16, 6, 22) == 6);
+  CHECK(kv.ClipChunk(none, 0, 16, 16) == 8);  // a hit stops before the last token
+  CHECK(kv.ClipChunk(none, 8, 8, 16) == 8);
+  CHECK(kv.ClipChunk(none, 0, 5, 22) == 5);  // a boundary is out of reach
+  CHECK(kv.ClipChunk(none, 5, 5, 22) == 3);
+  CHECK(kv.ClipChunk(none, 0, 13, 22) == 8);
+  CHECK(kv.ClipChunk(none, 21, 1, 22) == 1);
+  CHECK(KvManager(Config({kFull, kSliding})).ClipChunk(none, 0, 22, 22) == 22);
+}
+
+TEST_CASE("chunks end where a prefix parts and at every interval, and nowhere where none is kept") {
+  KvConfig config = Config({kFull, kState});  // boundaries every 4 tokens
+  const KvManager::Hit parts{.junction = 8};
+  CHECK(KvManager(config).ClipChunk(parts, 0, 30, 30) == 8);
+  CHECK(KvManager(config).ClipChunk(parts, 8, 22, 30) == 20);
+  config.snapshot_interval = 15;  // rounded down to 12
+  CHECK(KvManager(config).ClipChunk(parts, 0, 30, 30) == 8);
+  CHECK(KvManager(config).ClipChunk(parts, 8, 22, 30) == 4);
+  CHECK(KvManager(config).ClipChunk(parts, 12, 18, 30) == 12);
+  CHECK(KvManager(config).ClipChunk(parts, 24, 6, 30) == 4);
+  config.clip_chunks = false;
+  CHECK(KvManager(config).ClipChunk(parts, 0, 30, 30) == 30);
+  config.clip_chunks = true;
+  config.enable_prefix_caching = false;
+  CHECK(KvManager(config).ClipChunk(parts, 0, 30, 30) == 30);
 }
 
 }  // namespace

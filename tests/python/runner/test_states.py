@@ -76,6 +76,20 @@ def test_a_shared_prefix_is_resumed_from_by_others_while_its_owner_runs(
     assert driver.engine.stats()["prefix_hits"] >= 7 * 64
 
 
+def test_a_prefix_that_two_prompts_shared_is_resumed_from_by_all_later_ones(
+    folder: Path, reference: Callable[[str], Any]
+) -> None:
+    prefix, *tails = tiny_models.random_prompts(6, low=40, high=60, seed=35)
+    driver = Driver(folder, length=160)
+    hits = []
+    for tail in tails:
+        prompt = prefix + tail
+        assert driver.run([prompt], greedy(8)) == [expected_tokens(reference("bamba"), prompt, 8)]
+        hits.append(driver.engine.stats()["prefix_hits"])
+    shared = len(prefix) // 16 * 16
+    assert hits == [0, 0, shared, 2 * shared, 3 * shared]
+
+
 def test_long_prompts_in_many_chunks(folder: Path, reference: Callable[[str], Any]) -> None:
     prompts = tiny_models.random_prompts(3, low=600, high=900, seed=33)
     driver = Driver(folder, length=1024, max_num_batched_tokens=100)
