@@ -1,10 +1,13 @@
 """The jobs that benchmarks give to every engine: token ids and output lengths from fixed seeds.
 
-Engine-independent: prompts are token ids, every output has exactly its length, sampling is greedy.
+Engine-independent: prompts are token ids, every output has exactly its length, sampling is greedy unless a
+job says otherwise. The first three suit a CPU, the others a GPU and models of a hundred thousand tokens.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +22,7 @@ class Job:
     name: str
     prompts: list[list[int]]
     output_lens: list[int]
+    temperature: float = 0.0
 
     @property
     def prompt_tokens(self) -> int:
@@ -57,6 +61,69 @@ def shared_prefix(vocab_size: int, *, scale: float = 1.0) -> Job:
     prefix = _tokens(rng, int(768 * scale), vocab_size)
     prompts = [prefix + _tokens(rng, 32, vocab_size) for _ in range(BATCH)]
     return Job("shared prefix, 32 requests", prompts, [16] * BATCH)
+
+
+def nano() -> Job:
+    """256 requests, 100 to 1,024 tokens in and out, uniform: the job of nano-vllm's benchmark."""
+    draw = random.Random(0)
+    prompts = [[draw.randint(0, 10_000) for _ in range(draw.randint(100, 1024))] for _ in range(256)]
+    return Job("nano", prompts, [draw.randint(100, 1024) for _ in range(256)], temperature=0.6)
+
+
+def sharegpt() -> Job:
+    """1,000 requests with lengths as in ShareGPT: lognormal, means of about 220 tokens in and 200 out."""
+    rng = np.random.default_rng(1)
+    inputs = _lognormal(rng, 1000, mean=220, sigma=1.1)
+    outputs = _lognormal(rng, 1000, mean=200, sigma=0.9)
+    return Job("sharegpt", [_ordinary(rng, length) for length in inputs], outputs)
+
+
+def prefix() -> Job:
+    """512 requests that share 2,048 tokens, each with 128 of its own and 64 out."""
+    rng = np.random.default_rng(2)
+    shared = _ordinary(rng, 2048)
+    return Job("prefix", [shared + _ordinary(rng, 128) for _ in range(512)], [64] * 512)
+
+
+def longctx() -> Job:
+    """16 requests of 32,768 tokens, 128 out."""
+    rng = np.random.default_rng(3)
+    return Job("longctx", [_ordinary(rng, 32_768) for _ in range(16)], [128] * 16)
+
+
+def decode1() -> Job:
+    """One request alone: 128 tokens in, 512 out."""
+    rng = np.random.default_rng(4)
+    return Job("decode1", [_ordinary(rng, 128)], [512])
+
+
+def warm_up() -> Job:
+    """Enough of everything to load what is loaded on first use."""
+    rng = np.random.default_rng(5)
+    return Job("warm-up", [_ordinary(rng, 64) for _ in range(8)], [16] * 8)
+
+
+GPU_JOBS: dict[str, Callable[[], Job]] = {
+    job.__name__: job for job in (nano, sharegpt, prefix, longctx, decode1)
+}
+
+
+def _lognormal(rng: np.random.Generator, count: int, *, mean: float, sigma: float) -> list[int]:
+    """Lengths of 4 to 1,024 whose mean, after clipping, is within half a percent of `mean`."""
+    normal = rng.standard_normal(count)
+    scale = mean
+    for _ in range(200):
+        lengths = np.clip(np.rint(scale * np.exp(sigma * normal - sigma * sigma / 2)), 4, 1024)
+        if abs(lengths.mean() - mean) < 0.005 * mean:
+            break
+        scale *= mean / lengths.mean()
+    return [int(length) for length in lengths]
+
+
+def _ordinary(rng: np.random.Generator, count: int) -> list[int]:
+    """Ids that are ordinary tokens in every model of model_folders.py."""
+    tokens: list[int] = rng.integers(1000, 100_000, count).tolist()
+    return tokens
 
 
 def _tokens(rng: np.random.Generator, count: int, vocab_size: int) -> list[int]:

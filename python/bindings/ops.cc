@@ -129,6 +129,7 @@ void BindAttention(nb::module_& m);
 void BindMoe(nb::module_& m);
 void BindSampling(nb::module_& m);
 void BindState(nb::module_& m);
+void BindTables(nb::module_& m);
 
 NB_MODULE(_ops, m) {
   const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
@@ -155,6 +156,7 @@ NB_MODULE(_ops, m) {
   BindMoe(m);
   BindSampling(m);
   BindState(m);
+  BindTables(m);
 
   m.def("has_cuda", &HasCuda);
   m.def("set_num_threads", &cpu::SetNumThreads, nb::arg("n"));

@@ -29,7 +29,7 @@ _DTYPE_ALIASES = {
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 POLICIES = ("fcfs", "priority")
 VICTIMS = ("cost", "last")
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda")
 TOKENIZER_MODES = ("auto", "slow")
 MAX_BLOCK_SIZE = 256
 
@@ -153,7 +153,7 @@ class CacheConfig:
     mamba_cache_interval: int = (
         0  # tokens between cached states and windows of a prefix; 0: at its end; -1: all
     )
-    gpu_memory_utilization: float | None = None  # share of the memory available that Octavo may use
+    gpu_memory_utilization: float | None = None  # share of the memory (a GPU: of all of it) to use
     kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
     kv_events_config: Mapping[str, Any] | None = None  # where to publish what the prefix cache holds
@@ -222,11 +222,13 @@ class SchedulerConfig:
 class DeviceConfig:
     """Where a step runs."""
 
-    device: str = "auto"
+    device: str = "auto"  # auto: cuda where this build has its ops and there is a GPU, else cpu
+    enforce_eager: bool = False  # launch every kernel by itself: no CUDA graphs
     num_threads: int | None = None  # threads of a step on the CPU; None: OCTAVO_NUM_THREADS, else every core
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
+        _flag("enforce_eager", self.enforce_eager)
         if self.num_threads is not None:
             _in_range("num_threads", self.num_threads, 1, 1024)
 

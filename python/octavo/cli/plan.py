@@ -14,18 +14,22 @@ from octavo.cli.engine import add_model, engine_options, usage_errors
 from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
 from octavo.hf_config import load_model_spec
-from octavo.plan import machine
 from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
-from octavo.plan.resolver import DEFAULT_CPU_SHARE, Reason, footprint_of
+from octavo.plan.resolver import Reason, footprint_of
+from octavo.plan.target import DEFAULT_SHARES, Target, choose_target
 
 DESCRIPTION = """\
 Say whether a model fits: the memory of weights, activations and KV cache, and how many requests of which
 length run at once. Reads config.json and the safetensors headers only. Exit code 0: it fits, 1: it does not.
 
   octavo plan ./model
-  octavo plan ./model --memory 80GiB --context 8K,32K --batch 1,16,64"""
+  octavo plan ./model --memory 80GiB --context 8K,32K --batch 1,16,64
+  octavo plan ./model --device cuda --memory 24GiB"""
 
-ENGINE_FLAGS = ("dtype", "load_format", "block_size", "max_num_seqs", "max_num_batched_tokens")
+ENGINE_FLAGS = frozenset(
+    "dtype load_format block_size max_num_seqs max_num_batched_tokens device enforce_eager "
+    "gpu_memory_utilization".split()
+)
 KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
 SHORT_PROMPT = 12  # tokens
 USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
@@ -39,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=typed(lambda text: config.parse_size(text, "memory"), "a size"),
         metavar="SIZE",
-        help=f"fit into it, such as 80GiB (default: {DEFAULT_CPU_SHARE:.0%}% of what this machine has free)",
+        help=f"fit into it, such as 80GiB (default: {DEFAULT_SHARES['cpu']:.0%}% of what this machine has "
+        f"free, or {DEFAULT_SHARES['cuda']:.0%}% of its GPU)",
     )
     counts = typed(parse_counts, "a list of counts")
     parser.add_argument(
@@ -125,12 +130,22 @@ def run(args: argparse.Namespace) -> int:
     with usage_errors():
         configs = config.from_options({"model": args.model, **given(args, chosen_options())})
     folder = config.model_folder(args.model)
-    if args.memory is not None and configs.model.dtype == "auto":
+    with usage_errors():
+        target = choose_target(configs.device, args.memory)
+    if args.memory is not None and target.kind == "cpu" and configs.model.dtype == "auto":
         # `auto` asks what this CPU multiplies fast; a memory given is some other machine's.
         dtype = load_model_spec(folder).dtype
         configs = configs._replace(model=dataclasses.replace(configs.model, dtype=dtype))
     reasons: list[Reason] = []
-    footprint = footprint_of(configs.model, configs.load, configs.cache, configs.scheduler, reasons=reasons)
+    footprint = footprint_of(
+        configs.model,
+        configs.load,
+        configs.cache,
+        configs.scheduler,
+        target=target,
+        graphs=not configs.device.enforce_eager,
+        reasons=reasons,
+    )
     if footprint.state_bytes and args.kv_cache_dtype != "auto":
         raise UsageError(f"--kv-cache-dtype has {args.kv_cache_dtype}; a model with states has `auto` only")
     limit = footprint.spec.context_limit
@@ -139,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     check(contexts, batches, limit)
     fit = Fit(
         footprint=footprint,
-        memory=args.memory or int(machine.available_memory() * DEFAULT_CPU_SHARE),
+        memory=room(target, args.memory, configs.cache.gpu_memory_utilization),
         kv_dtype=footprint.spec.dtype if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
         context=max(contexts),
         batch=max(args.batch or [1]),
@@ -152,6 +167,13 @@ def run(args: argparse.Namespace) -> int:
             for reason in reasons:
                 note(str(reason))
     return EXIT_OK if fit.fits else EXIT_FAILURE
+
+
+def room(target: Target, given_memory: int | None, share: float | None) -> int:
+    """The bytes to fit into: those given, unless a share was asked for, or the device's usual share."""
+    if given_memory is not None and share is None:
+        return max(given_memory - target.in_use, 0)
+    return target.budget(share)
 
 
 def check(contexts: list[int], batches: list[int], limit: int) -> None:
@@ -224,6 +246,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         ("weights", footprint.weights_bytes),
         ("activations", footprint.activation_bytes),
         ("rotary table", footprint.rope_bytes),
+        *footprint.device_parts,
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
         ("KV a token", fit.token_bytes),
         *([("one state", footprint.state_bytes)] if footprint.state_bytes else []),

@@ -23,6 +23,7 @@ from octavo.models import registry
 from octavo.outputs import RequestOutput
 from octavo.plan import Plan, resolve
 from octavo.prompts import PromptType, TokensPrompt
+from octavo.runner.device_runner import DeviceRunner
 from octavo.runner.runner import ModelRunner
 from octavo.sampling_params import MAX_LOGPROBS, RequestOutputKind, SamplingParams
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
@@ -216,9 +217,9 @@ class LLM:
 def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = MAX_LOGPROBS) -> LLMEngine:
     """Loads the plan's model and takes its memory."""
     core_engine = core.Engine(core.EngineConfig(**plan.engine_options()))
-    model = registry.build(plan.spec)
+    model = registry.build(plan.spec, plan.device)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
-    runner = ModelRunner(plan, model, core_engine)
+    runner = (DeviceRunner if plan.device == "cuda" else ModelRunner)(plan, model, core_engine)
     return LLMEngine(
         plan,
         core_engine=core_engine,

@@ -41,6 +41,7 @@ class LLMOptions(TypedDict, total=False):
     full_prompt_gate: bool
     max_overtakes: int
     device: str
+    enforce_eager: bool
     num_threads: int | None
     disable_log_stats: bool
     level: str | None
@@ -53,7 +54,7 @@ OWN = ("max_logprobs", "skip_tokenizer_init")
 # vLLM's keywords that tune what Octavo does not have or always does: accepted, with one warning.
 INERT = frozenset(
     (
-        "enforce_eager disable_custom_all_reduce swap_space cpu_offload_gb max_seq_len_to_capture "
+        "disable_custom_all_reduce swap_space cpu_offload_gb max_seq_len_to_capture "
         "compilation_config async_scheduling distributed_executor_backend disable_cascade_attn "
         "max_parallel_loading_workers calculate_kv_scales enable_log_requests use_tqdm_on_load "
         "disable_hybrid_kv_cache_manager disable_sliding_window generation_config optimization_level"

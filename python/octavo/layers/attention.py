@@ -24,6 +24,45 @@ class LayerState(NamedTuple):
     target: torch.Tensor  # [R] int32
 
 
+class AttentionPlans:
+    """Where a device cuts a step's rows into work, once for all layers of a window.
+
+    The memory of a window's plan is taken when it is first needed, for steps of up to `tokens` tokens and
+    `rows` rows, and keeps its place, because captured kernels read it.
+    """
+
+    def __init__(self, tokens: int, rows: int) -> None:
+        self._tokens = tokens
+        self._rows = rows
+        self._plans: dict[tuple[int, int], ops.AttentionPlan] = {}  # by window and most queries
+        self._memory: dict[int, torch.Tensor] = {}  # by window
+        self._made: set[int] = set()
+        self._most_queries = 0
+
+    def begin(self, most_queries: int) -> None:
+        """A new step, whose rows have at most this many tokens (0: any number)."""
+        self._made.clear()
+        self._most_queries = most_queries
+
+    def of(
+        self, ctx: AttentionContext, q: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, window: int
+    ) -> ops.AttentionPlan:
+        """The plan of a window, written unless it is."""
+        key, heads = (window, self._most_queries), q.shape[1]
+        plan = self._plans.get(key)
+        if plan is None:
+            memory = self._memory.get(window)
+            if memory is None:
+                size = ops.attention_plan_bytes(cache, self._tokens, self._rows, heads, window)
+                memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
+            plan = self._plans[key] = ops.AttentionPlan(memory=memory, max_queries=self._most_queries)
+        if window not in self._made:
+            self._made.add(window)
+            rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
+            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window)
+        return plan
+
+
 class AttentionContext:
     """The cache and the rows of one step. The runner makes one and points it at each step's columns.
 
@@ -32,13 +71,15 @@ class AttentionContext:
     of each recurrent one, made once, because slicing in every call would cost as much as the call;
     block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer. Of
     a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group [N] int64, where
-    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each.
+    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each. plans: where
+    the device's attention is planned.
     """
 
     __slots__ = (
         "block_tables",
         "caches",
         "groups",
+        "plans",
         "query_start",
         "row_slot",
         "rows",
@@ -58,6 +99,7 @@ class AttentionContext:
         self.block_tables = block_tables
         self.groups = groups
         self.states = states or {}
+        self.plans: AttentionPlans | None = None
         self.query_start: torch.Tensor
         self.row_slot: torch.Tensor
         self.seq_len: torch.Tensor
@@ -84,12 +126,13 @@ class AttentionContext:
         """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D]."""
         cache, group = self.caches[layer], self.groups[layer]
         ops.cache_write(k, v, cache, self.slots[group])
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        out, table = torch.empty(q.shape, dtype=q.dtype, device=q.device), self.block_tables[group]
+        plan = None if self.plans is None else self.plans.of(self, q, cache, table, window)
         ops.paged_attention(
             out,
             q,
             cache,
-            self.block_tables[group],
+            table,
             self.row_slot,
             self.query_start,
             self.seq_len,
@@ -98,6 +141,7 @@ class AttentionContext:
             soft_cap,
             sinks,
             chunked=chunked,
+            plan=plan,
         )
         return out
 

@@ -33,7 +33,7 @@ def resolve(architecture: str) -> type[torch.nn.Module]:
     return found
 
 
-def build(spec: ModelSpec) -> torch.nn.Module:
-    """Return a model of this shape in eval mode, its weights not yet set."""
-    with torch.inference_mode(False):
+def build(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
+    """Return a model of this shape on a device in eval mode, its weights not yet set."""
+    with torch.inference_mode(False), torch.device(device):
         return resolve(spec.architecture)(spec).eval()

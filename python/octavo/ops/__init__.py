@@ -30,6 +30,7 @@ __all__ = [
     "causal_conv1d",
     "clamped_swiglu",
     "gated_rms_norm",
+    "fetch_blocks",
     "fill_tokens",
     "gelu_tanh_mul",
     "grouped_linear",
@@ -123,6 +124,24 @@ def slot_mapping(
     [slots, max_blocks] int32. Tokens past ``query_start[R]`` get -1, which ``cache_write`` skips.
     """
     _backend(slot).slot_mapping(slot, position, query_start, row_slot, block_table, block_size)
+
+
+def fetch_blocks(
+    table: Tensor,
+    row_slot: Tensor,
+    seq_len: Tensor,
+    source: int,
+    source_slots: int,
+    source_stride: int,
+    block_size: int,
+) -> None:
+    """Brings a step's lines of a block table to ``table`` [slots, entries] int32 from host memory.
+
+    ``table[s, i] = source[s, i]`` for ``s = row_slot[r]`` and ``i < ceil(seq_len[r] / block_size)``, both [R]
+    int32. ``source`` is the address of an int32 table of ``source_slots`` lines of ``source_stride`` entries,
+    registered with the device where that is no CPU; rows beyond its lines fetch nothing.
+    """
+    _backend(table).fetch_blocks(table, row_slot, seq_len, source, source_slots, source_stride, block_size)
 
 
 def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:

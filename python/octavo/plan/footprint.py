@@ -18,6 +18,13 @@ from octavo.weights.checkpoint import has_weights, open_checkpoint
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SCORE_CHUNK_BYTES = 64 << 20  # logits of prompt logprobs held at once; see ModelRunner
 
+# What a CUDA device takes besides. A graph's own memory is small, what its step holds is not: graphs share
+# one pool, as large as the largest of them needs.
+GRAPH_TOKENS = 2048  # tokens of the largest step that is captured
+_GRAPHS_BYTES = 256 << 20  # launches of some hundred graphs
+_WORKSPACE_BYTES = 512 << 20  # matrix products, attention plans, the step's columns
+_RESERVE_BYTES = 1 << 30  # modules loaded on first use, and what the allocator cannot use
+
 _GIB = 1 << 30
 
 
@@ -30,6 +37,8 @@ class Footprint:
     block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    device: str = "cpu"
+    graphs: bool = False  # whether steps are captured
 
     @cached_property
     def cut(self) -> PoolCut:
@@ -69,6 +78,10 @@ class Footprint:
     @property
     def activation_bytes(self) -> int:
         """Upper bound of what a step of max_num_batched_tokens and max_num_seqs samples holds at once."""
+        return self.max_num_batched_tokens * self._token_activation_bytes + self.logits_bytes
+
+    @property
+    def _token_activation_bytes(self) -> int:
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
         attention = 2 * spec.q_size + 2 * spec.kv_size  # q, k, v and the output
         mlp = 3 * spec.intermediate_size  # gate and up, then their product
@@ -76,8 +89,7 @@ class Footprint:
             mlp = max(mlp, spec.experts.activations(spec.hidden_size))
         # The projection, the convolution's output and the scan's.
         mixer = 0 if spec.state is None else spec.state.projected + spec.state.conv_size + spec.state.inner
-        token = (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output
-        return self.max_num_batched_tokens * token + self.logits_bytes
+        return (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output
 
     @property
     def logits_bytes(self) -> int:
@@ -91,9 +103,22 @@ class Footprint:
         return self.spec.max_model_len * 4 * sum(rope.rotary_dim for rope in tables if rope is not None)
 
     @property
+    def device_parts(self) -> tuple[tuple[str, int], ...]:
+        """What a CUDA device takes besides, by name; nothing on a CPU."""
+        if self.device != "cuda":
+            return ()
+        parts = [("workspace", _WORKSPACE_BYTES), ("reserve", _RESERVE_BYTES)]
+        if self.graphs:
+            tokens = min(self.max_num_batched_tokens, GRAPH_TOKENS)
+            held = tokens * self._token_activation_bytes + self.logits_bytes
+            parts.insert(1, ("graphs", held + _GRAPHS_BYTES))
+        return tuple(parts)
+
+    @property
     def fixed_bytes(self) -> int:
         """Everything but the KV pool."""
-        return self.weights_bytes + self.activation_bytes + self.rope_bytes
+        besides = sum(size for _, size in self.device_parts)
+        return self.weights_bytes + self.activation_bytes + self.rope_bytes + besides
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks of the pool that one request of this length takes when it is alone."""

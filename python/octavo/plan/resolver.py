@@ -27,12 +27,13 @@ from octavo.hf_config import ModelSpec, load_model_spec
 from octavo.plan import machine
 from octavo.plan.footprint import Footprint, format_bytes, measure_weights
 from octavo.plan.groups import GOOD_WASTE
+from octavo.plan.target import Target, choose_target
 
 DEFAULT_BLOCK_SIZE = 16
-DEFAULT_NUM_SEQS = 256
-DEFAULT_BATCHED_TOKENS = 2048
-# Of the memory available on a CPU, which is shared with everything else that runs there.
-DEFAULT_CPU_SHARE = 0.5
+# A large GPU needs more tokens at once to be busy: rows that share the weights' reading, long prompt pieces.
+DEFAULT_NUM_SEQS = {"cpu": 256, "cuda": 256, "large cuda": 1024}
+DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 2048, "large cuda": 8192}
+LARGE_GPU_BYTES = 64 << 30
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
     spec: ModelSpec  # with the resolved dtype and max_model_len
     device: str
     dtype: str
+    enforce_eager: bool
     num_threads: int
     block_size: int
     num_blocks: int  # the null block included
@@ -116,16 +118,23 @@ def resolve(
 ) -> Plan:
     """Decide everything that was left open.
 
-    `available_memory` replaces what this machine has free, to plan for another one. Raises ModelError for a
-    bad folder, ValueError for options that exclude each other and CapacityError if the memory cannot hold the
-    model and one request.
+    `available_memory` replaces what this machine has free (a GPU: in all), to plan for another one. Raises
+    ModelError for a bad folder, ValueError for options that exclude each other and CapacityError if the
+    memory cannot hold the model and one request.
     """
     load, cache, scheduler = load or LoadConfig(), cache or CacheConfig(), scheduler or SchedulerConfig()
     device, log = device or DeviceConfig(), log or LogConfig()
     reasons: list[Reason] = []
-    footprint = footprint_of(model, load, cache, scheduler, reasons=reasons)
-    available = machine.available_memory() if available_memory is None else available_memory
-    pool = _Pool(footprint, cache, available, explicit_length=model.max_model_len is not None)
+    target = choose_target(device, available_memory)
+    if target.why is not None:
+        reasons.append(Reason("device", target.kind, target.why))
+    footprint = footprint_of(
+        model, load, cache, scheduler, target=target, graphs=not device.enforce_eager, reasons=reasons
+    )
+    if target.kind == "cuda" and (footprint.spec.state is not None or footprint.spec.experts is not None):
+        remedy = "recurrent layers and experts have no CUDA kernels yet, use device='cpu'"
+        raise invalid("device", device.device, remedy)
+    pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
     spec = dataclasses.replace(footprint.spec, max_model_len=max_model_len)
     footprint = dataclasses.replace(footprint, spec=spec)
@@ -133,8 +142,9 @@ def resolve(
     return Plan(
         folder=model_folder(model.model),
         spec=spec,
-        device="cpu",
+        device=target.kind,
         dtype=spec.dtype,
+        enforce_eager=device.enforce_eager,
         num_threads=_num_threads(device, reasons),
         block_size=footprint.block_size,
         num_blocks=num_blocks,
@@ -147,6 +157,7 @@ def resolve(
             ("KV cache", num_blocks * footprint.block_bytes),
             ("activations", footprint.activation_bytes),
             ("rotary table", footprint.rope_bytes),
+            *footprint.device_parts,
         ),
         reasons=tuple(reasons),
         model=model,
@@ -163,11 +174,14 @@ def footprint_of(
     cache: CacheConfig | None = None,
     scheduler: SchedulerConfig | None = None,
     *,
+    target: Target | None = None,
+    graphs: bool = True,
     reasons: list[Reason] | None = None,
 ) -> Footprint:
     """Return the memory a model takes, whatever there is: the part of resolve() that needs no machine.
 
-    `capacity_table(footprint_of(...), memory, contexts)` is what `octavo plan` prints. Appends to `reasons`.
+    `capacity_table(footprint_of(...), memory, contexts)` is what `octavo plan` prints. `target`: for what
+    (None: a CPU); `graphs`: whether steps will be captured there. Appends to `reasons`.
     """
     load, cache, scheduler = load or LoadConfig(), cache or CacheConfig(), scheduler or SchedulerConfig()
     reasons = [] if reasons is None else reasons
@@ -177,8 +191,10 @@ def footprint_of(
     if spec.max_model_len > spec.context_limit:
         remedy = f"the model was made for {spec.context_limit}, use at most that"
         raise invalid("max_model_len", spec.max_model_len, remedy)
-    spec = dataclasses.replace(spec, dtype=_dtype(model.dtype, spec.dtype, reasons))
-    num_tokens, num_seqs = _step_limits(scheduler, spec.max_model_len, reasons)
+    kind = "cpu" if target is None else target.kind
+    spec = dataclasses.replace(spec, dtype=_dtype(model.dtype, spec.dtype, kind, reasons))
+    size = "large cuda" if target and kind == "cuda" and target.memory >= LARGE_GPU_BYTES else kind
+    num_tokens, num_seqs = _step_limits(scheduler, spec.max_model_len, size, reasons)
     weights_bytes, source = measure_weights(folder, spec, load.load_format)
     reasons.append(Reason("weights_bytes", weights_bytes, f"{source}, in {spec.dtype}"))
     footprint = Footprint(
@@ -187,6 +203,8 @@ def footprint_of(
         block_size=cache.block_size or DEFAULT_BLOCK_SIZE,
         max_num_batched_tokens=num_tokens,
         max_num_seqs=num_seqs,
+        device=kind,
+        graphs=graphs,
     )
     return footprint if cache.block_size else _with_block_size(footprint, reasons)
 
@@ -207,11 +225,14 @@ def _with_block_size(footprint: Footprint, reasons: list[Reason]) -> Footprint:
     return footprint
 
 
-def _dtype(wanted: str, checkpoint: str, reasons: list[Reason]) -> str:
+def _dtype(wanted: str, checkpoint: str, kind: str, reasons: list[Reason]) -> str:
     """16 bits halve the bytes that decode streams, but a CPU without units for them is slower than fp32."""
     if wanted != "auto":
         return wanted
-    if checkpoint == "float32":
+    if kind == "cuda":
+        dtype = "bfloat16" if checkpoint == "float32" else checkpoint
+        why = f"the checkpoint is {checkpoint} and a GPU multiplies 16 bits several times as fast as 32"
+    elif checkpoint == "float32":
         dtype, why = checkpoint, "the checkpoint is float32"
     elif checkpoint in machine.fast_formats():
         dtype, why = checkpoint, f"the checkpoint is {checkpoint} and the CPU multiplies it natively"
@@ -222,10 +243,12 @@ def _dtype(wanted: str, checkpoint: str, reasons: list[Reason]) -> str:
     return dtype
 
 
-def _step_limits(scheduler: SchedulerConfig, max_model_len: int, reasons: list[Reason]) -> tuple[int, int]:
+def _step_limits(
+    scheduler: SchedulerConfig, max_model_len: int, size: str, reasons: list[Reason]
+) -> tuple[int, int]:
     tokens, seqs = scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     if tokens is None:
-        tokens, why = DEFAULT_BATCHED_TOKENS, "the default; longer prompts are computed in chunks"
+        tokens, why = DEFAULT_BATCHED_TOKENS[size], "the default; longer prompts are computed in chunks"
         if not scheduler.enable_chunked_prefill and max_model_len > tokens:
             tokens, why = (
                 max_model_len,
@@ -235,7 +258,7 @@ def _step_limits(scheduler: SchedulerConfig, max_model_len: int, reasons: list[R
             tokens, why = seqs, "max_num_seqs, because every row needs a token of the step"
         reasons.append(Reason("max_num_batched_tokens", tokens, why))
     if seqs is None:
-        seqs, why = DEFAULT_NUM_SEQS, "the default"
+        seqs, why = DEFAULT_NUM_SEQS[size], "the default"
         if seqs > tokens:
             seqs, why = tokens, "max_num_batched_tokens, because every row needs a token of the step"
         reasons.append(Reason("max_num_seqs", seqs, why))
@@ -267,7 +290,7 @@ class _Pool:
 
     footprint: Footprint
     cache: CacheConfig
-    available: int
+    target: Target
     explicit_length: bool
 
     def resolve(self, reasons: list[Reason]) -> tuple[int, int]:
@@ -300,18 +323,23 @@ class _Pool:
         return num_blocks
 
     def _share(self) -> tuple[int, str]:
-        footprint, share = self.footprint, self.cache.gpu_memory_utilization or DEFAULT_CPU_SHARE
-        budget = int(self.available * share) - footprint.fixed_bytes
+        footprint, target = self.footprint, self.target
+        budget = target.budget(self.cache.gpu_memory_utilization) - footprint.fixed_bytes
         num_blocks = max(budget, 0) // footprint.block_bytes
-        why = (
-            f"{share:.0%} of the {format_bytes(self.available)} available, less weights and activations "
-            f"({format_bytes(footprint.fixed_bytes)})"
-        )
+        why = f"{self._room()}, less weights and activations ({format_bytes(footprint.fixed_bytes)})"
         # More than every row at full length can never be in use at once.
         most = 1 + footprint.max_num_seqs * footprint.blocks_of(footprint.spec.max_model_len)
         if num_blocks > most:
             num_blocks, why = most, "every row of a step at max_model_len, and the null block"
         return num_blocks, why
+
+    def _room(self) -> str:
+        """Where the budget comes from, in words."""
+        target, share = self.target, self.target.share(self.cache.gpu_memory_utilization)
+        if target.kind == "cpu":
+            return f"{share:.0%} of the {format_bytes(target.memory)} available"
+        taken = f" less {format_bytes(target.in_use)} in use" if target.in_use else ""
+        return f"{share:.0%} of the {format_bytes(target.memory)} of the {target.name}{taken}"
 
     def _refusal(self, usable: int) -> CapacityError:
         footprint, length = self.footprint, self.footprint.spec.max_model_len
@@ -325,10 +353,10 @@ class _Pool:
             remedy = f"set {shorter}kv_cache_memory_bytes>={bytes_needed} ({format_bytes(bytes_needed)})"
         room = ""
         if self.cache.kv_cache_memory_bytes is None and self.cache.num_gpu_blocks_override is None:
-            share = self.cache.gpu_memory_utilization or DEFAULT_CPU_SHARE
+            budget = self.target.budget(self.cache.gpu_memory_utilization)
             room = (
                 f"; weights and activations take {format_bytes(footprint.fixed_bytes)} of "
-                f"{format_bytes(int(self.available * share))}, which is {share:.0%} of the memory available"
+                f"{format_bytes(budget)}, which is {self._room()}"
             )
         wanted = f"max_model_len={length}" if self.explicit_length else "any length"
         return CapacityError(

@@ -106,20 +106,27 @@ class ModelRunner:
             request=arrays["request"][arrays["score_row"][:count]],
             position=arrays["position"][arrays["score_token"][:count]] + 1,
             top=top,
-            logprobs=_join(parts),
+            logprobs=join(parts),
         )
 
 
-def _logprobs(logits: torch.Tensor, token: torch.Tensor, top: int) -> LogprobBatch:
-    count = logits.shape[0]
-    ids = torch.empty((count, top + 1), dtype=torch.int32)
-    values = torch.empty((count, top + 1), dtype=torch.float32)
-    ranks = torch.empty(count, dtype=torch.int32)
+def logprob_tensors(
+    logits: torch.Tensor, token: torch.Tensor, top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return ids [M, top + 1], values [M, top + 1] and ranks [M]: LogprobBatch where the logits lie."""
+    count, device = logits.shape[0], logits.device
+    ids = torch.empty((count, top + 1), dtype=torch.int32, device=device)
+    values = torch.empty((count, top + 1), dtype=torch.float32, device=device)
+    ranks = torch.empty(count, dtype=torch.int32, device=device)
     ops.logprobs(ids, values, ranks, logits, token, top)
-    return LogprobBatch(ids.numpy(), values.numpy(), ranks.numpy())
+    return ids, values, ranks
 
 
-def _join(parts: list[LogprobBatch]) -> LogprobBatch:
+def _logprobs(logits: torch.Tensor, token: torch.Tensor, top: int) -> LogprobBatch:
+    return LogprobBatch(*(tensor.numpy() for tensor in logprob_tensors(logits, token, top)))
+
+
+def join(parts: list[LogprobBatch]) -> LogprobBatch:
     if len(parts) == 1:
         return parts[0]
     import numpy as np

@@ -7,12 +7,13 @@ from torch import nn
 
 
 def fill_randomly(model: nn.Module, *, seed: int = 0) -> None:
-    """Set every parameter: norms to one, biases to zero, matrices to small random values.
+    """Set every parameter where it lies: norms to one, biases to zero, matrices to small random values.
 
     The variance keeps activations of order one through any number of layers, so that timing such a model
     meets no infinities or denormals, which CPUs compute more slowly.
     """
-    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("bias"):

@@ -15,6 +15,7 @@ from torch import nn
 from octavo.errors import WeightsError
 from octavo.hf_config import ModelSpec
 from octavo.weights.checkpoint import Checkpoint, open_checkpoint
+from octavo.weights.device_copy import FileRows, copy_to_device
 from octavo.weights.dummy import fill_randomly
 from octavo.weights.safetensors_file import TensorInfo
 from octavo.weights.source import Source
@@ -39,8 +40,19 @@ def load_weights(
         targets = _targets(model, found)
         _compare(checkpoint, targets, found)
         with torch.no_grad():
-            for name, target in targets.items():
-                target.view.copy_(_tensor(checkpoint, found[name]).view(target.view.shape))
+            _copy(checkpoint, targets, found)
+
+
+def _copy(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str, TensorInfo]) -> None:
+    """Copy what a device can take byte for byte in pieces, the rest a tensor at a time."""
+    as_it_is: list[FileRows] = []
+    for name, target in targets.items():
+        rows, info = target.view, found[name]
+        if not rows.is_cpu and rows.is_contiguous() and rows.dtype == _DTYPES[info.dtype]:
+            as_it_is.append(FileRows(rows, checkpoint.files[info.name], info))
+        else:
+            rows.copy_(_tensor(checkpoint, info).view(rows.shape))
+    copy_to_device(as_it_is)
 
 
 def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:

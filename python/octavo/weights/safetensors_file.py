@@ -104,6 +104,15 @@ class SafetensorsFile:
                 self._map.madvise(mmap.MADV_WILLNEED)
         return memoryview(self._map)[info.begin : info.end]
 
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer from `offset` in the file; any thread may. Raises WeightsError at the file's end."""
+        filled = 0
+        while filled < len(buffer):
+            count = os.preadv(self._file.fileno(), [buffer[filled:]], offset + filled)
+            if count == 0:
+                raise WeightsError(f"{self.path} ends at byte {offset + filled}: it shrank while it was read")
+            filled += count
+
     def _read_header(self) -> bytes:
         if self._size < 8:
             raise WeightsError(f"{self.path} has only {self._size} bytes: download it again")

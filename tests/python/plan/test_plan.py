@@ -48,7 +48,7 @@ def test_every_automatic_choice_has_a_reason(folder: Path) -> None:
     plan = plan_of(folder)
     chosen = {reason.field for reason in plan.reasons}
     limits = {"block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"}
-    assert chosen == {"dtype", "num_blocks", "num_threads", "weights_bytes"} | limits
+    assert chosen == {"device", "dtype", "num_blocks", "num_threads", "weights_bytes"} | limits
     assert all(reason.why for reason in plan.reasons)
 
 
@@ -59,7 +59,7 @@ def test_what_the_user_set_is_kept_without_a_reason(folder: Path) -> None:
         max_model_len="1K",
         cache={"num_gpu_blocks_override": 100, "block_size": 32},
         scheduler={"max_num_seqs": 7, "max_num_batched_tokens": 99},
-        device={"num_threads": 1},
+        device={"device": "cpu", "num_threads": 1},
     )
     assert (plan.max_model_len, plan.num_blocks, plan.block_size) == (1024, 100, 32)
     assert (plan.max_num_seqs, plan.max_num_batched_tokens, plan.num_threads) == (7, 99, 1)

@@ -1,0 +1,94 @@
+"""Sizes that a device step is padded to, so that a few captured graphs serve every mix of rows.
+
+The kernels read lengths on the device; a captured step is fixed only in how many tokens and rows it has
+room for. Few sizes mean few captures, fine ones mean little wasted work: above 256 tokens at most an eighth
+is wasted, and below them the reading of the weights costs more than the tokens.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from octavo.core import StepPlan
+
+# Decode-only steps: as many tokens as rows.
+_DECODE = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+# Rows of other steps: they only size the logits and what is sampled, so a few are enough.
+_MIXED_ROWS = (8, 64, 256)
+# A step of more tokens keeps the device busy for longer than the host takes to launch its kernels.
+MAX_GRAPH_TOKENS = 2048
+_EAGER_GRAIN = 256
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a step has room for, and what of it is compiled in."""
+
+    tokens: int
+    rows: int  # also its samples
+    decode: bool  # every row has one token
+    greedy: bool  # every sample is its highest logit
+
+    @property
+    def graphed(self) -> bool:
+        """Whether a graph of this shape is worth its memory."""
+        return self.tokens <= MAX_GRAPH_TOKENS
+
+
+class ShapeTable:
+    """The shapes of one engine."""
+
+    def __init__(self, max_tokens: int, max_rows: int) -> None:
+        self._max_tokens = max_tokens
+        self.decode = _cut([*_DECODE, *_growing(256, max_rows)], min(max_rows, max_tokens))
+        self.mixed_rows = _cut([*_MIXED_ROWS, *_doubling(512, max_rows)], max_rows)
+        self.mixed_tokens = _cut(
+            [*_DECODE[3:], *_growing(256, MAX_GRAPH_TOKENS)], min(max_tokens, MAX_GRAPH_TOKENS)
+        )
+
+    def of(self, plan: StepPlan) -> StepShape:
+        """The smallest shape that holds a step."""
+        greedy, rows, tokens = plan.all_greedy, max(plan.num_rows, plan.num_samples), plan.num_tokens
+        if plan.max_query_len == 1:
+            size = _fit(self.decode, rows)
+            return StepShape(size, size, True, greedy)
+        room = min(_fit(self.mixed_rows, rows), self._max_tokens)
+        return StepShape(self._room_for(tokens), room, False, greedy)
+
+    def _room_for(self, tokens: int) -> int:
+        if tokens <= self.mixed_tokens[-1]:
+            return _fit(self.mixed_tokens, tokens)
+        return min(-(-tokens // _EAGER_GRAIN) * _EAGER_GRAIN, self._max_tokens)
+
+    @property
+    def largest_graph(self) -> StepShape:
+        """The graph that needs the most memory."""
+        return StepShape(self.mixed_tokens[-1], self.mixed_rows[-1], False, False)
+
+
+def _growing(first: int, last: int) -> list[int]:
+    """Sizes after `first`, an eighth of their power of two apart."""
+    sizes, size = [], first
+    while size < last:
+        size += max((1 << (size.bit_length() - 1)) // 8, 1)
+        sizes.append(size)
+    return sizes
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    sizes = [first]
+    while sizes[-1] < last:
+        sizes.append(sizes[-1] * 2)
+    return sizes
+
+
+def _cut(sizes: list[int], limit: int) -> list[int]:
+    """The sizes below a limit, and the limit itself."""
+    return [*(size for size in sizes if size < limit), limit]
+
+
+def _fit(sizes: list[int], wanted: int) -> int:
+    return sizes[bisect.bisect_left(sizes, wanted)]

@@ -1,0 +1,246 @@
+"""The columns of a device step: packed on the host, sent in one copy, read at fixed addresses.
+
+The core writes a step's columns at full capacity; a device wants few bytes and places that never move. So the
+used part of each column is packed for the step's shape into pinned memory, padded, and copied as one piece.
+Every shape has its own layout of the same device memory, which is what its graph reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from octavo.runner.shapes import StepShape
+
+if TYPE_CHECKING:
+    from octavo.core import StepPlan
+
+_ALIGN = 16  # bytes
+_Array = npt.NDArray[Any]
+_Spec = tuple[str, type[np.generic], int]
+_Place = tuple[str, type[np.generic], int, int]  # where a column begins and ends, in bytes
+
+_SAMPLING: tuple[tuple[str, type[np.generic]], ...] = (
+    ("temperature", np.float32),
+    ("top_k", np.int32),
+    ("top_p", np.float32),
+    ("min_p", np.float32),
+    ("presence", np.float32),
+    ("frequency", np.float32),
+    ("repetition", np.float32),
+    ("seed", np.uint64),
+    ("sample_index", np.int64),
+    ("history", np.uint64),
+    ("history_len", np.int32),
+    ("prompt_len", np.int32),
+    ("mask", np.uint64),
+)
+_BEFORE_BIAS = tuple(name for name, _ in _SAMPLING[:9])
+_AFTER_BIAS = tuple(name for name, _ in _SAMPLING[9:])
+_BY_ADDRESS = frozenset(("history", "mask"))  # the host's addresses mean nothing to the device
+
+
+def columns_of(shape: StepShape) -> list[_Spec]:
+    """Name, dtype and entries of every column of a shape.
+
+    There is one row more than the shape's: it holds no tokens, and the samples that pad a step are its own.
+    """
+    rows = shape.rows
+    specs: list[_Spec] = [
+        ("token_id", np.int32, shape.tokens),
+        ("position", np.int32, shape.tokens),
+        ("query_start", np.int32, rows + 2),
+        ("row_slot", np.int32, rows + 1),
+        ("seq_len", np.int32, rows + 1),
+        ("sample_token", np.int32, rows),
+        ("sample_row", np.int32, rows),
+    ]
+    if not shape.greedy:
+        specs += [(name, dtype, rows) for name, dtype in _SAMPLING]
+        specs.append(("bias_start", np.int32, rows + 1))
+    return specs
+
+
+class DeviceStep(NamedTuple):
+    """One shape's columns on the device."""
+
+    shape: StepShape
+    columns: Mapping[str, torch.Tensor]
+    bytes: torch.Tensor
+
+    def sampling(self, bias_token: torch.Tensor, bias_value: torch.Tensor) -> list[torch.Tensor]:
+        """The columns that ops.sample takes after the logits, in its order."""
+        columns = self.columns
+        bias = (columns["bias_start"], bias_token, bias_value)
+        return [*(columns[n] for n in _BEFORE_BIAS), *bias, *(columns[n] for n in _AFTER_BIAS)]
+
+
+class _Layout(NamedTuple):
+    host: tuple[Mapping[str, _Array], ...]  # one for each host slot
+    host_bytes: tuple[torch.Tensor, ...]
+    step: DeviceStep
+
+
+class Staging:
+    """A pinned copy for each host slot, as steps overlap there; one on the device, as they do not."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        max_tokens: int,
+        max_rows: int,
+        max_edits: int,
+        host_slots: int,
+        spare_slot: int,
+        vocab_size: int,
+    ) -> None:
+        size = _place(columns_of(StepShape(max_tokens, max_rows, False, False)))[1]
+        self._pin = device.type == "cuda"
+        self._host = [torch.zeros(size, dtype=torch.uint8, pin_memory=self._pin) for _ in range(host_slots)]
+        self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._spare_slot = spare_slot
+        self._mask_bytes = -(-vocab_size // 32) * 4
+        self._layouts: dict[StepShape, _Layout] = {}
+        self._edits = [
+            (
+                torch.zeros(max_edits, dtype=torch.int32, pin_memory=self._pin),
+                torch.zeros(max_edits, dtype=torch.float32, pin_memory=self._pin),
+            )
+            for _ in range(host_slots)
+        ]
+        self.bias_token = torch.zeros(max_edits, dtype=torch.int32, device=device)
+        self.bias_value = torch.zeros(max_edits, dtype=torch.float32, device=device)
+        self._by_address: torch.Tensor | None = None  # what this step's addresses point into
+
+    def step(self, shape: StepShape) -> DeviceStep:
+        """Where a shape's columns lie on the device."""
+        return self._layout(shape).step
+
+    def send(self, shape: StepShape, plan: StepPlan, columns: Mapping[str, _Array]) -> DeviceStep:
+        """Pack, pad and upload a step. The device must have read what its host slot held before."""
+        layout, slot = self._layout(shape), plan.slot
+        _pack(layout.host[slot], plan, columns, self._spare_slot)
+        if not shape.greedy:
+            self._pack_sampling(layout.host[slot], plan, columns)
+        layout.step.bytes.copy_(layout.host_bytes[slot], non_blocking=True)
+        return layout.step
+
+    def send_empty(self, shape: StepShape) -> None:
+        """Upload a step of no rows at all, to run a shape's kernels for their own sake."""
+        layout = self._layout(shape)
+        host = layout.host[0]
+        layout.host_bytes[0].zero_()
+        host["row_slot"][:] = self._spare_slot
+        host["sample_row"][:] = shape.rows
+        layout.step.bytes.copy_(layout.host_bytes[0], non_blocking=True)
+
+    def _layout(self, shape: StepShape) -> _Layout:
+        layout = self._layouts.get(shape)
+        if layout is None:
+            layout = self._layouts[shape] = self._lay_out(shape)
+        return layout
+
+    def _lay_out(self, shape: StepShape) -> _Layout:
+        places, size = _place(columns_of(shape))
+        host = tuple(_views(places, memory.numpy()) for memory in self._host)
+        device = {
+            name: self._device[begin:end].view(_torch_dtype(dtype)) for name, dtype, begin, end in places
+        }
+        step = DeviceStep(shape, device, self._device[:size])
+        return _Layout(host, tuple(memory[:size] for memory in self._host), step)
+
+    def _pack_sampling(
+        self, host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Array]
+    ) -> None:
+        count, slot = plan.num_samples, plan.slot
+        for name, _ in _SAMPLING:
+            if name not in _BY_ADDRESS:
+                host[name][:count] = columns[name][:count]
+            host[name][count:] = 1 if name in ("top_p", "repetition") else 0
+        start, edits = host["bias_start"], int(columns["bias_start"][count])
+        start[: count + 1] = columns["bias_start"][: count + 1]
+        start[count + 1 :] = edits
+        if edits:
+            tokens, values = self._edits[slot]
+            tokens.numpy()[:edits] = columns["bias_token"][:edits]
+            values.numpy()[:edits] = columns["bias_value"][:edits]
+            self.bias_token[:edits].copy_(tokens[:edits], non_blocking=True)
+            self.bias_value[:edits].copy_(values[:edits], non_blocking=True)
+        self._send_histories(host, count, columns)
+
+    def _send_histories(self, host: Mapping[str, _Array], count: int, columns: Mapping[str, _Array]) -> None:
+        """Copy what penalties and masks read, for the rows that have any: they are few and their reads rare.
+
+        The memory is the allocator's; it is free for the steps after this one, in the stream's order.
+        """
+        host["history"][:count] = 0
+        host["mask"][:count] = 0
+        neutral = (columns["presence"][:count] == 0) & (columns["frequency"][:count] == 0)
+        neutral &= columns["repetition"][:count] == 1
+        host["history_len"][:count][neutral] = 0
+        host["prompt_len"][:count][neutral] = 0
+        penalised = np.flatnonzero(~neutral)
+        masked = np.flatnonzero(columns["mask"][:count])
+        if not len(penalised) and not len(masked):
+            return
+        wanted = [("history", int(i), 4 * int(columns["history_len"][i])) for i in penalised]
+        wanted += [("mask", int(i), self._mask_bytes) for i in masked]
+        size = sum(_up(bytes_) for _, _, bytes_ in wanted)
+        packed = torch.empty(size, dtype=torch.uint8, pin_memory=self._pin)
+        target = torch.empty(size, dtype=torch.uint8, device=self._device.device)
+        offset = 0
+        for name, i, bytes_ in wanted:
+            ctypes.memmove(packed.data_ptr() + offset, int(columns[name][i]), bytes_)
+            host[name][i] = target.data_ptr() + offset
+            offset += _up(bytes_)
+        target.copy_(packed, non_blocking=True)
+        self.held = target
+
+
+def _pack(host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Array], spare_slot: int) -> None:
+    tokens, rows, samples = plan.num_tokens, plan.num_rows, plan.num_samples
+    for name in ("token_id", "position"):
+        column = host[name]
+        column[:tokens] = columns[name][:tokens]
+        column[tokens:] = 0
+    start, slot, length = host["query_start"], host["row_slot"], host["seq_len"]
+    start[: rows + 1] = columns["query_start"][: rows + 1]
+    start[rows + 1 :] = tokens
+    slot[:rows] = columns["row_slot"][:rows]
+    slot[rows:] = spare_slot
+    length[:rows] = columns["seq_len"][:rows]
+    length[rows:] = 0
+    token, row = host["sample_token"], host["sample_row"]
+    token[:samples] = columns["sample_token"][:samples]
+    token[samples:] = 0
+    row[:samples] = columns["sample_row"][:samples]
+    row[samples:] = len(slot) - 1
+
+
+def _place(specs: list[_Spec]) -> tuple[list[_Place], int]:
+    """Where each column begins and ends, in bytes, and the size of all."""
+    places, offset = [], 0
+    for name, dtype, count in specs:
+        end = offset + count * np.dtype(dtype).itemsize
+        places.append((name, dtype, offset, end))
+        offset = _up(end)
+    return places, offset
+
+
+def _views(places: list[_Place], memory: _Array) -> Mapping[str, _Array]:
+    return {name: memory[begin:end].view(dtype) for name, dtype, begin, end in places}
+
+
+def _up(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def _torch_dtype(dtype: type[np.generic]) -> torch.dtype:
+    found: torch.dtype = getattr(torch, np.dtype(dtype).name)
+    return found

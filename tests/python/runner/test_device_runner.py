@@ -1,0 +1,118 @@
+"""The device's runner on CPU tensors: padding, upload, tokens that stay there. Only graphs need a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+from octavo import SamplingParams, core
+from octavo.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
+from octavo.engine.llm_engine import LLMEngine
+from octavo.models.registry import build
+from octavo.outputs import RequestOutput
+from octavo.plan import resolve
+from octavo.runner.device_runner import DeviceRunner
+from octavo.runner.runner import ModelRunner
+from octavo.weights.loader import load_weights
+
+LIMITS = [
+    {},
+    {"max_num_batched_tokens": 16, "max_num_seqs": 4},
+    {"blocks": 20, "max_num_seqs": 8},
+]
+LIMIT_IDS = ["unlimited", "chunks-of-16", "preempting"]
+
+
+def engine_of(folder: Path, runner: Any, *, blocks: int = 400, **limits: Any) -> LLMEngine:
+    plan = resolve(
+        ModelConfig(model=folder, dtype="float32", max_model_len=128),
+        cache=CacheConfig(num_gpu_blocks_override=blocks),
+        scheduler=SchedulerConfig(**limits),
+        device=DeviceConfig(device="cpu", num_threads=1),
+    )
+    engine = core.Engine(core.EngineConfig(**plan.engine_options()))
+    model = build(plan.spec)
+    load_weights(model, folder, plan.spec)
+    return LLMEngine(plan, core_engine=engine, runner=runner(plan, model, engine), tokenizer=None)
+
+
+def run(engine: LLMEngine, prompts: list[list[int]], params: list[SamplingParams]) -> list[RequestOutput]:
+    last: dict[str, RequestOutput] = {}
+    for i, prompt in enumerate(prompts):
+        engine.add_request(str(i), prompt, params[i])
+    while engine.has_unfinished_requests():
+        last.update((output.request_id, output) for output in engine.step())
+    assert engine.core.stats()["free_blocks"] == engine.core.stats()["total_blocks"]
+    return [last[str(i)] for i in range(len(prompts))]
+
+
+def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=LIMIT_IDS)
+@pytest.mark.parametrize("name", ["llama", "qwen2-hybrid"])
+def test_a_step_ahead_and_padded_it_gives_the_same_tokens(
+    tiny_folder: Any, name: str, limits: dict[str, Any]
+) -> None:
+    prompts = tiny_models.random_prompts(12, low=1, high=60, seed=21)
+    params = [SamplingParams(temperature=0, max_tokens=5 + 3 * i, ignore_eos=True) for i in range(12)]
+    expected = tokens(run(engine_of(tiny_folder(name), ModelRunner, **limits), prompts, params))
+    engine = engine_of(tiny_folder(name), DeviceRunner, **limits)
+    assert tokens(run(engine, prompts, params)) == expected
+    assert tokens(run(engine, prompts, params)) == expected  # from the prefix cache
+    if "blocks" in limits:
+        assert engine.core.stats()["preemptions"] > 0
+
+
+def test_what_edits_logits_reaches_the_device(tiny_folder: Any) -> None:
+    """Penalties and masks read memory by address: the runner brings it along."""
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.3},
+        {"presence_penalty": 0.7, "frequency_penalty": 0.4, "temperature": 0.9, "seed": 2},
+        {"logit_bias": {17: 5.0, 18: -100.0}},
+        {"allowed_token_ids": list(range(100, 140))},
+        {"min_tokens": 6, "stop_token_ids": list(range(100))},
+        {"temperature": 1.0, "top_p": 0.7, "min_p": 0.02, "seed": 4},
+        {},
+    ]
+    prompts = tiny_models.random_prompts(len(kinds), low=5, high=50, seed=22)
+    params = [
+        SamplingParams(**{"temperature": 0.0, "max_tokens": 20, "ignore_eos": True, **k}) for k in kinds
+    ]
+    expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner), prompts, params))
+    assert tokens(run(engine_of(tiny_folder("llama"), DeviceRunner), prompts, params)) == expected
+
+
+def test_log_probabilities_arrive_with_their_tokens(tiny_folder: Any) -> None:
+    prompts = tiny_models.random_prompts(4, low=20, high=60, seed=23)
+    plain = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)
+    asked = dataclasses.replace(plain, logprobs=3, prompt_logprobs=2)
+    params = [asked, plain, asked, dataclasses.replace(plain, temperature=1.0, seed=1, logprobs=0)]
+    want = run(engine_of(tiny_folder("llama"), ModelRunner, max_num_batched_tokens=48), prompts, params)
+    got = run(engine_of(tiny_folder("llama"), DeviceRunner, max_num_batched_tokens=48), prompts, params)
+    assert tokens(got) == tokens(want)
+    for a, b in zip(got, want):
+        assert (a.outputs[0].logprobs is None) == (b.outputs[0].logprobs is None)
+        for mine, theirs in zip(a.outputs[0].logprobs or [], b.outputs[0].logprobs or []):
+            assert mine.keys() == theirs.keys()
+            assert np.allclose([e.logprob for e in mine.values()], [e.logprob for e in theirs.values()])
+        assert (a.prompt_logprobs is None) == (b.prompt_logprobs is None)
+        assert len(a.prompt_logprobs or []) == len(b.prompt_logprobs or [])
+
+
+def test_a_step_writes_only_its_own_blocks(tiny_folder: Any) -> None:
+    """Padding has no place in the cache: what no request holds keeps its bytes."""
+    engine = engine_of(tiny_folder("llama"), DeviceRunner, blocks=40)
+    runner: Any = engine.runner
+    runner.pool.fill_(7.0)
+    prompts = tiny_models.random_prompts(3, low=20, high=30, seed=24)
+    run(engine, prompts, [SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)] * 3)
+    written = (runner.pool != 7.0).flatten(1).any(1).nonzero().flatten().tolist()
+    assert 0 not in written
+    assert len(written) <= 9

@@ -1,0 +1,62 @@
+"""Every step finds a shape that holds it and wastes little; there are few of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from octavo.runner.shapes import MAX_GRAPH_TOKENS, ShapeTable
+
+
+def step(tokens: int, rows: int, *, longest: int = 0, greedy: bool = True, samples: int = 0) -> Any:
+    return SimpleNamespace(
+        num_tokens=tokens,
+        num_rows=rows,
+        num_samples=samples or rows,
+        max_query_len=longest or (1 if tokens == rows else tokens - rows + 1),
+        all_greedy=greedy,
+    )
+
+
+@pytest.mark.parametrize(("max_tokens", "max_rows"), [(8192, 1024), (2048, 256), (16, 4), (5, 5), (100, 1)])
+def test_every_step_fits_its_shape(max_tokens: int, max_rows: int) -> None:
+    table = ShapeTable(max_tokens, max_rows)
+    shapes = set()
+    for rows in range(1, max_rows + 1):
+        for tokens in {rows, rows + 1, rows + 77, max_tokens // 2, max_tokens}:
+            if not rows <= tokens <= max_tokens:
+                continue
+            plan = step(tokens, rows)
+            shape = table.of(plan)
+            assert (shape.tokens >= tokens, shape.rows >= rows) == (True, True)
+            assert shape.tokens <= max_tokens and shape.rows <= max_rows
+            assert shape.decode == (plan.max_query_len == 1)
+            if tokens > 256:
+                assert shape.tokens - tokens <= max(tokens // 8, 256)
+            shapes.add(shape)
+    assert len([shape for shape in shapes if shape.graphed]) <= 120
+
+
+def test_a_decode_step_has_a_token_a_row() -> None:
+    table = ShapeTable(8192, 1024)
+    for rows in (1, 3, 9, 200, 257, 1000, 1024):
+        shape = table.of(step(rows, rows))
+        assert shape.decode
+        assert shape.tokens == shape.rows >= rows
+
+
+def test_samples_of_drafts_count_as_rows() -> None:
+    assert ShapeTable(64, 32).of(step(20, 4, longest=5, samples=20)).rows >= 20
+
+
+def test_the_largest_graph_holds_every_other_one() -> None:
+    table = ShapeTable(8192, 1024)
+    largest = table.largest_graph
+    assert largest.tokens == MAX_GRAPH_TOKENS and largest.graphed
+    for rows in (1, 100, 1024):
+        for tokens in (rows, 1500, 2048):
+            shape = table.of(step(tokens, rows, greedy=False))
+            assert shape.tokens <= largest.tokens and shape.rows <= largest.rows
+    assert not table.of(step(8192, 3)).graphed
