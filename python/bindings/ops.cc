@@ -106,11 +106,11 @@ void GeluTanhMul(const Tensor& out, const Tensor& gate_up) {
 }
 
 void Linear(const Tensor& out, const Tensor& x, const Tensor& weight,
-            const std::optional<Tensor>& bias) {
+            const std::optional<Tensor>& bias, bool weight_ready) {
   Call call;
   const LinearArgs args{call.View("out", out), call.View("x", x), call.View("weight", weight),
-                        call.View("bias", bias)};
-  call.Run(cpu::Linear, nullptr, args);
+                        call.View("bias", bias), weight_ready};
+  call.Run(cpu::Linear, OCTAVO_CUDA_OP(Linear), args);
 }
 
 bool HasCuda() {
@@ -151,7 +151,8 @@ NB_MODULE(_ops, m) {
         arg("row_slot"));
   m.def("silu_mul", &SiluMul, arg("out"), arg("gate_up"));
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
-  m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none());
+  m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),
+        nb::arg("weight_ready") = false);
   BindAttention(m);
   BindMoe(m);
   BindSampling(m);

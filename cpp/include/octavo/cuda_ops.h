@@ -26,6 +26,9 @@ Status SlotMapping(const SlotMappingArgs& a, Stream stream);
 Status CacheWrite(const CacheWriteArgs& a, Stream stream);
 Status SiluMul(const GatedActivationArgs& a, Stream stream);
 Status GeluTanhMul(const GatedActivationArgs& a, Stream stream);
+// bfloat16 and float16 with up to 16 rows of x, rows of x and weight on 16 bytes; everything else
+// is refused, because a BLAS does it as well.
+Status Linear(const LinearArgs& a, Stream stream);
 Status FillTokens(const FillTokensArgs& a, Stream stream);
 Status KeepTokens(const KeepTokensArgs& a, Stream stream);
 Status Argmax(const ArgmaxArgs& a, Stream stream);

@@ -134,6 +134,9 @@ struct LinearArgs {
   TensorView x;                    // [M, K] of T
   TensorView weight;               // [N, K] of T
   std::optional<TensorView> bias;  // [N] of T
+  // Nothing enqueued before this call writes the weight. CUDA then reads it ahead, while the kernel
+  // in front of it still runs.
+  bool weight_ready = false;
 };
 
 // A token_id of -1 stands for the token that its row's slot sampled last: it is replaced by

@@ -1,0 +1,62 @@
+// Host side of linear: checks, picks a shape, launches.
+#include "base/ops_check.h"
+#include "common/rows.h"
+#include "linear/linear.h"
+#include "octavo/cuda_ops.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int64_t kUnitElements = 64;
+constexpr int64_t kMaxExtent = INT64_C(1) << 30;
+
+Status CheckFits(const LinearArgs& a) {
+  const char* op = "linear";
+  const int64_t k = a.x.shape[1];
+  if (a.x.dtype == DType::kF32) {
+    return InvalidOp(op, "x is float32, need bfloat16 or float16 on CUDA: use torch");
+  }
+  if (a.x.shape[0] > kMaxLinearTokens) {
+    return InvalidOp(op, "x has " + std::to_string(a.x.shape[0]) +
+                             " rows, need at most 16 on CUDA: a BLAS is as fast from there on");
+  }
+  if (!WideRows(a.x, k) || !WideRows(a.weight, k)) {
+    return InvalidOp(op,
+                     "x and weight need rows that begin on 16 bytes and are a multiple of them");
+  }
+  if (k > kMaxExtent || a.weight.shape[0] > kMaxExtent) {
+    return InvalidOp(op, "weight has an extent above 2^30");
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status Linear(const LinearArgs& a, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  OCTAVO_RETURN_IF_ERROR(CheckFits(a));
+  if (a.out.num_elements() == 0) return Status::Ok();
+  const Result<DeviceFacts> facts = CurrentDeviceFacts();
+  if (!facts.ok()) return facts.status();
+  LinearParams p{};
+  p.weight = a.weight.ptr<char>();
+  p.x = a.x.ptr<char>();
+  p.out = a.out.ptr<char>();
+  p.bias = a.bias.has_value() ? a.bias->ptr<char>() : nullptr;
+  p.weight_stride = StridesOf(a.weight).token;
+  p.x_stride = StridesOf(a.x).token;
+  p.out_stride = StridesOf(a.out).token;
+  p.m = static_cast<int32_t>(a.x.shape[0]);
+  p.n = static_cast<int32_t>(a.weight.shape[0]);
+  p.k = static_cast<int32_t>(a.x.shape[1]);
+  p.units = static_cast<int32_t>(CeilDiv(a.x.shape[1], kUnitElements));
+  const LinearChoice choice = ChooseLinear(p.m, p.n, p.units, facts.value().multiprocessors,
+                                           facts.value().shared_per_block);
+  p.tiles = choice.tiles;
+  p.warps = choice.warps;
+  p.weight_ready = a.weight_ready;
+  return a.x.dtype == DType::kF16 ? LaunchLinearOf<__half>(choice, p, stream)
+                                  : LaunchLinearOf<__nv_bfloat16>(choice, p, stream);
+}
+
+}  // namespace octavo::cuda

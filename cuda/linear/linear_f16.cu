@@ -1,0 +1,7 @@
+#include "linear/linear.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchLinearOf<__half>(const LinearChoice&, const LinearParams&, cudaStream_t);
+
+}  // namespace octavo::cuda

@@ -1,0 +1,87 @@
+"""The product of few rows on CUDA: against float64, the same bits for any number of rows, and in a graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from octavo import ops
+
+SHAPES = [(8, 8), (40, 72), (1024, 1000), (4096, 1024), (6144, 4096), (130, 14336), (33000, 256)]
+
+
+def operands(rows: int, n: int, k: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    tensors = torch.randn(rows, k), torch.randn(n, k) * k**-0.5, torch.randn(n)
+    return tuple(t.to(dtype).cuda() for t in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("rows", [1, 5, 8, 9, 16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_equals_float64(dtype: torch.dtype, n: int, k: int, rows: int, biased: bool) -> None:
+    x, weight, bias = operands(rows, n, k, dtype)
+    out = torch.full((rows, n), torch.nan, dtype=dtype, device="cuda")
+    ops.linear(out, x, weight, bias if biased else None)
+    want = x.double() @ weight.double().T + (bias.double() if biased else 0.0)
+    error = (out.double() - want).norm() / want.norm()
+    assert error < {torch.bfloat16: 3e-3, torch.float16: 4e-4}[dtype]
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_row_has_the_same_bits_alone_and_among_others(n: int, k: int) -> None:
+    x, weight, _ = operands(16, n, k, torch.bfloat16)
+    together, alone = torch.empty(16, n, dtype=x.dtype, device="cuda"), torch.empty_like(x[:1, :1])
+    ops.linear(together, x, weight)
+    for row in (0, 7, 8, 15):
+        alone = torch.empty(1, n, dtype=x.dtype, device="cuda")
+        ops.linear(alone, x[row : row + 1], weight)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_strided_rows_are_taken_as_they_lie_and_nothing_else_is_written() -> None:
+    x = torch.randn(4, 2048, device="cuda").bfloat16()[:, :1024]
+    weight = torch.randn(512, 1032, device="cuda").bfloat16()[:, :1024]
+    out = torch.full((6, 600), 7.0, device="cuda").bfloat16()
+    ops.linear(out[1:5, :512], x, weight)
+    torch.testing.assert_close(out[1:5, :512].double(), x.double() @ weight.double().T, rtol=1e-2, atol=0.2)
+    out[1:5, :512] = 7.0
+    assert (out == 7.0).all()
+
+
+def test_a_chain_in_a_graph_that_reads_weights_ahead_replays_bit_for_bit() -> None:
+    x, up, _ = operands(3, 3072, 1024, torch.bfloat16)
+    _, down, _ = operands(1, 1024, 1536, torch.bfloat16)
+    torch.cuda.synchronize()
+    hidden, gated = (
+        torch.empty(3, 3072, device="cuda").bfloat16(),
+        torch.empty(3, 1536, device="cuda").bfloat16(),
+    )
+
+    def layers() -> None:
+        for _ in range(4):
+            ops.linear(hidden, x, up, weight_ready=True)
+            ops.silu_mul(gated, hidden)
+            ops.linear(x, gated, down, weight_ready=True)
+
+    start = x.clone()
+    layers()
+    want = x.clone()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        layers()
+    for _ in range(20):
+        x.copy_(start)
+        graph.replay()
+        assert torch.equal(x, want)
+
+
+def test_what_a_blas_does_as_well_is_refused() -> None:
+    x, weight, _ = operands(17, 64, 64, torch.bfloat16)
+    with pytest.raises(ValueError, match="x has 17 rows, need at most 16 on CUDA"):
+        ops.linear(torch.empty(17, 64, device="cuda").bfloat16(), x, weight)
+    with pytest.raises(ValueError, match="x is float32, need bfloat16 or float16"):
+        ops.linear(torch.empty(1, 64, device="cuda"), x[:1].float(), weight.float())
+    with pytest.raises(ValueError, match="rows that begin on 16 bytes"):
+        ops.linear(torch.empty(1, 64, device="cuda").bfloat16(), x[:1, 1:61], weight[:, 1:61])
