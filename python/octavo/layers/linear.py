@@ -14,6 +14,9 @@ from octavo.layers.layer import Layer
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
 # thread, where MKL's float32 product of one row uses one thread. Above, torch's blocking wins.
 FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
+# On an H200: up to 4 rows, and up to 8 where the weight is so short that a BLAS leaves multiprocessors idle
+# (bench/results/ops_h200.txt). The vocabulary's rows are left to the BLAS.
+_FEW_CUDA_ROWS = ((4, 32768), (8, 4096))  # rows of x, rows of the weight
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -22,7 +25,18 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         out = x.new_empty((x.shape[0], weight.shape[0]))
         ops.linear(out, x, weight, bias)
         return out
+    if x.is_cuda and _streams(x, weight):
+        out = x.new_empty((x.shape[0], weight.shape[0]))
+        ops.linear(out, x, weight, bias, weight_ready=True)  # the loader wrote it long ago
+        return out
     return F.linear(x, weight, bias)
+
+
+def _streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether ops.linear takes a product on CUDA and is the faster one."""
+    if x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
+        return False
+    return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in _FEW_CUDA_ROWS)
 
 
 class Linear(Layer):
