@@ -62,7 +62,7 @@ bool Scheduler::AddDraftRow(Request& r, size_t index) {
   for (int32_t i = r.drafts - 1; i >= 0; --i) {
     batch_.AddSample(r.plain_greedy, r.num_logprobs(), i);
   }
-  record(next_step_).rows.push_back({&r, count, sample, r.epoch, r.drafts});
+  planned_->rows.push_back({&r, count, sample, r.epoch, r.drafts});
   r.drafting = true;
   r.placeholders = static_cast<int8_t>(count);
   r.computed += count;

@@ -45,6 +45,7 @@ const StepPlan* Scheduler::Begin() {
   if (num_open() == config_.max_steps_in_flight) return nullptr;
   if (remote_) PollTransfers();
   StepRecord& step = record(next_step_);
+  planned_ = &step;
   step.id = next_step_;
   step.rows.clear();
   step.published.clear();
@@ -223,7 +224,7 @@ void Scheduler::AddRow(Request& r, int32_t count) {
   r.computed += count;
   r.in_flight += count;
   pass_.budget -= count;
-  RowRecord& row = record(next_step_).rows.emplace_back();  // in place, as in Emit
+  RowRecord& row = planned_->rows.emplace_back();  // in place, as in Emit
   row.request = &r;
   row.count = count;
   row.sample = sample;

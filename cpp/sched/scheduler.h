@@ -171,6 +171,7 @@ class Scheduler {
   bool compact_running_ = false;
 
   StepRecord records_[kMaxStepsInFlight];
+  StepRecord* planned_ = nullptr;  // the one that Begin fills
   uint64_t first_open_ = 1;
   uint64_t next_step_ = 1;
   uint64_t executed_ = 0;  // the last step that ran to its end
