@@ -35,6 +35,8 @@ class CoreEngine final : public Engine {
   Status LastError() const override { return last_error_; }
   Status Abort(RequestId request) override { return scheduler_.End(request, FinishReason::kAbort); }
   Status Stop(RequestId request) override { return scheduler_.End(request, FinishReason::kStop); }
+  void SetPause(PauseMode mode) override { scheduler_.SetPause(mode); }
+  PauseMode pause() const override { return scheduler_.pause(); }
   bool HasUnfinished() const override { return scheduler_.HasUnfinished(); }
   EngineStats Stats() const override { return scheduler_.Stats(); }
   bool ResetPrefixCache() override { return scheduler_.ResetPrefixCache(); }

@@ -57,12 +57,19 @@ Result<RequestId> Scheduler::Add(const RequestInput& input) {
   if (r.retention.timed()) kv_.EnableExpiry();
   r.order = OrderOf(config_, input.priority, clock_.NowMicros(), arrivals_++);
   // Room for every running request to come back, so that preemption never allocates.
-  const int32_t loading = remote_ ? remote_->limit() : 0;
-  waiting_.Reserve(waiting_.size() + 1 + static_cast<size_t>(config_.max_num_seqs + loading));
+  const auto loading = static_cast<size_t>(remote_ ? remote_->limit() : 0);
+  const size_t queued = waiting_.size() + held_.size() + loading + 1;
+  waiting_.Reserve(queued + static_cast<size_t>(config_.max_num_seqs));
+  held_.Reserve(queued);
   passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));
   waiting_.Push({r.order, r.id});
   ++num_waiting_;
   return r.id;
+}
+
+void Scheduler::SetPause(PauseMode mode) {
+  pause_ = mode;
+  while (mode != PauseMode::kNewRequests && !held_.empty()) waiting_.Push(held_.Pop());
 }
 
 void Scheduler::AdmitWaiting() {
@@ -72,6 +79,10 @@ void Scheduler::AdmitWaiting() {
     const WaitingQueue::Entry entry = waiting_.Pop();
     Request* r = requests_.Find(entry.id);
     if (!r || !r->live()) continue;
+    if (pause_ == PauseMode::kNewRequests && r->cached_tokens < 0) {
+      held_.Push(entry);
+      continue;
+    }
     Admission outcome = TryAdmit(*r);
     while (outcome == Admission::kDoesNotFit && OfferRoom(*r)) outcome = TryAdmit(*r);
     if (outcome == Admission::kLoading) continue;

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/strcat.h"
+#include "sched/ngram.h"
 #include "sched/scheduler.h"
 
 namespace octavo::sched {
@@ -132,7 +133,11 @@ void Scheduler::FinishDraftRow(const RowRecord& row, const int32_t* tokens) {
   }
   r.Flush();
   if (!stale) PublishAccepted(r);
-  if (reason != FinishReason::kNone) Close(r, reason);
+  if (reason != FinishReason::kNone) {
+    Close(r, reason);
+  } else if (config_.prompt_lookup_max > 0) {
+    Propose(r);
+  }
 }
 
 void Scheduler::PublishAccepted(Request& r) {
@@ -141,6 +146,18 @@ void Scheduler::PublishAccepted(Request& r) {
   if (!kv_.caching() || r.computed < kv_.published_tokens(r.row_slot()) + kv_.unit()) return;
   kv_.set_publish_log(nullptr);
   Publish(r);
+}
+
+void Scheduler::Propose(Request& r) {
+  if (r.status != RequestStatus::kRunning) return;
+  r.Flush();
+  const int32_t from = FindContinuation(r.tokens, r.num_tokens, config_.prompt_lookup_min,
+                                        config_.prompt_lookup_max);
+  if (from < 0) return;
+  const int32_t room = r.stop_len - r.num_tokens - 1;
+  r.drafts = static_cast<int8_t>(std::min(config_.max_draft_tokens, room));
+  // Forwards, one by one: a guess longer than what followed goes on with itself, as a loop does.
+  for (int32_t i = 0; i < r.drafts; ++i) r.tokens[r.num_tokens + i] = r.tokens[from + i];
 }
 
 }  // namespace octavo::sched

@@ -85,8 +85,11 @@ void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
   int32_t stop_token = -1;
   const FinishReason reason = r.ReasonToFinish(token, &stop_token);
   Emit(r, token, sample, reason, stop_token);
-  if (reason != FinishReason::kNone) [[unlikely]]
+  if (reason != FinishReason::kNone) [[unlikely]] {
     Close(r, reason);
+  } else if (config_.prompt_lookup_max > 0) {
+    Propose(r);
+  }
 }
 
 void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed) {

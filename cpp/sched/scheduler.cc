@@ -44,6 +44,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
 const StepPlan* Scheduler::Begin() {
   if (num_open() == config_.max_steps_in_flight) return nullptr;
   if (remote_) PollTransfers();
+  if (pause_ == PauseMode::kAll) return nullptr;  // what transfers brought has its place by now
   StepRecord& step = record(next_step_);
   planned_ = &step;
   step.id = next_step_;

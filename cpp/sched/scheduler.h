@@ -45,6 +45,8 @@ class Scheduler {
   const StepPlan* Begin();
   Result<std::span<const StepOutput>> Finish(uint64_t step_id, std::span<const int32_t> tokens);
   Result<std::span<const StepOutput>> Fail(uint64_t step_id);
+  void SetPause(PauseMode mode);
+  PauseMode pause() const { return pause_; }
   // Ends a request without an output; `reason` only counts.
   Status End(RequestId id, FinishReason reason);
 
@@ -113,6 +115,7 @@ class Scheduler {
   void CountPromised();
   void FinishDraftRow(const RowRecord& row, const int32_t* tokens);
   void PublishAccepted(Request& request);
+  void Propose(Request& request);
   // transfers.cc
   void PollTransfers();
   RemoteKv::Answer Consult(Request& request, int32_t local_hit);
@@ -161,6 +164,8 @@ class Scheduler {
 
   RequestTable requests_;
   WaitingQueue waiting_;
+  WaitingQueue held_;  // new requests that a pause keeps out of waiting_
+  PauseMode pause_ = PauseMode::kNone;
   std::vector<WaitingQueue::Entry> passed_over_;
   std::vector<Request*> running_;  // in scheduling order
   std::vector<Request*> filled_;   // of these, whose row of this step fills a block

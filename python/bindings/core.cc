@@ -169,6 +169,15 @@ VictimPolicy VictimOf(const std::string& name) {
   throw py::value_error("victim='" + name + "' is unknown: give 'cost' or 'last'");
 }
 
+constexpr const char* kPauses[] = {"none", "new_requests", "all"};
+
+PauseMode PauseOf(const std::string& name) {
+  for (size_t i = 0; i < std::size(kPauses); ++i) {
+    if (name == kPauses[i]) return PauseMode{static_cast<uint8_t>(i)};
+  }
+  throw py::value_error("mode='" + name + "' is unknown: give 'none', 'new_requests' or 'all'");
+}
+
 GroupKind KindOf(const std::string& name) {
   if (name == "full") return GroupKind::kFull;
   if (name == "sliding_window") return GroupKind::kSlidingWindow;
@@ -205,7 +214,8 @@ void BindConfig(py::module_& m) {
                        const std::string& victim, int64_t priority_aging_ms, double watermark,
                        bool full_prompt_gate, int max_overtakes, int max_queued_requests,
                        uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval,
-                       int max_steps_in_flight, int max_draft_tokens) {
+                       int max_steps_in_flight, int max_draft_tokens, int prompt_lookup_min,
+                       int prompt_lookup_max) {
              EngineConfig c;
              c.num_blocks = num_blocks;
              c.max_model_len = max_model_len;
@@ -229,6 +239,8 @@ void BindConfig(py::module_& m) {
              c.snapshot_interval = snapshot_interval;
              c.max_steps_in_flight = max_steps_in_flight;
              c.max_draft_tokens = max_draft_tokens;
+             c.prompt_lookup_min = prompt_lookup_min;
+             c.prompt_lookup_max = prompt_lookup_max;
              return c;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -241,7 +253,8 @@ void BindConfig(py::module_& m) {
            py::arg("max_overtakes") = 8, py::arg("max_queued_requests") = 1 << 20,
            py::arg("hash_seed") = 0, py::arg("groups") = std::vector<GroupSpec>(),
            py::arg("snapshot_interval") = 0, py::arg("max_steps_in_flight") = 2,
-           py::arg("max_draft_tokens") = 0)
+           py::arg("max_draft_tokens") = 0, py::arg("prompt_lookup_min") = 0,
+           py::arg("prompt_lookup_max") = 0)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
@@ -389,7 +402,16 @@ void BindEngine(py::module_& m) {
       .def("block_table", &BlockTable, py::arg("group") = 0,
            "[max_num_seqs, max_blocks] int32 over the core's own memory; unused entries are block "
            "0.")
-      .def("has_unfinished", &CoreEngine::HasUnfinished)
+      .def(
+          "set_pause", [](CoreEngine& e, const std::string& mode) { e.SetPause(PauseOf(mode)); },
+          py::arg("mode"),
+          "'new_requests' admits nobody who has not run yet, 'all' plans no step, 'none' goes on. "
+          "Nothing ends by it.")
+      .def_property_readonly(
+          "pause",
+          [](const CoreEngine& e) { return std::string(kPauses[static_cast<int>(e.pause())]); })
+      .def("has_unfinished", &CoreEngine::HasUnfinished,
+           "Whether any request has not ended, paused or not.")
       .def("stats", [](const CoreEngine& e) { return StatsOf(e.Stats()); })
       .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
       .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })

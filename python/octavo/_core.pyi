@@ -31,7 +31,7 @@ class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
     @property
     def block_size(self) -> int:
@@ -249,7 +249,9 @@ class Engine:
         Takes one token a sample (-1: that row failed) of the oldest open step; returns the outputs.
         """
     def has_unfinished(self) -> bool:
-        ...
+        """
+        Whether any request has not ended, paused or not.
+        """
     def reset_prefix_cache(self) -> bool:
         """
         Forgets all cached prefixes; False, and no change, while a request holds blocks.
@@ -257,6 +259,10 @@ class Engine:
     def set_drafts(self, request: typing.SupportsInt | typing.SupportsIndex, token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
         """
         Proposes what follows the tokens known of a request, for its next row; outputs do not depend on it. RuntimeError while its drafts are in an open step.
+        """
+    def set_pause(self, mode: str) -> None:
+        """
+        'new_requests' admits nobody who has not run yet, 'all' plans no step, 'none' goes on. Nothing ends by it.
         """
     def stats(self) -> dict[str, int]:
         ...
@@ -281,6 +287,9 @@ class Engine:
         ...
     @property
     def num_waiting(self) -> int:
+        ...
+    @property
+    def pause(self) -> str:
         ...
 class BlockPool:
     """

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from octavo.env import LOG_LEVELS
 from octavo.errors import did_you_mean, invalid
 from octavo.kv_events.settings import KvEventsConfig, parse_kv_events_config
+from octavo.speculation import Speculation, parse_speculation
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _DTYPE_ALIASES = {
@@ -202,6 +203,7 @@ class SchedulerConfig:
     watermark: float = 0.0  # share of the pool kept free when a waiting request is admitted
     full_prompt_gate: bool = True  # admit a request only when the pool can hold its whole prompt
     max_overtakes: int = 8  # how many later requests may pass a head of the queue that does not fit
+    speculative_config: Mapping[str, Any] | None = None  # who guesses tokens for a step to verify
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_num_batched_tokens"):
@@ -216,6 +218,12 @@ class SchedulerConfig:
         _in_range("max_overtakes", self.max_overtakes, 0, _INT32_MAX)
         if not (_is_number(self.watermark) and 0 <= self.watermark < 1):
             raise invalid("watermark", self.watermark, "use a share of the pool from 0 to below 1")
+        parse_speculation(self.speculative_config)
+
+    @property
+    def speculation(self) -> Speculation:
+        """The parsed speculative_config."""
+        return parse_speculation(self.speculative_config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,15 @@ enum class VictimPolicy { kCost, kLast };
 // kError. kRecompute: it computes what did not arrive.
 enum class KvLoadFailurePolicy { kFail, kRecompute };
 
+// What a pause holds back. kNewRequests: whoever was never admitted; who runs goes on, and who was
+// preempted comes back. kAll: everything.
+enum class PauseMode : uint8_t { kNone, kNewRequests, kAll };
+
 inline constexpr int32_t kMaxBlockSize = 256;
 inline constexpr int32_t kMaxStepsInFlight = 3;
-inline constexpr int32_t kMaxDraftTokens =
-    63;  // a row of 64 tokens is the most that decoding takes
+// A row of 64 tokens is the most that decoding takes.
+inline constexpr int32_t kMaxDraftTokens = 63;
+inline constexpr int32_t kMaxPromptLookup = 64;
 
 // What one group of layers keeps of the past.
 enum class GroupKind : uint8_t {
@@ -65,6 +70,10 @@ struct EngineConfig {
   int32_t max_queued_requests = 1 << 20;
   int32_t max_steps_in_flight = 2;  // steps that may be open at once, 1 to kMaxStepsInFlight
   int32_t max_draft_tokens = 0;     // drafts of one row, up to kMaxDraftTokens; 0: no drafts
+  // Drafts of the engine's own: what followed the last time that a request's latest tokens, as many
+  // of the last prompt_lookup_max as match and no fewer than prompt_lookup_min, stood together.
+  int32_t prompt_lookup_min = 0;
+  int32_t prompt_lookup_max = 0;  // up to kMaxPromptLookup; 0: no drafts of its own
 
   // Policies.
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;

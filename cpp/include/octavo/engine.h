@@ -78,6 +78,13 @@ class Engine {
   // The same for a front end that saw a stop string: counted as a normal end.
   virtual Status Stop(RequestId request) = 0;
 
+  // From now on; requests may still be added and ended, and open steps be finished. A pause ends
+  // nothing and loses nothing: BeginStep returns null when what is left is held back.
+  virtual void SetPause(PauseMode mode) = 0;
+  virtual PauseMode pause() const = 0;
+
+  // Whether any request has not ended, paused or not: a loop that steps until this is false looks
+  // at pause() when BeginStep returns null and no step is open.
   virtual bool HasUnfinished() const = 0;
   virtual EngineStats Stats() const = 0;
   // Forgets all cached prefixes. False, and no change, while a request holds blocks.

@@ -187,6 +187,8 @@ class LLM:
         self, prompts: list[Prompt], params: list[SamplingParams], priorities: list[int], *, use_tqdm: bool
     ) -> list[RequestOutput]:
         engine = self.llm_engine
+        if engine.paused is not None:
+            raise RuntimeError(f"the engine is paused (mode={engine.paused!r}): call llm.llm_engine.resume()")
         if engine.has_unfinished_requests():
             count = engine.get_num_unfinished_requests()
             raise RuntimeError(

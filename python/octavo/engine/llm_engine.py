@@ -6,6 +6,7 @@ becomes text and outputs here. A step that fails ends the requests in it and not
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import time
@@ -32,6 +33,7 @@ _STOP, _LENGTH, _ABORT, _ERROR = 1, 2, 3, 4
 _REASONS = {_STOP: "stop", _LENGTH: "length", _ABORT: "abort", _ERROR: "error"}
 _BAD_LOGITS = "no token could be sampled: the logits hold NaN, or every token is forbidden"
 _MAX_REQUEST_ID_CHARS = 256
+PAUSE_MODES = ("new_requests", "all")
 
 
 class EventSink(Protocol):
@@ -194,6 +196,11 @@ class LLMEngine:
         return [] if changes is None else self._take(changes, failure=failure)
 
     def _check_idle(self, ready: list[RequestOutput]) -> None:
+        if self._samples and not ready and self.paused is not None:
+            raise RuntimeError(
+                f"the engine is paused (mode={self.paused!r}) and {len(self._requests)} requests wait: "
+                "call resume(), or abort them"
+            )
         if self._samples and not ready:
             raise RuntimeError(
                 f"{len(self._requests)} requests wait and none can run ({self.core.num_waiting} waiting, "
@@ -221,10 +228,14 @@ class LLMEngine:
                 if rows is not None and request.params.logprobs is not None:
                     self._add_logprobs(sample, rows, row, token)
             if finish or stop_string is not None or not request.final_only:
-                news.setdefault(request, []).append(sample)
+                changed = news.setdefault(request, [])
+                if not changed or changed[-1] is not sample:  # one step may yield it several tokens
+                    changed.append(sample)
             if stop_string is not None:
                 if not finish:
-                    self.core.stop(core_id)
+                    # Later tokens of the same step may have ended it already.
+                    with contextlib.suppress(KeyError):
+                        self.core.stop(core_id)
                 self._end(sample, "stop", stop_string)
             elif finish:
                 stop_reason = failure if finish == _ERROR else stop_token if stop_token >= 0 else None
@@ -288,6 +299,26 @@ class LLMEngine:
         taken = [output for output in self._ready if output.request_id in wanted]
         self._ready = [output for output in self._ready if output.request_id not in wanted]
         return taken
+
+    def pause(self, mode: str = "all") -> None:
+        """Holds requests back until `resume`; none ends by it, and more may be added or aborted.
+
+        "all": nothing runs. "new_requests": what has started goes on to its end. `step` raises RuntimeError
+        when only held requests are left, so that a loop over has_unfinished_requests() cannot spin.
+        """
+        if mode not in PAUSE_MODES:
+            raise ValueError(f"mode={mode!r} is not valid: use one of {', '.join(PAUSE_MODES)}")
+        self.core.set_pause(mode)
+
+    def resume(self) -> None:
+        """Ends a pause; does nothing without one."""
+        self.core.set_pause("none")
+
+    @property
+    def paused(self) -> str | None:
+        """The mode of the pause; None without one."""
+        mode = self.core.pause
+        return None if mode == "none" else mode
 
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has something to do or to return."""

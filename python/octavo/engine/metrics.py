@@ -109,6 +109,9 @@ class EngineMetrics:
             "prompt_tokens": stats["prompt_tokens"],
             "generation_tokens": stats["generation_tokens"],
             "num_preemptions": stats["preemptions"],
+            "spec_decode_num_drafts": stats["draft_rows"],
+            "spec_decode_num_draft_tokens": stats["draft_tokens"],
+            "spec_decode_num_accepted_tokens": stats["accepted_tokens"],
             "steps": stats["steps"],
             "failed_steps": stats["failed_steps"],
         }

@@ -40,6 +40,7 @@ class LLMOptions(TypedDict, total=False):
     watermark: float
     full_prompt_gate: bool
     max_overtakes: int
+    speculative_config: Mapping[str, Any] | None
     device: str
     enforce_eager: bool
     num_threads: int | None
@@ -68,7 +69,6 @@ SUPPORTED_VALUES: dict[str, tuple[object, ...]] = {
     "quantization": (None,),
     "kv_cache_dtype": ("auto",),
     "enable_lora": (False, None),
-    "speculative_config": (None,),
     "kv_transfer_config": (None,),
     "hf_overrides": (None, {}),
     "trust_remote_code": (False, True),  # code of a model's folder is never run, allowed or not

@@ -39,6 +39,7 @@ class Footprint:
     max_num_seqs: int
     device: str = "cpu"
     graphs: bool = False  # whether steps are captured
+    max_draft_tokens: int = 0
 
     @cached_property
     def cut(self) -> PoolCut:
@@ -95,7 +96,8 @@ class Footprint:
     def logits_bytes(self) -> int:
         """Logits in float32 and in the model's dtype: of every sample, or of a chunk of prompt logprobs."""
         row = self.spec.vocab_size * (4 + DTYPE_BYTES[self.spec.dtype])
-        return max(self.max_num_seqs * row, SCORE_CHUNK_BYTES)
+        drafted = min(self.max_num_seqs * (1 + self.max_draft_tokens), self.max_num_batched_tokens)
+        return max(max(self.max_num_seqs, drafted) * row, SCORE_CHUNK_BYTES)
 
     @property
     def rope_bytes(self) -> int:

@@ -98,6 +98,9 @@ class Plan:
             "watermark": float(scheduler.watermark),
             "full_prompt_gate": scheduler.full_prompt_gate,
             "max_overtakes": scheduler.max_overtakes,
+            "max_draft_tokens": scheduler.speculation.num_tokens,
+            "prompt_lookup_min": scheduler.speculation.lookup_min,
+            "prompt_lookup_max": scheduler.speculation.lookup_max,
             "snapshot_interval": self.cache.mamba_cache_interval,
             "groups": [
                 core.CacheGroup(g.kind, block_size=self.block_size, window=g.window, split=g.split)
@@ -205,7 +208,14 @@ def footprint_of(
         max_num_seqs=num_seqs,
         device=kind,
         graphs=graphs,
+        max_draft_tokens=scheduler.speculation.num_tokens,
     )
+    if footprint.max_draft_tokens and footprint.device == "cuda":
+        remedy = "leave it out or use device='cpu': steps on a GPU have one sample a row"
+        raise invalid("speculative_config", scheduler.speculative_config, remedy)
+    if footprint.max_draft_tokens and any(group.recurrent for group in footprint.groups):
+        remedy = "leave it out: recurrent layers cannot take back a rejected token"
+        raise invalid("speculative_config", scheduler.speculative_config, remedy)
     return footprint if cache.block_size else _with_block_size(footprint, reasons)
 
 

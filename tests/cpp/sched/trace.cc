@@ -71,6 +71,8 @@ bool SetField(EngineConfig* c, const KeyValue& kv) {
       {"max_overtakes", &c->max_overtakes},
       {"max_steps_in_flight", &c->max_steps_in_flight},
       {"max_draft_tokens", &c->max_draft_tokens},
+      {"prompt_lookup_min", &c->prompt_lookup_min},
+      {"prompt_lookup_max", &c->prompt_lookup_max},
   };
   const std::map<std::string, bool*> flags = {
       {"enable_prefix_caching", &c->enable_prefix_caching},
@@ -163,6 +165,14 @@ std::string TraceRunner::Run(const Words& words) {
          return wrong.empty() ? Finish({"finish"}) : wrong;
        }},
       {"drafts", [&] { return SetDrafts(words); }},
+      {"pause",
+       [&] {
+         const std::string& mode = words.at(1);
+         harness().engine.SetPause(mode == "new"   ? PauseMode::kNewRequests
+                                   : mode == "all" ? PauseMode::kAll
+                                                   : PauseMode::kNone);
+         return std::string();
+       }},
       {"expect", [&] { return Expect(words); }},
       {"abort", [&] { return End(words); }},
       {"stop", [&] { return End(words); }},
@@ -225,6 +235,8 @@ std::string TraceRunner::Submit(const Words& words) {
       length = kv.number();
     } else if (kv.key == "like") {
       named.prompt = TokensLike(kv.value);
+    } else if (kv.key == "ids") {
+      named.prompt = Ids(kv.value);
     } else if (kv.key == "priority") {
       priority = kv.number();
     } else if (kv.key == "salt") {

@@ -88,6 +88,22 @@ TEST_CASE("a pool that cannot hold one request of full length is refused with bo
         }).empty());
 }
 
+TEST_CASE("prompt lookup needs drafts, and its bounds in order") {
+  CHECK(Has(Said([](C& c) { c.prompt_lookup_max = 3; }), "prompt_lookup_max=3"));
+  const auto with = [](int32_t least, int32_t most) {
+    EngineConfig c = Good();
+    c.max_draft_tokens = 4;
+    c.prompt_lookup_min = least;
+    c.prompt_lookup_max = most;
+    return Validate(c).message();
+  };
+  CHECK(with(0, 0).empty());
+  CHECK(with(2, 2).empty());
+  CHECK(Has(with(0, 3), "prompt_lookup_min=0"));
+  CHECK(Has(with(4, 3), "prompt_lookup_min=4"));
+  CHECK(Has(with(1, 65), "prompt_lookup_max=65"));
+}
+
 TEST_CASE("drafts beside a recurrent state are refused, because it cannot take them back") {
   const std::string text = Said([](C& c) {
     c.max_draft_tokens = 2;

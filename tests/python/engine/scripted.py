@@ -59,14 +59,16 @@ class ScriptedRunner:
                 token = int(columns["token_id"][i])
                 self._kv[blocks[block], offset] = self._last[columns["row_slot"][row]] if token < 0 else token
         sample_row = columns["sample_row"][: plan.num_samples]
-        tokens = np.array([self._next(columns, int(row)) for row in sample_row], dtype=np.int32)
+        lengths = columns["position"][columns["sample_token"][: plan.num_samples]] + 1
+        pairs = zip(sample_row.tolist(), lengths.tolist())
+        tokens = np.array([self._next(columns, row, length) for row, length in pairs], dtype=np.int32)
         self._last[columns["row_slot"][sample_row]] = tokens
         logprobs = self._logprobs(tokens, plan.max_logprobs) if plan.max_logprobs >= 0 else None
         scores = self._scores(plan, columns) if plan.num_scores else None
         return StepResult(tokens, logprobs, scores)
 
-    def _next(self, columns: Mapping[str, Any], row: int) -> int:
-        request, length = int(columns["request"][row]), int(columns["seq_len"][row])
+    def _next(self, columns: Mapping[str, Any], row: int, length: int) -> int:
+        request = int(columns["request"][row])
         first = int(self._kv[self._table[columns["row_slot"][row]][0], 0])
         if first in self.bad_requests:
             return -1

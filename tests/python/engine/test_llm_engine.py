@@ -247,7 +247,7 @@ def test_a_step_that_fails_while_the_next_one_runs_takes_it_along(scripted: Make
 
 
 def test_a_device_is_given_its_next_step_before_the_last_one_is_read(scripted: Make) -> None:
-    world = scripted({"q": "a long answer"})
+    world = scripted({"q": "a long answer"}, max_draft_tokens=0, prompt_lookup_min=0, prompt_lookup_max=0)
     world.engine.add_request("a", world.prompt("q"), greedy(max_tokens=9))
     launched: list[int] = []
     world.runner.before_step = lambda: launched.append(len(world.runner.rows_of_steps))
