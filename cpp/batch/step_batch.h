@@ -91,6 +91,14 @@ class StepBatch {
   // The logprob of `target` is wanted at token `offset` of the latest row.
   void AddScore(int32_t offset, int32_t target, int32_t top);
 
+  // What the encoders do in this step; the spans stay valid as long as the plan.
+  void SetEncoders(std::span<const int32_t> evicted, std::span<const EncoderInput> inputs,
+                   std::span<const EncoderSpan> spans) {
+    plan().encoder_evicted = evicted;
+    plan().encoder_inputs = inputs;
+    plan().encoder_spans = spans;
+  }
+
   // Whether no sample so far needs more than the highest logit.
   bool all_greedy() const { return plan().all_greedy; }
   // Writes the sampling columns of the next sample that has none yet.
@@ -101,6 +109,7 @@ class StepBatch {
   const StepPlan* Close();
 
   int32_t num_rows() const { return plan().num_rows; }
+  int32_t num_tokens() const { return plan().num_tokens; }
   const Arena& arena() const { return arena_; }
 
  private:

@@ -40,6 +40,7 @@ class CoreEngine final : public Engine {
   bool HasUnfinished() const override { return scheduler_.HasUnfinished(); }
   EngineStats Stats() const override { return scheduler_.Stats(); }
   bool ResetPrefixCache() override { return scheduler_.ResetPrefixCache(); }
+  void ResetEncoderCache() override { scheduler_.ResetEncoderCache(); }
   void TakeEvents(std::vector<KvEvent>* events) override { kv_.events().Take(events); }
   void CachedContent(std::vector<KvEvent>* events) const override { kv_.CachedContent(events); }
   const EngineConfig& config() const override { return config_; }

@@ -42,6 +42,7 @@ Status Scheduler::CheckAdd(const RequestInput& input) const {
   }
   if (Status s = Validate(input.params, config_.vocab_size); !s.ok()) return s;
   if (Status s = Validate(input.retention, static_cast<int32_t>(length)); !s.ok()) return s;
+  if (Status s = CheckEncoderItems(input); !s.ok()) return s;
   if (num_waiting_ >= config_.max_queued_requests) {
     return Status::ResourceExhausted(
         StrCat("the queue holds max_queued_requests=", config_.max_queued_requests,
@@ -64,6 +65,7 @@ Result<RequestId> Scheduler::Add(const RequestInput& input) {
   passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));
   waiting_.Push({r.order, r.id});
   ++num_waiting_;
+  num_encoding_ += !r.items.empty();
   return r.id;
 }
 
@@ -138,8 +140,14 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
     count = std::min(count, config_.long_prefill_token_threshold);
   }
   if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
-  if (encoder_) count = encoder_->Clip(r.id, start, count);
   count = kv_.ClipChunk(hit, start, count, r.num_tokens);
+  if (!r.items.empty()) {
+    EncoderLimit limit = EncoderLimit::kNone;
+    count = ClipToEncoder(r, start, count, &limit);
+    if (count == 0 && limit == EncoderLimit::kStep) return Admission::kStepIsFull;
+    if (count == 0) return Admission::kDoesNotFit;
+    if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
+  }
   if (count == 0) return Admission::kNotNow;
 
   // What it will hold at most, less what it takes now, is kept free for it; so is what others were

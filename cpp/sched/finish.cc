@@ -53,6 +53,7 @@ void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
   }
   const bool stale = row.epoch != r.epoch;
   const bool failed = row.sample >= 0 && Bad(token);
+  if (num_encoding_ > 0 && !stale && !failed) AdvanceEncoder(r, r.computed - r.in_flight);
   if (kv_.has_states() && !stale && !failed) PublishState(r);
   if (row.sample < 0) return;
   if (!stale) --r.placeholders;
@@ -94,6 +95,7 @@ void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
 
 void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed) {
   Request& r = *row.request;
+  if (!r.items.empty()) ForgetEncoded(record(first_open_), &r);
   // The KV of this step is not to be trusted, what was processed before is.
   if (row.epoch == r.epoch) {
     kv_.Unpublish(r.row_slot(), processed);
@@ -124,6 +126,7 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
   while (num_open() > 0) {
     StepRecord& step = record(first_open_);
     for (BlockId b : step.published) kv_.Forget(b);
+    ForgetEncoded(step, nullptr);
     for (const RowRecord& row : step.rows) {
       Request& r = *row.request;
       r.in_flight -= row.count;
@@ -157,6 +160,10 @@ void Scheduler::Close(Request& r, FinishReason reason) {
       break;
     case FinishReason::kNone:
       OCTAVO_CHECK(false, "a request ends for a reason");
+  }
+  if (!r.items.empty()) {
+    ReleaseEncoder(r);
+    --num_encoding_;
   }
   const bool was_running = r.status == RequestStatus::kRunning;
   r.status = RequestStatus::kFinished;

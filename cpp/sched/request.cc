@@ -79,11 +79,38 @@ FinishReason Request::ReasonToFinish(int32_t token, int32_t* stop_token) const {
   return num_tokens >= stop_len ? FinishReason::kLength : FinishReason::kNone;
 }
 
+namespace {
+
+// What an image adds to the hash of a block that it overlaps: itself, and where it stands.
+struct ItemKey {
+  uint64_t hash[2];
+  int64_t start;  // relative to the block
+};
+
+size_t ItemKeys(const std::vector<EncoderUse>& items, int32_t first, int32_t last, ItemKey* keys) {
+  auto at = std::partition_point(items.begin(), items.end(),
+                                 [&](const EncoderUse& use) { return use.end() <= first; });
+  size_t count = 0;
+  for (; at != items.end() && at->item.start < last; ++at) {
+    keys[count++] = {{at->item.hash[0], at->item.hash[1]}, at->item.start - first};
+  }
+  return count;
+}
+
+}  // namespace
+
 void Request::ExtendChain(const ChainHasher& hasher, int32_t block_size) {
   while (static_cast<int32_t>(hashes.size() + 1) * block_size <= num_tokens) {
     const Hash128& parent = hashes.empty() ? root : hashes.back();
-    hashes.push_back(hasher.Next(
-        parent, {tokens + hashes.size() * block_size, static_cast<size_t>(block_size)}));
+    const int32_t first = static_cast<int32_t>(hashes.size()) * block_size;
+    const std::span<const int32_t> block(tokens + first, static_cast<size_t>(block_size));
+    if (items.empty()) [[likely]] {
+      hashes.push_back(hasher.Next(parent, block));
+      continue;
+    }
+    ItemKey keys[kMaxBlockSize];
+    const size_t count = ItemKeys(items, first, first + block_size, keys);
+    hashes.push_back(hasher.Next(parent, block, std::as_bytes(std::span(keys, count))));
   }
 }
 
@@ -164,6 +191,9 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
     r.mask.assign((config.vocab_size + 31) / 32, 0);
     for (int32_t token : params.allowed_token_ids) r.mask[token / 32] |= 1u << (token % 32);
   }
+  r.items.clear();
+  r.first_item = 0;
+  for (const EncoderItem& item : input.encoder_items) r.items.push_back({item});
   r.hashes.clear();
   r.root = hasher.Root(input.cache_salt);
   r.retention.Assign(input.retention, r.prompt_len);

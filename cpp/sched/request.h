@@ -60,6 +60,14 @@ class RequestEdits final : public batch::LogitEdits {
   int32_t prompt_len_ = 0;
 };
 
+// One image or audio clip of a request.
+struct EncoderUse {
+  EncoderItem item;
+  int32_t entry = -1;  // of the encoder cache, while this request uses it
+  int32_t end() const { return item.start + item.length; }
+  Hash128 hash() const { return {item.hash[0], item.hash[1]}; }
+};
+
 struct alignas(64) Request {
   // What a decode step touches: one cache line.
   int32_t* tokens = nullptr;  // all of them only after Flush: the latest may wait in last_token
@@ -102,6 +110,8 @@ struct alignas(64) Request {
   std::vector<Hash128> hashes;  // of the full blocks of known tokens
   Hash128 root;
   kv::RetentionPlan retention;
+  std::vector<EncoderUse> items;  // images and audio, in order of their spans
+  int32_t first_item = 0;         // earlier ones are processed
 
   RowSlot row_slot() const { return RowSlot{slot}; }
   bool live() const { return status != RequestStatus::kFinished; }
@@ -135,7 +145,7 @@ struct alignas(64) Request {
   batch::SampleSpec DescribeSample(int32_t from_end = 0);
   // Whether `token`, the latest one, ends the request; sets the stop id for stop_token_ids.
   FinishReason ReasonToFinish(int32_t token, int32_t* stop_token) const;
-  // Hashes the blocks that became full.
+  // Hashes the blocks that became full. The images inside a block are part of its content.
   void ExtendChain(const ChainHasher& hasher, int32_t block_size);
 };
 

@@ -16,12 +16,12 @@ constexpr size_t kVictimWindow = 32;
 }  // namespace
 
 Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch,
-                     Clock& clock, KvConnector* connector, encoder::EncoderBudget* encoder)
+                     Clock& clock, KvConnector* connector)
     : config_(config),
       kv_(kv),
       batch_(batch),
       clock_(clock),
-      encoder_(encoder),
+      encoder_(config.encoder_cache_size),
       hasher_(config.hash_seed != 0 ? config.hash_seed : RandomSeed()) {
   const size_t rows = config.max_num_seqs;
   running_.reserve(rows);
@@ -50,6 +50,8 @@ const StepPlan* Scheduler::Begin() {
   step.id = next_step_;
   step.rows.clear();
   step.published.clear();
+  step.encoder_inputs.clear();
+  step.encoder_spans.clear();
   batch_.Open(step.id, kv_.tables());
   kv_.set_publish_log(&step.published);
   if (kv_.timed()) [[unlikely]]
@@ -57,6 +59,7 @@ const StepPlan* Scheduler::Begin() {
 
   pass_ = Pass{};
   pass_.budget = config_.max_num_batched_tokens;
+  pass_.encoder_budget = StepEncoderBudget();
   pass_.many = num_running() + num_waiting_ > 1;
   ScheduleRunning();
   // New work while older work is being thrown out would only be thrown out in turn.
@@ -64,6 +67,7 @@ const StepPlan* Scheduler::Begin() {
   if (step.rows.empty()) return nullptr;
   if (!batch_.all_greedy()) DescribeSamples(step);
   if (remote_) remote_->OnPlanned(step.id, step.published);
+  HandOutEncoding(step);
   ++next_step_;
   ++stats_.steps;
   const StepPlan* plan = batch_.Close();
@@ -119,8 +123,8 @@ int32_t Scheduler::TokensFor(const Request& r) const {
     count = std::min(count, config_.long_prefill_token_threshold);
   }
   if (!config_.enable_chunked_prefill && count < wanted) return 0;
-  if (encoder_) count = encoder_->Clip(r.id, r.computed, count);
-  return kv_.ClipChunk(r.row_slot(), r.computed, count, r.num_tokens);
+  count = kv_.ClipChunk(r.row_slot(), r.computed, count, r.num_tokens);
+  return num_encoding_ > 0 ? ClipToEncoder(r, r.computed, count) : count;
 }
 
 bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
@@ -191,6 +195,7 @@ void Scheduler::Preempt(size_t index) {
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
   if (remote_) OfferSave(r, KvRelease::kPreempted);
   ReleaseBlocks(r);
+  ReleaseEncoder(r);
   r.computed = 0;
   r.placeholders = 0;
   if (!r.drafting) r.drafts = 0;
@@ -222,6 +227,7 @@ void Scheduler::AddRow(Request& r, int32_t count) {
     sample = batch_.AddSample(r.plain_greedy, r.num_logprobs());
     ++r.placeholders;
   }
+  if (num_encoding_ > 0) UseEncoder(r, r.computed, count);
   r.computed += count;
   r.in_flight += count;
   pass_.budget -= count;
@@ -282,6 +288,8 @@ EngineStats Scheduler::Stats() const {
   s.total_blocks = kv_.pool().num_parents() - 1;
   s.free_blocks = kv_.free_blocks();
   s.cached_blocks = kv_.map().size();
+  s.encoder_entries = encoder_.size();
+  s.encoder_embeddings = encoder_.capacity() - encoder_.free();
   for (const Request* r : running_) {
     s.kv_slots_allocated += int64_t{kv_.length(r->row_slot())} * kv_.tables()[0].block_size;
     s.kv_slots_filled += r->computed;
@@ -290,6 +298,7 @@ EngineStats Scheduler::Stats() const {
 }
 
 void Scheduler::CheckInvariants() const {
+  CheckEncoderInvariants();
   kv_.CheckInvariants();
   const Request* previous = nullptr;
   for (const Request* r : running_) {

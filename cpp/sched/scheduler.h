@@ -20,7 +20,7 @@
 
 #include "base/hash.h"
 #include "batch/step_batch.h"
-#include "encoder/encoder_budget.h"
+#include "encoder/encoder_cache.h"
 #include "kv/kv_manager.h"
 #include "octavo/config.h"
 #include "octavo/executor.h"
@@ -35,10 +35,10 @@ namespace octavo::sched {
 
 class Scheduler {
  public:
-  // `connector` and `encoder` may be null. Everything referred to must outlive the scheduler.
+  // `connector` may be null. Everything referred to must outlive the scheduler.
   // REQUIRES: Validate(config).ok().
   Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepBatch& batch, Clock& clock,
-            KvConnector* connector = nullptr, encoder::EncoderBudget* encoder = nullptr);
+            KvConnector* connector = nullptr);
 
   Result<RequestId> Add(const RequestInput& input);
   Status SetDrafts(RequestId id, std::span<const int32_t> drafts);
@@ -62,6 +62,8 @@ class Scheduler {
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return num_waiting_; }
   EngineStats Stats() const;
+  // Forgets the embeddings that no request uses.
+  void ResetEncoderCache() { encoder_.Clear(); }
   // Aborts with a message when the counters of any request contradict the tables.
   void CheckInvariants() const;
 
@@ -86,6 +88,9 @@ class Scheduler {
     int32_t samples = 0;
     std::vector<RowRecord> rows;
     std::vector<BlockId> published;
+    std::vector<int32_t> encoder_evicted;
+    std::vector<EncoderInput> encoder_inputs;
+    std::vector<EncoderSpan> encoder_spans;
   };
   struct Quarantine {
     int32_t slot;
@@ -97,7 +102,8 @@ class Scheduler {
     kv::BlockNeed reserved;  // promised to running prompts that are not wholly in yet
     kv::BlockNeed promised;  // what drafts leave to others; known once `counted`
     bool counted = false;
-    bool many = false;  // more than one request competes
+    int32_t encoder_budget = 0;  // embeddings
+    bool many = false;           // more than one request competes
     bool preempted = false;
   };
   enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull, kLoading };
@@ -109,6 +115,20 @@ class Scheduler {
   int32_t LookupCap(const Request& request) const;
   bool OfferRoom(Request& request);
   void StartRunning(Request& request, int32_t hit_tokens);
+  // encoding.cc
+  int32_t StepEncoderBudget() const {
+    return config_.encoder_budget > 0 ? config_.encoder_budget : config_.encoder_cache_size;
+  }
+  void HandOutEncoding(StepRecord& step);
+  Status CheckEncoderItems(const RequestInput& input) const;
+  enum class EncoderLimit { kNone, kStep, kCache };
+  int32_t ClipToEncoder(const Request& request, int32_t start, int32_t count,
+                        EncoderLimit* limit = nullptr) const;
+  void UseEncoder(Request& request, int32_t start, int32_t count);
+  void AdvanceEncoder(Request& request, int32_t processed);
+  void ReleaseEncoder(Request& request);
+  void ForgetEncoded(const StepRecord& step, const Request* request);
+  void CheckEncoderInvariants() const;
   // drafts.cc
   bool AddDraftRow(Request& request, size_t index);
   void ShortenToFit(Request& request);
@@ -158,7 +178,8 @@ class Scheduler {
   kv::KvManager& kv_;
   batch::StepBatch& batch_;
   Clock& clock_;
-  encoder::EncoderBudget* encoder_;
+  encoder::EncoderCache encoder_;
+  int32_t num_encoding_ = 0;  // live requests with images or audio
   ChainHasher hasher_;
   std::unique_ptr<RemoteKv> remote_;  // null without a connector
 

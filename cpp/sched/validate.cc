@@ -264,6 +264,10 @@ Status Validate(const EngineConfig& c) {
       {"max_overtakes", c.max_overtakes, 0, most, "give 0 or more"},
       {"kv_load_timeout_ms", c.kv_load_timeout_ms, 0, 1'000'000'000,
        "give 0 (never) or milliseconds"},
+      {"encoder_cache_size", c.encoder_cache_size, 0, 1 << 22,
+       "give 0 (no images or audio) to 4194304 embeddings"},
+      {"encoder_budget", c.encoder_budget, 0, 1 << 22,
+       "give 0 (encoder_cache_size) to 4194304 embeddings"},
   };
   for (const auto& r : ranges) {
     if (r.value < r.low || r.value > r.high) {

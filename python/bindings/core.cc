@@ -122,6 +122,10 @@ IntDict StatsOf(const EngineStats& s) {
   d["total_blocks"] = s.total_blocks;
   d["free_blocks"] = s.free_blocks;
   d["cached_blocks"] = s.cached_blocks;
+  d["encoder_queries"] = s.encoder_queries;
+  d["encoder_hits"] = s.encoder_hits;
+  d["encoder_entries"] = s.encoder_entries;
+  d["encoder_embeddings"] = s.encoder_embeddings;
   d["kv_slots_allocated"] = s.kv_slots_allocated;
   d["kv_slots_filled"] = s.kv_slots_filled;
   return d;
@@ -215,7 +219,7 @@ void BindConfig(py::module_& m) {
                        bool full_prompt_gate, int max_overtakes, int max_queued_requests,
                        uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval,
                        int max_steps_in_flight, int max_draft_tokens, int prompt_lookup_min,
-                       int prompt_lookup_max) {
+                       int prompt_lookup_max, int encoder_cache_size, int encoder_budget) {
              EngineConfig c;
              c.num_blocks = num_blocks;
              c.max_model_len = max_model_len;
@@ -241,6 +245,8 @@ void BindConfig(py::module_& m) {
              c.max_draft_tokens = max_draft_tokens;
              c.prompt_lookup_min = prompt_lookup_min;
              c.prompt_lookup_max = prompt_lookup_max;
+             c.encoder_cache_size = encoder_cache_size;
+             c.encoder_budget = encoder_budget;
              return c;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -254,7 +260,8 @@ void BindConfig(py::module_& m) {
            py::arg("hash_seed") = 0, py::arg("groups") = std::vector<GroupSpec>(),
            py::arg("snapshot_interval") = 0, py::arg("max_steps_in_flight") = 2,
            py::arg("max_draft_tokens") = 0, py::arg("prompt_lookup_min") = 0,
-           py::arg("prompt_lookup_max") = 0)
+           py::arg("prompt_lookup_max") = 0, py::arg("encoder_cache_size") = 0,
+           py::arg("encoder_budget") = 0)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
@@ -291,6 +298,20 @@ void BindSamplingParams(py::module_& m) {
       .def_readwrite("num_prompt_logprobs", &SamplingParams::num_prompt_logprobs);
 }
 
+std::vector<std::tuple<uint64_t, int, int>> TuplesOf(std::span<const EncoderInput> inputs) {
+  std::vector<std::tuple<uint64_t, int, int>> tuples;
+  for (const EncoderInput& i : inputs) tuples.emplace_back(i.request, i.item, i.entry);
+  return tuples;
+}
+
+std::vector<std::tuple<int, int, int, int, int, int>> TuplesOf(std::span<const EncoderSpan> spans) {
+  std::vector<std::tuple<int, int, int, int, int, int>> tuples;
+  for (const EncoderSpan& s : spans) {
+    tuples.emplace_back(s.token, s.count, s.offset, s.entry, s.item, s.row);
+  }
+  return tuples;
+}
+
 void BindPlan(py::module_& m) {
   py::class_<StepPlan>(m, "StepPlan",
                        "Sizes of one step; its contents lie in Engine.columns(plan.slot).")
@@ -303,7 +324,43 @@ void BindPlan(py::module_& m) {
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)
-      .def_readonly("all_greedy", &StepPlan::all_greedy);
+      .def_readonly("all_greedy", &StepPlan::all_greedy)
+      .def_property_readonly(
+          "encoder_evicted",
+          [](const StepPlan& p) {
+            return std::vector<int32_t>(p.encoder_evicted.begin(), p.encoder_evicted.end());
+          },
+          "Entries whose embeddings are no longer kept; drop them first.")
+      .def_property_readonly(
+          "encoder_inputs", [](const StepPlan& p) { return TuplesOf(p.encoder_inputs); },
+          "(request, item, entry): encode the item before the forward pass, keep it as the entry.")
+      .def_property_readonly(
+          "encoder_spans", [](const StepPlan& p) { return TuplesOf(p.encoder_spans); },
+          "(token, count, offset, entry, item, row): tokens of the step that take embeddings, from "
+          "the offset-th token of the item's span on.");
+}
+
+EncoderItem MakeEncoderItem(const py::bytes& hash, int start, int length, int embeddings,
+                            bool bidirectional) {
+  const std::string_view digest = hash;
+  EncoderItem item;
+  if (digest.size() != sizeof(item.hash)) {
+    throw py::value_error("hash has " + std::to_string(digest.size()) +
+                          " bytes: give 16, of the content and all that decides its embeddings");
+  }
+  std::memcpy(item.hash, digest.data(), digest.size());
+  item.start = start;
+  item.length = length;
+  item.embeddings = embeddings;
+  item.bidirectional = bidirectional;
+  return item;
+}
+
+void BindEncoderItem(py::module_& m) {
+  py::class_<EncoderItem>(m, "EncoderItem",
+                          "An image or audio clip of a prompt: a span of placeholder tokens.")
+      .def(py::init(&MakeEncoderItem), py::arg("hash"), py::arg("start"), py::arg("length"),
+           py::arg("embeddings"), py::arg("bidirectional") = false);
 }
 
 std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {
@@ -338,8 +395,10 @@ void BindRetention(py::module_& m) {
 
 uint64_t AddRequest(CoreEngine& engine, const Tokens& prompt, const SamplingParams& params,
                     int priority, const std::string& cache_salt,
-                    const std::optional<OwnedRetention>& retention) {
+                    const std::optional<OwnedRetention>& retention,
+                    const std::vector<EncoderItem>& encoder_items) {
   RequestInput input{SpanOf(prompt), params, priority, cache_salt};
+  input.encoder_items = encoder_items;
   if (retention) {
     input.retention = {retention->ranges, retention->decode_priority,
                        retention->decode_duration_ms};
@@ -374,6 +433,7 @@ void BindEngine(py::module_& m) {
       .def(py::init(&MakeEngine), py::arg("config"))
       .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
            py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("retention") = std::nullopt,
+           py::arg("encoder_items") = std::vector<EncoderItem>(),
            "Queues a request and returns its id. ValueError names what can never run.")
       .def(
           "set_drafts",
@@ -417,6 +477,8 @@ void BindEngine(py::module_& m) {
       .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
       .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
            "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
+      .def("reset_encoder_cache", &CoreEngine::ResetEncoderCache,
+           "Forgets the embeddings of images and audio that no request uses.")
       .def("take_events", &EventsOf, "KV events since the last call (needs enable_kv_events).")
       .def_property_readonly(
           "dropped_events", [](const CoreEngine& e) { return e.kv().events().dropped(); },
@@ -438,6 +500,7 @@ PYBIND11_MODULE(_core, m) {
   octavo::bindings::BindSamplingParams(m);
   octavo::bindings::BindPlan(m);
   octavo::bindings::BindRetention(m);
+  octavo::bindings::BindEncoderItem(m);
   octavo::bindings::BindEngine(m);
   octavo::bindings::BindKv(m);
   octavo::bindings::BindSim(m);

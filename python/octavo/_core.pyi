@@ -8,7 +8,7 @@ import numpy
 import numpy.dtypes
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'EncoderItem', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
 class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
@@ -31,7 +31,7 @@ class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
     @property
     def block_size(self) -> int:
@@ -174,6 +174,21 @@ class StepPlan:
     def all_greedy(self) -> bool:
         ...
     @property
+    def encoder_evicted(self) -> list[int]:
+        """
+        Entries whose embeddings are no longer kept; drop them first.
+        """
+    @property
+    def encoder_inputs(self) -> list[tuple[int, int, int]]:
+        """
+        (request, item, entry): encode the item before the forward pass, keep it as the entry.
+        """
+    @property
+    def encoder_spans(self) -> list[tuple[int, int, int, int, int, int]]:
+        """
+        (token, count, offset, entry, item, row): tokens of the step that take embeddings, from the offset-th token of the item's span on.
+        """
+    @property
     def max_logprobs(self) -> int:
         ...
     @property
@@ -206,6 +221,12 @@ class Retention:
     """
     def __init__(self, ranges: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], *, decode_priority: typing.SupportsInt | typing.SupportsIndex = 35, decode_duration_ms: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
+class EncoderItem:
+    """
+    An image or audio clip of a prompt: a span of placeholder tokens.
+    """
+    def __init__(self, hash: bytes, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, embeddings: typing.SupportsInt | typing.SupportsIndex, bidirectional: bool = False) -> None:
+        ...
 class Engine:
     """
     Scheduler, KV manager and step batch. One thread at a time may call it.
@@ -216,7 +237,7 @@ class Engine:
         """
         Ends a request now. KeyError when it has ended already.
         """
-    def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', retention: Retention | None = None) -> int:
+    def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', retention: Retention | None = None, encoder_items: collections.abc.Sequence[EncoderItem] = []) -> int:
         """
         Queues a request and returns its id. ValueError names what can never run.
         """
@@ -251,6 +272,10 @@ class Engine:
     def has_unfinished(self) -> bool:
         """
         Whether any request has not ended, paused or not.
+        """
+    def reset_encoder_cache(self) -> None:
+        """
+        Forgets the embeddings of images and audio that no request uses.
         """
     def reset_prefix_cache(self) -> bool:
         """

@@ -75,6 +75,10 @@ struct EngineConfig {
   int32_t prompt_lookup_min = 0;
   int32_t prompt_lookup_max = 0;  // up to kMaxPromptLookup; 0: no drafts of its own
 
+  // Encoders. In embeddings; 0: requests bring no images or audio.
+  int32_t encoder_cache_size = 0;  // kept at once
+  int32_t encoder_budget = 0;      // computed a step; 0: encoder_cache_size
+
   // Policies.
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;
   VictimPolicy victim = VictimPolicy::kCost;

@@ -89,6 +89,8 @@ class Engine {
   virtual EngineStats Stats() const = 0;
   // Forgets all cached prefixes. False, and no change, while a request holds blocks.
   virtual bool ResetPrefixCache() = 0;
+  // Forgets the embeddings of images and audio that no request uses.
+  virtual void ResetEncoderCache() = 0;
   // Moves the events since the last call to `events` (bounded; see EngineStats::dropped_events).
   virtual void TakeEvents(std::vector<KvEvent>* events) = 0;
   // The whole prefix cache as the events that would store it, for a reader who missed some.

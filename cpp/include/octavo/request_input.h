@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "octavo/encoder.h"
 #include "octavo/retention.h"
 #include "octavo/sampling_params.h"
 
@@ -17,6 +18,7 @@ struct RequestInput {
   int32_t priority = 0;
   std::string_view cache_salt = {};  // requests with different salts share no cached prefix
   Retention retention = {};          // how long its KV is worth keeping
+  std::span<const EncoderItem> encoder_items = {};  // images and audio, in order of their spans
 };
 
 }  // namespace octavo

@@ -28,11 +28,15 @@ struct EngineStats {
   uint64_t kv_loaded_tokens = 0;     // prompt tokens whose KV was loaded
   uint64_t kv_saves = 0;             // released prefixes that a connector held on to
   uint64_t kv_connector_deaths = 0;  // 1: the engine goes on without its connector
+  uint64_t encoder_queries = 0;  // images and audio clips that a request began to use
+  uint64_t encoder_hits = 0;     // of these, cached ones
   int64_t running = 0;
   int64_t waiting = 0;
   int64_t total_blocks = 0;        // without the null block
   int64_t free_blocks = 0;         // cached ones included
   int64_t cached_blocks = 0;       // blocks that carry a prefix hash
+  int64_t encoder_entries = 0;     // images and audio clips whose embeddings are kept
+  int64_t encoder_embeddings = 0;  // of these
   int64_t kv_slots_allocated = 0;  // slots of the blocks in running requests' tables
   int64_t kv_transfers = 0;        // loads and saves that hold blocks right now
   int64_t kv_slots_filled = 0;     // of these, slots that hold a token

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "octavo/encoder.h"
 #include "octavo/ids.h"
 
 namespace octavo {
@@ -57,6 +58,11 @@ struct StepPlan {
   const int32_t* score_target = nullptr;
 
   std::span<const BlockTableView> block_tables;  // one for each cache group
+
+  // Encoders, in this order: drop what is evicted, encode the inputs, then embed the spans.
+  std::span<const int32_t> encoder_evicted;  // entries
+  std::span<const EncoderInput> encoder_inputs;
+  std::span<const EncoderSpan> encoder_spans;  // by rising token
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kAbort, kError };
