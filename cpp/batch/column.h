@@ -14,7 +14,7 @@
 namespace octavo::batch {
 
 // What a column has one entry for.
-enum class Extent { kToken, kRow, kRowPlusOne, kSample, kSamplePlusOne, kEdit, kScore };
+enum class Extent { kToken, kRow, kRowPlusOne, kSample, kSamplePlusOne, kEdit, kScore, kCopy };
 
 enum class Column {
   kTokenId,  // -1: what this row slot sampled last, known to the device only
@@ -46,6 +46,10 @@ enum class Column {
   kScoreTarget,
   kScoreRow,
   kScoreTop,
+  kCopyGroup,
+  kCopySource,
+  kCopyTarget,
+  kCopyTokens,
 };
 
 struct ColumnSpec {
@@ -85,6 +89,10 @@ inline constexpr ColumnSpec kColumns[] = {
     {Column::kScoreTarget, "score_target", DType::kI32, Extent::kScore},
     {Column::kScoreRow, "score_row", DType::kI32, Extent::kScore},
     {Column::kScoreTop, "score_top", DType::kI32, Extent::kScore},
+    {Column::kCopyGroup, "copy_group", DType::kI32, Extent::kCopy},
+    {Column::kCopySource, "copy_source", DType::kI32, Extent::kCopy},
+    {Column::kCopyTarget, "copy_target", DType::kI32, Extent::kCopy},
+    {Column::kCopyTokens, "copy_tokens", DType::kI32, Extent::kCopy},
 };
 inline constexpr size_t kNumColumns = sizeof(kColumns) / sizeof(kColumns[0]);
 
@@ -94,6 +102,12 @@ constexpr size_t MaxSamples(const EngineConfig& config) {
   if (config.max_draft_tokens == 0) return rows;
   return std::min(rows * size_t(1 + config.max_draft_tokens),
                   std::max(rows, size_t(config.max_num_batched_tokens)));
+}
+
+// How many copies a step may have: one in each group for each request that it admits.
+constexpr size_t MaxCopies(const EngineConfig& config) {
+  if (!config.sub_block_hits) return 0;
+  return config.max_num_seqs * std::max<size_t>(1, config.groups.size());
 }
 
 // How many entries a column needs room for.
@@ -114,6 +128,8 @@ constexpr size_t Capacity(Extent extent, const EngineConfig& config) {
       return samples + 1;
     case Extent::kEdit:
       return samples * kMaxEditsPerRow;
+    case Extent::kCopy:
+      return MaxCopies(config);
   }
   return 0;
 }

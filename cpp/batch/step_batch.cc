@@ -47,6 +47,10 @@ void StepBatch::BindPlan(int slot) {
   p.prompt_len = i32(Column::kPromptLen);
   p.score_token = i32(Column::kScoreToken);
   p.score_target = i32(Column::kScoreTarget);
+  p.copy_group = i32(Column::kCopyGroup);
+  p.copy_source = i32(Column::kCopySource);
+  p.copy_target = i32(Column::kCopyTarget);
+  p.copy_tokens = i32(Column::kCopyTokens);
 }
 
 void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
@@ -55,7 +59,7 @@ void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
   described_ = 0;
   StepPlan& p = plan();
   p.step_id = step_id;
-  p.num_tokens = p.num_rows = p.num_samples = p.num_scores = 0;
+  p.num_tokens = p.num_rows = p.num_samples = p.num_scores = p.num_copies = 0;
   p.max_query_len = p.max_seq_len = 0;
   p.max_logprobs = -1;
   p.all_greedy = true;
@@ -90,6 +94,15 @@ void StepBatch::AddScore(int32_t offset, int32_t target, int32_t top) {
   at_.score_target[i] = target;
   at_.score_row[i] = row;
   at_.score_top[i] = top;
+}
+
+void StepBatch::AddCopy(int32_t group, int32_t source, int32_t target, int32_t tokens) {
+  const auto i32 = [&](Column c) { return arena_.At<int32_t>(slot_, c); };
+  const int32_t i = plan().num_copies++;
+  i32(Column::kCopyGroup)[i] = group;
+  i32(Column::kCopySource)[i] = source;
+  i32(Column::kCopyTarget)[i] = target;
+  i32(Column::kCopyTokens)[i] = tokens;
 }
 
 void StepBatch::DescribeSample(const SampleSpec& spec) {

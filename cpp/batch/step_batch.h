@@ -98,6 +98,8 @@ class StepBatch {
     plan().encoder_inputs = inputs;
     plan().encoder_spans = spans;
   }
+  // The first `tokens` tokens of a block are to be copied before the forward pass.
+  void AddCopy(int32_t group, int32_t source, int32_t target, int32_t tokens);
 
   // Whether no sample so far needs more than the highest logit.
   bool all_greedy() const { return plan().all_greedy; }

@@ -17,14 +17,18 @@ constexpr int32_t kKeyDistance = 8;
 
 }  // namespace
 
-PrefixKey CacheGroup::KeyOf(const PrefixChain& chain, int32_t block) const {
-  const int32_t unit = LastUnit(block);
-  return {chain.hashes[unit], unit == 0 ? chain.root : chain.hashes[unit - 1], index_,
-          chain.tokens.subspan(size_t(unit) * unit_, unit_), unit * unit_};
+PrefixKey CacheGroup::KeyOf(const PrefixChain& chain, int32_t block, int64_t before) const {
+  const int32_t start = block * block_size_;
+  return {chain.hashes[LastUnit(block)],
+          ParentOf(chain, block),
+          index_,
+          chain.tokens.subspan(static_cast<size_t>(start), block_size_),
+          start,
+          before};
 }
 
 int32_t CacheGroup::MatchRun(const PrefixMap& map, const PrefixChain& chain, int32_t limit,
-                             BlockId* hits) const {
+                             const Links& links, BlockId* hits) const {
   for (int32_t i = 0; i < std::min(limit, kEntryDistance); ++i) {
     map.PrefetchEntry(chain.hashes[LastUnit(i)], index_);
   }
@@ -35,7 +39,7 @@ int32_t CacheGroup::MatchRun(const PrefixMap& map, const PrefixChain& chain, int
     if (i + kKeyDistance < limit) {
       map.PrefetchKey(chain.hashes[LastUnit(i + kKeyDistance)], index_);
     }
-    hits[i] = map.Find(KeyOf(chain, i));
+    hits[i] = map.Find(KeyOf(chain, i, links.Before(i)));
     if (hits[i] == kNoBlock) return i;
   }
   return limit;

@@ -17,12 +17,30 @@ namespace octavo::kv {
 
 // The chain of a request's full units, as far as its tokens are known. A unit is the greatest
 // common divisor of all groups' block sizes; a larger block is filed under the hash of its last
-// unit, which covers everything before it.
+// unit, which covers everything before it, and its parent's is that of the unit before its first.
 struct PrefixChain {
   std::span<const int32_t> tokens;
   std::span<const Hash128> hashes;  // one a full unit
   Hash128 root;
   const RetentionPlan* retention = nullptr;  // null: nothing was asked for
+};
+
+// Reads the serial of the content before each block of a prefix: that of the block before it in a
+// group of full attention with blocks of the same size, which holds the whole prefix. Without such
+// a group blocks are not linked, and their hashes alone say what is before them.
+class Links {
+ public:
+  Links() = default;
+  // `blocks`: those of that group, from the prefix's start.
+  Links(const PrefixMap& map, const BlockId* blocks) : map_(&map), blocks_(blocks) {}
+  int64_t Before(int32_t index) const {
+    if (!map_) return kUnlinked;
+    return index == 0 ? kRootSerial : map_->SerialOf(blocks_[index - 1]);
+  }
+
+ private:
+  const PrefixMap* map_ = nullptr;
+  const BlockId* blocks_ = nullptr;
 };
 
 class CacheGroup {
@@ -32,6 +50,8 @@ class CacheGroup {
   virtual ~CacheGroup() = default;
 
   int32_t block_size() const { return block_size_; }
+  // Whether every token is kept, so that the blocks of a prefix say all of it.
+  virtual bool KeepsEverything() const { return false; }
   // Entries in the table of a request of `tokens` tokens, null ones included.
   int32_t Entries(int32_t tokens) const { return (tokens + block_size_ - 1) / block_size_; }
 
@@ -43,12 +63,18 @@ class CacheGroup {
   // The most blocks a request holds on its way to `tokens` tokens in chunks of at most `chunk`.
   virtual int32_t Peak(int32_t tokens, int32_t chunk) const = 0;
   // The longest prefix of at most `tokens` tokens (a multiple of `align`) whose live blocks the map
-  // holds. Writes entry i of the table to hits[i], kNoBlock where the entry is dead.
+  // holds. Writes entry i of the table to hits[i], kNoBlock where the entry is dead. `links` reach
+  // as far as `tokens`; a group that keeps everything links its own hits.
   virtual int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens,
-                        int32_t align, BlockId* hits) const = 0;
+                        int32_t align, const Links& links, BlockId* hits) const = 0;
 
   // The content of the block at `index`. REQUIRES: the chain covers it.
-  PrefixKey KeyOf(const PrefixChain& chain, int32_t index) const;
+  PrefixKey KeyOf(const PrefixChain& chain, int32_t index, int64_t before = kUnlinked) const;
+  // The hash that stands before it. REQUIRES: the chain covers what is before it.
+  const Hash128& ParentOf(const PrefixChain& chain, int32_t index) const {
+    return index == 0 ? chain.root : chain.hashes[LastUnit(index - 1)];
+  }
+  int index() const { return index_; }
   // How many of this group's blocks the chain covers.
   int32_t Covered(const PrefixChain& chain) const {
     return static_cast<int32_t>(chain.hashes.size()) * unit_ / block_size_;
@@ -57,8 +83,7 @@ class CacheGroup {
  protected:
   // Leading blocks of the first `limit` that the map holds, in order.
   int32_t MatchRun(const PrefixMap& map, const PrefixChain& chain, int32_t limit,
-                   BlockId* hits) const;
-  int index() const { return index_; }
+                   const Links& links, BlockId* hits) const;
 
  private:
   int32_t LastUnit(int32_t block) const { return (block + 1) * (block_size_ / unit_) - 1; }

@@ -19,7 +19,7 @@ int32_t KvManager::NewHold() {
 }
 
 bool KvManager::Cached(const PrefixChain& chain, int group, int32_t index) const {
-  return map_.Find(groups_[group]->KeyOf(chain, index)) != kNoBlock;
+  return Find(chain, group, index) != kNoBlock;
 }
 
 int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t gate,
@@ -40,7 +40,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
     for (int32_t i = 0; i < entries; ++i) {
       if (i >= group.Head() && i < group.FirstLive(tokens)) continue;
       ++live;
-      const BlockId b = map_.Find(group.KeyOf(chain, i));
+      const BlockId b = Find(chain, g, i);
       if (b == kNoBlock) {
         ++need.of[g];
         missing->push_back({g, i, Index(kNoBlock)});
@@ -86,12 +86,15 @@ int32_t KvManager::HoldFiled(RowSlot slot, int32_t tokens, std::vector<KvBlock>*
 
 void KvManager::FileLoaded(const PrefixChain& chain, std::span<const KvBlock> blocks,
                            int32_t valid) {
-  for (const KvBlock& loaded : blocks) {
-    const CacheGroup& group = *groups_[loaded.group];
-    if ((loaded.index + 1) * group.block_size() > valid) continue;
-    const BlockId b = pool_.FromTable(loaded.block, loaded.group);
-    PublishBlock(b, loaded.group, chain, loaded.index);
-    if (!map_.Contains(b)) return;  // a collision: what follows belongs to another prefix
+  // Those first that the others are linked through.
+  for (int g : order_) {
+    for (const KvBlock& loaded : blocks) {
+      if (loaded.group != g || (loaded.index + 1) * groups_[g]->block_size() > valid) continue;
+      const BlockId b = pool_.FromTable(loaded.block, g);
+      const std::optional<int64_t> before = SerialBefore(chain, g, loaded.index);
+      // A collision: what follows belongs to another prefix.
+      if (!before || !PublishBlock(b, g, chain, loaded.index, *before)) return;
+    }
   }
 }
 

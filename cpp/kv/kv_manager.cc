@@ -8,10 +8,11 @@
 namespace octavo::kv {
 namespace {
 
-// How many blocks ahead the records of a hit are fetched, and what filing a block of a long prompt
-// writes.
+// A hit that ends inside a block is copied when it has at least one of so many parts of it.
+constexpr int32_t kLeastShare = 4;
+
+// How many blocks ahead the records of a hit are fetched.
 constexpr int32_t kRecordDistance = 16;
-constexpr int32_t kPublishDistance = 6;
 
 std::vector<GroupSpec> GroupsOf(const KvConfig& config) {
   if (!config.groups.empty()) return config.groups;
@@ -32,6 +33,21 @@ std::vector<int32_t> SplitsOf(const KvConfig& config) {
   return splits;
 }
 
+int32_t WidestOf(const KvConfig& config) {
+  int32_t widest = 1;
+  for (const GroupSpec& spec : GroupsOf(config)) widest = std::max(widest, spec.block_size);
+  return widest;
+}
+
+// Hits end inside a block where every group keeps every token, in blocks of one size.
+bool FindsPartial(const KvConfig& config) {
+  bool can = config.sub_block_hits && config.enable_prefix_caching;
+  for (const GroupSpec& spec : GroupsOf(config)) {
+    can = can && spec.kind == GroupKind::kFull && spec.block_size == UnitOf(config);
+  }
+  return can && UnitOf(config) == WidestOf(config);
+}
+
 }  // namespace
 
 KvManager::KvManager(const KvConfig& config, HostMemory& memory)
@@ -39,8 +55,9 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
       unit_(UnitOf(config)),
       align_(1),
       pool_(config.num_blocks, SplitsOf(config)),
-      map_(pool_.num_places(), unit_, memory),
-      events_(config.enable_events) {
+      map_(pool_.num_places(), WidestOf(config), memory, FindsPartial(config)),
+      events_(config.enable_events),
+      sub_block_hits_(FindsPartial(config)) {
   for (const GroupSpec& spec : GroupsOf(config)) {
     groups_.push_back(MakeGroup(spec, static_cast<int>(groups_.size()), unit_));
     align_ = std::lcm(align_, spec.block_size);
@@ -55,6 +72,25 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
   rows_.resize(size_t(config.num_slots) * groups_.size());
   clips_ = has_states_ && config.enable_prefix_caching && config.clip_chunks;
   if (has_states_) junctions_.resize(config.num_slots);
+  sources_.resize(groups_.size());
+  const int32_t copies = std::max(config.max_open_copies, config.num_slots) * num_groups();
+  if (sub_block_hits_) open_copies_.reserve(static_cast<size_t>(copies));
+  LinkGroups();
+}
+
+void KvManager::LinkGroups() {
+  for (int g = 0; g < num_groups(); ++g) {
+    if (groups_[g]->KeepsEverything()) order_.push_back(g);
+  }
+  const std::vector<int> whole = order_;
+  for (int g = 0; g < num_groups(); ++g) {
+    if (!groups_[g]->KeepsEverything()) order_.push_back(g);
+    const auto same = [&](int other) {
+      return groups_[other]->block_size() == groups_[g]->block_size();
+    };
+    const auto anchor = std::find_if(whole.begin(), whole.end(), same);
+    anchors_.push_back(groups_[g]->KeepsEverything() ? g : anchor != whole.end() ? *anchor : -1);
+  }
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
@@ -63,6 +99,7 @@ KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
   hit.retention = chain.retention;
   if (has_states_) hit.junction = MatchGroups(chain, max_tokens, /*states=*/false);
   hit.tokens = MatchGroups(chain, max_tokens, /*states=*/true);
+  if (sub_block_hits_) hit.partial = FindPartial(chain, hit.tokens, max_tokens);
   return hit;
 }
 
@@ -73,15 +110,36 @@ int32_t KvManager::MatchGroups(const PrefixChain& chain, int32_t max_tokens, boo
   bool found_any = false;
   for (bool shortened = true; shortened && tokens > 0;) {
     shortened = false;
-    for (int g = 0; g < num_groups(); ++g) {
+    for (int g : order_) {
       if (!states && groups_[g]->WritesOnlyLast()) continue;
-      const int32_t found = groups_[g]->Match(map_, chain, tokens, align_, scratch_[g].data());
+      const int32_t found =
+          groups_[g]->Match(map_, chain, tokens, align_, LinksOf(g), scratch_[g].data());
       shortened = shortened || (found < tokens && num_groups() > 1);
       tokens = found;
       found_any = true;
     }
   }
   return found_any ? tokens : 0;
+}
+
+int32_t KvManager::FindPartial(const PrefixChain& chain, int32_t tokens, int32_t max_tokens) {
+  const int32_t block_size = groups_[0]->block_size();
+  const int32_t known = std::min(max_tokens, static_cast<int32_t>(chain.tokens.size()));
+  const int32_t most = std::min(known - tokens, block_size - 1);
+  if (most <= 0) return 0;
+  const int32_t index = tokens / block_size;
+  int32_t found = most;
+  for (int g = 0; g < num_groups(); ++g) {
+    const PrefixKey wanted{{},     groups_[g]->ParentOf(chain, index),
+                           g,      chain.tokens.subspan(static_cast<size_t>(tokens), most),
+                           tokens, Links(map_, scratch_[g].data()).Before(index)};
+    const PrefixMap::Start start = map_.FindStart(wanted, fence_);
+    sources_[g] = start.block;
+    found = std::min(found, start.tokens);
+  }
+  // A few tokens are not worth a copy, unless they are all there are to find.
+  const int32_t least = std::max(1, block_size / kLeastShare);
+  return found >= least || found == known - tokens ? found : 0;
 }
 
 BlockNeed KvManager::GrowthNeed(const BlockNeed& lengths, int32_t tokens) const {
@@ -132,17 +190,42 @@ bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockN
   }
   // The hit's blocks are taken first: only then is it known what reviving them leaves.
   AttachHit(slot, hit);
+  for (int g = 0; g < num_groups() && hit.partial > 0; ++g) pool_.Ref(sources_[g]);
   const BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
   BlockNeed all = need;
   all += keep;
   if (!pool_.Fits(all, keep_parents)) {
+    for (int g = 0; g < num_groups() && hit.partial > 0; ++g) pool_.Unref(sources_[g]);
     Release(slot);
     ClearRow(slot);
     return false;
   }
   ProveHit(slot, hit);
   Append(slot, tokens, need);
+  if (hit.partial > 0) TakeCopies(slot, hit);
   return true;
+}
+
+void KvManager::TakeCopies(RowSlot slot, const Hit& hit) {
+  const int32_t index = hit.tokens / groups_[0]->block_size();
+  for (int g = 0; g < num_groups(); ++g) {
+    // Both stay referenced until the step is over; the source is since Admit.
+    const BlockCopy copy{g, sources_[g], pool_.FromTable(row(g, slot)[index], g), hit.partial};
+    pool_.Ref(copy.target);
+    pool_.Prove(copy.source);
+    RetainBlock(copy.source, hit.retention, g, index);
+    open_copies_.push_back(copy);
+    if (copy_log_) copy_log_->push_back(copy);
+  }
+}
+
+void KvManager::EndCopies(std::span<const BlockCopy> copies) {
+  for (const BlockCopy& copy : copies) {
+    pool_.Unref(copy.target);
+    pool_.Unref(copy.source);
+  }
+  open_copies_.erase(open_copies_.begin(),
+                     open_copies_.begin() + static_cast<std::ptrdiff_t>(copies.size()));
 }
 
 void KvManager::ProveHit(RowSlot slot, const Hit& hit) {
@@ -153,11 +236,15 @@ void KvManager::ProveHit(RowSlot slot, const Hit& hit) {
       if (entry == Index(kNullBlock)) continue;
       const BlockId b = pool_.FromTable(entry, g);
       pool_.Prove(b);
-      if (!hit.retention) continue;
-      const auto* wish = hit.retention->Of(i * groups_[g]->block_size());
-      if (wish) Retain(b, *wish);
+      RetainBlock(b, hit.retention, g, i);
     }
   }
+}
+
+void KvManager::RetainBlock(BlockId b, const RetentionPlan* plan, int group, int32_t index) {
+  if (!plan) return;
+  const auto* wish = plan->Of(index * groups_[group]->block_size());
+  if (wish) Retain(b, *wish);
 }
 
 void KvManager::Retain(BlockId b, const RetentionPlan::Wish& wish) {
@@ -232,8 +319,9 @@ void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
 
 void KvManager::OnEvict(BlockId block) {
   const PrefixKey key = map_.KeyOf(block);
-  if (eviction_listener_) eviction_listener_->OnEvict(block, key);
-  if (map_.Remove(block)) events_.Removed(block, key);
+  const bool whole = map_.Whole(block);
+  if (whole && eviction_listener_) eviction_listener_->OnEvict(block, key);
+  if (map_.Remove(block) && whole) events_.Removed(block, key);
   expiry_.Cancel(block);
   ++evictions_;
 }
@@ -282,91 +370,6 @@ int32_t KvManager::Clip(int32_t junction, int32_t start, int32_t count, int32_t 
   }
   end = end / align_ * align_;
   return end > start ? end - start : count;
-}
-
-void KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int32_t index) {
-  const PrefixKey key = groups_[group]->KeyOf(chain, index);
-  const auto result = map_.Insert(b, key);
-  if (result == PrefixMap::InsertResult::kCollision) return;
-  pool_.SetClass(b, EvictionClass::kProbationary);
-  if (chain.retention) {
-    const auto* wish = chain.retention->Of(index * groups_[group]->block_size());
-    if (wish) Retain(b, *wish);
-  }
-  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
-}
-
-void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) {
-  if (!config_.enable_prefix_caching) return;
-  for (int g = 0; g < num_groups(); ++g) {
-    const CacheGroup& group = *groups_[g];
-    if (group.WritesOnlyLast()) continue;
-    int32_t& done = at(slot, g).published;
-    const int32_t limit = std::min(tokens / group.block_size(), group.Covered(chain));
-    for (; done < limit; ++done) {
-      if (const int32_t ahead = done + kPublishDistance; ahead < limit) {
-        PrefetchPublish(g, row(g, slot)[ahead], chain, ahead);
-      }
-      const int32_t entry = row(g, slot)[done];
-      if (entry == Index(kNullBlock)) continue;
-      const BlockId b = pool_.FromTable(entry, g);
-      PublishBlock(b, g, chain, done);
-      // A collision: the blocks after this one hash as if they followed the other content. Filed,
-      // they would answer a request that has the other prefix.
-      if (!map_.Contains(b)) break;
-      if (publish_log_) publish_log_->push_back(b);
-    }
-  }
-}
-
-void KvManager::PrefetchRow(RowSlot slot) const {
-  __builtin_prefetch(row(0, slot) + at(slot, 0).published);
-}
-
-void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
-  const int32_t next = at(slot, 0).published;
-  if (next < std::min(length(slot), groups_[0]->Covered(chain))) {
-    PrefetchPublish(0, row(0, slot)[next], chain, next);
-  }
-}
-
-void KvManager::PrefetchPublish(int group, int32_t entry, const PrefixChain& chain,
-                                int32_t index) const {
-  const BlockId b = pool_.FromTable(entry, group);
-  map_.PrefetchInsert(b, groups_[group]->KeyOf(chain, index).hash, group);
-  pool_.Prefetch(b);
-}
-
-void KvManager::PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed) {
-  if (!config_.enable_prefix_caching || !has_states_) return;
-  for (int g = 0; g < num_groups(); ++g) {
-    const CacheGroup& group = *groups_[g];
-    const int32_t index = processed / group.block_size() - 1;
-    if (!group.WritesOnlyLast() || processed % group.block_size() != 0 || index < 0) continue;
-    const int32_t entry = index < length(slot, g) ? row(g, slot)[index] : Index(kNullBlock);
-    if (entry == Index(kNullBlock) || index >= group.Covered(chain)) continue;
-    const BlockId b = pool_.FromTable(entry, g);
-    if (!map_.Contains(b)) PublishBlock(b, g, chain, index);
-    at(slot, g).published = index + 1;
-  }
-}
-
-void KvManager::Unpublish(RowSlot slot, int32_t tokens) {
-  for (int g = 0; g < num_groups(); ++g) {
-    int32_t& done = at(slot, g).published;
-    for (; done > tokens / groups_[g]->block_size(); --done) {
-      const int32_t entry = row(g, slot)[done - 1];
-      if (entry != Index(kNullBlock)) Forget(pool_.FromTable(entry, g));
-    }
-  }
-}
-
-void KvManager::Forget(BlockId b) {
-  if (!map_.Contains(b)) return;
-  const PrefixKey key = map_.KeyOf(b);
-  if (map_.Remove(b)) events_.Removed(b, key);
-  pool_.SetClass(b, EvictionClass::kUnhashed);
-  expiry_.Cancel(b);
 }
 
 int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
@@ -460,6 +463,10 @@ void KvManager::CheckTables(std::vector<int32_t>* refs) const {
 void KvManager::CheckInvariants() const {
   std::vector<int32_t> refs(pool_.num_places(), 0);
   refs[Index(kNullBlock)] = 1;
+  for (const BlockCopy& copy : open_copies_) {
+    ++refs[Index(copy.source)];
+    ++refs[Index(copy.target)];
+  }
   CheckTables(&refs);
   for (const auto& hold : holds_) {
     for (BlockId b : hold) ++refs[Index(b)];
@@ -470,7 +477,7 @@ void KvManager::CheckInvariants() const {
     const bool hashed = map_.Contains(BlockId{b});
     OCTAVO_CHECK(hashed == (pool_.eviction_class(BlockId{b}) != EvictionClass::kUnhashed),
                  "eviction class and prefix map disagree");
-    if (hashed) {
+    if (hashed && map_.Whole(BlockId{b})) {
       OCTAVO_CHECK(map_.Find(map_.KeyOf(BlockId{b})) != kNoBlock, "a filed block is not found");
     }
     filed += hashed;

@@ -9,13 +9,14 @@
 // its entries until ClearRow. Nothing allocates after construction. One thread.
 //
 // Invariants (CheckInvariants, after every operation in tests):
-//   refs(b) = table entries and holds that name b; what is not used is free; the map and the hashed
-//   blocks are a bijection; filed blocks are full and never written again.
+//   refs(b) = table entries, holds and open copies that name b; what is not used is free; the map
+//   and the hashed blocks are a bijection; filed blocks are full and never written again.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -41,6 +42,8 @@ struct KvConfig {
   int32_t snapshot_interval = 0;  // see EngineConfig
   bool enable_prefix_caching = true;
   bool clip_chunks = true;  // false: prompts are computed whole, also where states would be kept
+  bool sub_block_hits = false;  // see EngineConfig
+  int32_t max_open_copies = 0;  // 0: as many as there are slots
   bool enable_events = false;
 };
 
@@ -51,6 +54,14 @@ class EvictionListener {
   virtual void OnEvict(BlockId block, const PrefixKey& key) = 0;
 };
 
+// The first `tokens` tokens of a block are to be copied to another one of the same group.
+struct BlockCopy {
+  int32_t group = 0;
+  BlockId source{};
+  BlockId target{};
+  int32_t tokens = 0;
+};
+
 class KvManager final : private EvictionSink {
  public:
   explicit KvManager(const KvConfig& config, HostMemory& memory = SystemMemory());
@@ -58,8 +69,11 @@ class KvManager final : private EvictionSink {
 
   // The longest cached prefix of at most `max_tokens` tokens on which all groups agree; its blocks,
   // kept in a scratch of the manager, are valid until the next call. Takes no reference.
+  // With sub-block hits `partial` more tokens stand at the start of a block that was filed before
+  // the step that is being planned: admitting copies them.
   struct Hit {
     int32_t tokens = 0;
+    int32_t partial = 0;
     // Where the keys and values that are cached end, when states are not cached as far: others may
     // part from the prefix there too.
     int32_t junction = 0;
@@ -107,6 +121,9 @@ class KvManager final : private EvictionSink {
   // first call is for its row, the second, some requests later, for what the block's hash names.
   void PrefetchRow(RowSlot slot) const;
   void PrefetchPublish(RowSlot slot, const PrefixChain& chain) const;
+  // Files what the slot holds of the first `processed` tokens, which a step has computed, up to and
+  // with a last block that is not full. For a slot that is about to be released.
+  void PublishTail(RowSlot slot, const PrefixChain& chain, int32_t processed);
   // Takes blocks that reach past the first `tokens` tokens out of the map: never written.
   void Unpublish(RowSlot slot, int32_t tokens);
   // Takes one block out of the map, whoever holds it.
@@ -140,9 +157,18 @@ class KvManager final : private EvictionSink {
   // Forgets all cached content. False, and no change, while any slot holds a block.
   bool Reset();
 
-  // Publish appends what it files to `log`; null: nowhere.
-  void set_publish_log(std::vector<BlockId>* log) { publish_log_ = log; }
   void set_eviction_listener(EvictionListener* listener) { eviction_listener_ = listener; }
+  // A step is planned: Publish appends what it files to `published`, Admit what it copies to
+  // `copies`. What is filed from now on is written by this step, so it is no source for a copy.
+  void BeginStep(std::vector<BlockId>* published, std::vector<BlockCopy>* copies) {
+    publish_log_ = published;
+    copy_log_ = copies;
+    fence_ = map_.next_serial();
+  }
+  // What Publish files is in no step's hands.
+  void StopLogging() { publish_log_ = nullptr; }
+  // The step that makes these copies is over. They are the oldest that are open.
+  void EndCopies(std::span<const BlockCopy> copies);
 
   std::span<const int32_t> blocks(RowSlot slot, int group = 0) const {
     return {row(group, slot), static_cast<size_t>(at(slot, group).length)};
@@ -199,7 +225,19 @@ class KvManager final : private EvictionSink {
   void ProveHit(RowSlot slot, const Hit& hit);
   void Retain(BlockId block, const RetentionPlan::Wish& wish);
   void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
-  void PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index);
+  bool PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index,
+                    int64_t before);
+  std::optional<int64_t> SerialBefore(RowSlot slot, int group, int32_t index) const;
+  std::optional<int64_t> SerialBefore(const PrefixChain& chain, int group, int32_t index) const;
+  BlockId Find(const PrefixChain& chain, int group, int32_t index) const;
+  Links LinksOf(int group) const {
+    return anchors_[group] < 0 ? Links() : Links(map_, scratch_[anchors_[group]].data());
+  }
+  int32_t FindPartial(const PrefixChain& chain, int32_t tokens, int32_t max_tokens);
+  void TakeCopies(RowSlot slot, const Hit& hit);
+  void LinkGroups();
+  bool IsCopied(BlockId block) const;
+  void RetainBlock(BlockId block, const RetentionPlan* plan, int group, int32_t index);
   bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len, int32_t junction) const;
   int32_t MatchGroups(const PrefixChain& chain, int32_t tokens, bool states);
   int32_t Clip(int32_t junction, int32_t start, int32_t count, int32_t num_tokens) const;
@@ -228,8 +266,15 @@ class KvManager final : private EvictionSink {
   std::vector<std::vector<BlockId>> scratch_;  // the latest hit, one line a group
   std::vector<std::vector<BlockId>> holds_;
   std::vector<int32_t> free_holds_;
-  std::vector<BlockId>* publish_log_ = nullptr;
   EvictionListener* eviction_listener_ = nullptr;
+  std::vector<int> order_;    // groups, those that keep everything first
+  std::vector<int> anchors_;  // of each group: the one that links its blocks, -1: none
+  bool sub_block_hits_;
+  std::vector<BlockId> sources_;  // of the latest partial hit, one a group
+  std::vector<BlockCopy> open_copies_;
+  int64_t fence_ = 0;
+  std::vector<BlockId>* publish_log_ = nullptr;
+  std::vector<BlockCopy>* copy_log_ = nullptr;
   uint64_t evictions_ = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "kv/prefix_map.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -7,12 +8,13 @@
 
 namespace octavo::kv {
 
-PrefixMap::PrefixMap(int32_t num_blocks, int32_t block_size, HostMemory& memory)
+PrefixMap::PrefixMap(int32_t num_blocks, int32_t block_size, HostMemory& memory, bool starts)
     : block_size_(block_size),
       mask_(std::bit_ceil(size_t(num_blocks) * 2) - 1),
       entries_(memory, mask_ + 1),
       meta_(num_blocks),
-      tokens_(memory, size_t(num_blocks) * block_size) {
+      tokens_(memory, size_t(num_blocks) * block_size),
+      starts_(starts ? num_blocks : 0) {
   OCTAVO_CHECK(entries_.data() && tokens_.data(), "no memory for the prefix map");
   for (size_t i = 0; i <= mask_; ++i) entries_[i] = Entry{};
 }
@@ -35,8 +37,8 @@ size_t PrefixMap::Locate(const Hash128& hash, int32_t group, uint64_t mixed) con
   return i;
 }
 
-bool PrefixMap::SameContent(int32_t block, const PrefixKey& key) const {
-  return meta_[block].parent == key.parent &&
+bool PrefixMap::SameTokens(int32_t block, const PrefixKey& key) const {
+  return meta_[block].parent == key.parent && meta_[block].count == int(key.tokens.size()) &&
          std::memcmp(TokensOf(block), key.tokens.data(), key.tokens.size_bytes()) == 0;
 }
 
@@ -71,24 +73,24 @@ void PrefixMap::PrefetchInsert(BlockId block, const Hash128& hash, int32_t group
 PrefixMap::InsertResult PrefixMap::Insert(BlockId block, const PrefixKey& key) {
   const int32_t b = Index(block);
   OCTAVO_CHECK(!Contains(block), "a block is filed under one content at a time");
-  OCTAVO_CHECK(key.tokens.size() == size_t(block_size_), "only full blocks are filed");
+  OCTAVO_CHECK(key.tokens.size() <= size_t(block_size_), "a block holds more than it can");
   const uint64_t mixed = Mix(key.hash, key.group);
   const size_t i = Locate(key.hash, key.group, mixed);
   const int32_t head = entries_[i].block;
-  if (head >= 0 && !SameContent(head, key)) return InsertResult::kCollision;
-
+  if (head >= 0 && !SameContent(head, key)) {
+    return SameTokens(head, key) ? InsertResult::kOrphan : InsertResult::kCollision;
+  }
+  Write(b, key, true);
   Meta& m = meta_[b];
-  m.hash = key.hash;
-  m.parent = key.parent;
-  m.group = key.group;
-  m.start = key.start;
-  std::memcpy(TokensOf(b), key.tokens.data(), key.tokens.size_bytes());
-  ++size_;
   if (head < 0) {
+    m.serial = next_serial_++;
     entries_[i] = {Tag(mixed), b};
     m.ring_next = m.ring_prev = b;
+    if (starts_.enabled()) starts_.Add(block, StartKey(key.parent, key.group, key.tokens[0]));
     return InsertResult::kFirst;
   }
+  // Only the first copy is in the index: a later one may hold what no step has written yet.
+  m.serial = meta_[head].serial;
   m.ring_prev = head;
   m.ring_next = meta_[head].ring_next;
   meta_[m.ring_next].ring_prev = b;
@@ -96,15 +98,78 @@ PrefixMap::InsertResult PrefixMap::Insert(BlockId block, const PrefixKey& key) {
   return InsertResult::kCopy;
 }
 
+void PrefixMap::Write(int32_t b, const PrefixKey& key, bool whole) {
+  Meta& m = meta_[b];
+  m.hash = key.hash;
+  m.parent = key.parent;
+  m.before = key.before;
+  m.group = static_cast<int8_t>(key.group);
+  m.whole = whole;
+  m.count = static_cast<int16_t>(key.tokens.size());
+  m.start = key.start;
+  std::memcpy(TokensOf(b), key.tokens.data(), key.tokens.size_bytes());
+  ++size_;
+}
+
+BlockId PrefixMap::Place(const PrefixKey& key) const {
+  return BlockId{entries_[Locate(key.hash, key.group, Mix(key.hash, key.group))].block};
+}
+
+BlockId PrefixMap::FindUnlinked(const PrefixKey& key) const {
+  const BlockId block = Place(key);
+  return block != kNoBlock && SameTokens(Index(block), key) ? block : kNoBlock;
+}
+
+uint64_t PrefixMap::StartKey(const Hash128& parent, int32_t group, int32_t first_token) {
+  uint64_t x = Mix(parent, group) ^ static_cast<uint64_t>(first_token) * 0xD6E8FEB86659FD93ull;
+  return x ^ x >> 32;
+}
+
+PrefixMap::Start PrefixMap::FindStart(const PrefixKey& key, int64_t fence) const {
+  Start best;
+  if (!starts_.enabled() || key.tokens.empty()) return best;
+  const int32_t wanted = static_cast<int32_t>(key.tokens.size());
+  int looked_at = 0;
+  starts_.ForEach(StartKey(key.parent, key.group, key.tokens[0]), [&](BlockId b) {
+    const Meta& m = meta_[Index(b)];
+    const int32_t* const tokens = TokensOf(Index(b));
+    if (m.before != key.before || m.group != key.group || !(m.parent == key.parent) ||
+        tokens[0] != key.tokens[0]) {
+      return true;
+    }
+    if (++looked_at > kMaxSiblings) return false;
+    if (m.serial >= fence) return true;
+    const int32_t most = std::min(wanted, int32_t{m.count});
+    const int32_t shared = static_cast<int32_t>(
+        std::mismatch(tokens, tokens + most, key.tokens.data()).first - tokens);
+    if (shared > best.tokens) best = {b, shared};
+    return best.tokens < wanted;
+  });
+  return best;
+}
+
+bool PrefixMap::InsertStart(BlockId block, const PrefixKey& key) {
+  OCTAVO_CHECK(!Contains(block), "a block is filed under one content at a time");
+  if (!starts_.enabled()) return false;
+  if (FindStart(key, next_serial_).tokens == static_cast<int32_t>(key.tokens.size())) return false;
+  Write(Index(block), key, false);
+  Meta& m = meta_[Index(block)];
+  m.serial = next_serial_++;
+  m.ring_next = m.ring_prev = Index(block);
+  starts_.Add(block, StartKey(key.parent, key.group, key.tokens[0]));
+  return true;
+}
+
 bool PrefixMap::Remove(BlockId block) {
   OCTAVO_CHECK(Contains(block), "removing a block that is not filed");
   const int32_t b = Index(block);
   Meta& m = meta_[b];
-  const size_t i = Locate(m.hash, m.group, Mix(m.hash, m.group));
+  if (starts_.Contains(block)) starts_.Remove(block);
   const int32_t other = m.ring_next;
   const bool last = other == b;
+  const size_t i = m.whole ? Locate(m.hash, m.group, Mix(m.hash, m.group)) : 0;
   if (last) {
-    EraseEntry(i);
+    if (m.whole) EraseEntry(i);
   } else {
     meta_[m.ring_prev].ring_next = m.ring_next;
     meta_[m.ring_next].ring_prev = m.ring_prev;
@@ -133,7 +198,7 @@ void PrefixMap::EraseEntry(size_t hole) {
 
 PrefixKey PrefixMap::KeyOf(BlockId block) const {
   const Meta& m = meta_[Index(block)];
-  return {m.hash, m.parent, m.group, {TokensOf(Index(block)), size_t(block_size_)}, m.start};
+  return {m.hash, m.parent, m.group, {TokensOf(Index(block)), size_t(m.count)}, m.start, m.before};
 }
 
 }  // namespace octavo::kv

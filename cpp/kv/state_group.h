@@ -25,11 +25,11 @@ class StateGroup final : public CacheGroup {
   // The state read and the state written.
   int32_t Peak(int32_t tokens, int32_t) const override { return std::min(2, Entries(tokens)); }
   int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
-                BlockId* hits) const override {
+                const Links& links, BlockId* hits) const override {
     const int32_t limit = std::min(tokens / block_size(), Covered(chain));
     for (int32_t end = limit * block_size() / align * align; end > 0; end -= align) {
       const int32_t last = end / block_size() - 1;
-      hits[last] = map.Find(KeyOf(chain, last));
+      hits[last] = map.Find(KeyOf(chain, last, links.Before(last)));
       if (hits[last] == kNoBlock) continue;
       std::fill(hits, hits + last, kNoBlock);
       return end;

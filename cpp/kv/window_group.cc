@@ -19,9 +19,9 @@ int32_t WindowGroup::Peak(int32_t tokens, int32_t chunk) const {
 }
 
 int32_t WindowGroup::Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens,
-                           int32_t align, BlockId* hits) const {
+                           int32_t align, const Links& links, BlockId* hits) const {
   const int32_t limit = std::min(tokens / block_size(), Covered(chain));
-  const int32_t head = MatchRun(map, chain, std::min(head_, limit), hits);
+  const int32_t head = MatchRun(map, chain, std::min(head_, limit), links, hits);
   if (head < head_) return head * block_size() / align * align;
 
   // From the right: blocks [run, end) are there. A candidate whose live blocks all are is the
@@ -31,7 +31,7 @@ int32_t WindowGroup::Match(const PrefixMap& map, const PrefixChain& chain, int32
   while (end > head_) {
     const int32_t first = std::min(end, FirstLive(end * block_size()));
     while (run > first) {
-      hits[run - 1] = map.Find(KeyOf(chain, run - 1));
+      hits[run - 1] = map.Find(KeyOf(chain, run - 1, links.Before(run - 1)));
       if (hits[run - 1] == kNoBlock) break;
       --run;
     }

@@ -22,7 +22,7 @@ class WindowGroup final : public CacheGroup {
   int32_t FirstLive(int32_t processed) const override;
   int32_t Peak(int32_t tokens, int32_t chunk) const override;
   int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
-                BlockId* hits) const override;
+                const Links& links, BlockId* hits) const override;
 
  private:
   int32_t window_;

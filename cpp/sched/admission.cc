@@ -133,7 +133,15 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
         return Admission::kDoesNotFit;
     }
   }
-  const int32_t start = hit.tokens;
+  const Admission outcome = TryAdmit(r, hit);
+  if (outcome != Admission::kDoesNotFit || hit.partial == 0) return outcome;
+  // The block to copy from is held beside its own: too much for a pool that it fills alone.
+  hit.partial = 0;
+  return TryAdmit(r, hit);
+}
+
+Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& hit) {
+  const int32_t start = hit.tokens + hit.partial;
   const int32_t wanted = r.num_tokens - start;
   int32_t count = std::min(wanted, pass_.budget);
   if (pass_.many && config_.long_prefill_token_threshold > 0) {
@@ -161,7 +169,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
       running_.empty() ? 0 : static_cast<int32_t>(config_.watermark * config_.num_blocks);
   const RowSlot slot{free_slots_.back()};
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
-    if (hit.tokens == 0 || !running_.empty() || num_open() > 0 ||
+    if (hit.tokens == 0 || hit.partial > 0 || !running_.empty() || num_open() > 0 ||
         (remote_ && remote_->OthersHold(r))) {
       return Admission::kDoesNotFit;
     }
@@ -174,6 +182,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   free_slots_.pop_back();
   r.slot = Index(slot);
   if (remote_) remote_->Detach(r);
+  stats_.copied_tokens += hit.partial;
   StartRunning(r, start);
   AddRow(r, count);
   if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it

@@ -144,7 +144,7 @@ void Scheduler::PublishAccepted(Request& r) {
   // Now, as the next row may begin well inside the block after. The step has run: nothing takes
   // this back.
   if (!kv_.caching() || r.computed < kv_.published_tokens(r.row_slot()) + kv_.unit()) return;
-  kv_.set_publish_log(nullptr);
+  kv_.StopLogging();
   Publish(r);
 }
 

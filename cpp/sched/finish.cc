@@ -168,7 +168,11 @@ void Scheduler::Close(Request& r, FinishReason reason) {
   const bool was_running = r.status == RequestStatus::kRunning;
   r.status = RequestStatus::kFinished;
   if (was_running) {
-    if (remote_ && reason != FinishReason::kError) OfferSave(r, KvRelease::kFinished);
+    // What a failed row or step left in its last block is not to be trusted.
+    if (reason != FinishReason::kError) {
+      PublishTail(r);
+      if (remote_) OfferSave(r, KvRelease::kFinished);
+    }
     ReleaseBlocks(r);
     compact_running_ = true;  // whoever takes it off the running list recycles it
   } else {
@@ -176,6 +180,13 @@ void Scheduler::Close(Request& r, FinishReason reason) {
     --num_waiting_;  // its queue entry finds a finished request and is skipped
     if (r.in_flight == 0) requests_.Recycle(r);
   }
+}
+
+void Scheduler::PublishTail(Request& r) {
+  if (!config_.sub_block_hits || !kv_.caching()) return;
+  r.Flush();
+  r.ExtendChain(hasher_, kv_.unit());
+  kv_.PublishTail(r.row_slot(), r.chain(), std::min(r.computed - r.in_flight, r.num_tokens));
 }
 
 void Scheduler::ReleaseBlocks(Request& r) {
@@ -191,6 +202,8 @@ void Scheduler::ReleaseBlocks(Request& r) {
 
 void Scheduler::CloseStep(StepRecord& step) {
   ++first_open_;
+  kv_.EndCopies(step.copies);
+  step.copies.clear();
   if (compact_running_) {
     compact_running_ = false;
     std::erase_if(running_, [&](Request* r) {

@@ -35,6 +35,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   for (StepRecord& step : records_) {
     step.rows.reserve(rows);
     // A row files the blocks its tokens fill and at most one that was full before.
+    step.copies.reserve(batch::MaxCopies(config));
     step.published.reserve(kv.num_groups() *
                            (config.max_num_batched_tokens / kv.unit() + 2 * rows));
   }
@@ -52,8 +53,9 @@ const StepPlan* Scheduler::Begin() {
   step.published.clear();
   step.encoder_inputs.clear();
   step.encoder_spans.clear();
+  step.copies.clear();
   batch_.Open(step.id, kv_.tables());
-  kv_.set_publish_log(&step.published);
+  kv_.BeginStep(&step.published, &step.copies);
   if (kv_.timed()) [[unlikely]]
     kv_.Expire(clock_.NowMicros());
 
@@ -66,6 +68,11 @@ const StepPlan* Scheduler::Begin() {
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
   if (!batch_.all_greedy()) DescribeSamples(step);
+  for (const kv::BlockCopy& c : step.copies) {
+    const auto& pool = kv_.pool();
+    batch_.AddCopy(c.group, pool.TableId(c.source, c.group), pool.TableId(c.target, c.group),
+                   c.tokens);
+  }
   if (remote_) remote_->OnPlanned(step.id, step.published);
   HandOutEncoding(step);
   ++next_step_;
@@ -193,6 +200,7 @@ int32_t Scheduler::KeptTokens(const Request& r) const {
 void Scheduler::Preempt(size_t index) {
   Request& r = *running_[index];
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  PublishTail(r);
   if (remote_) OfferSave(r, KvRelease::kPreempted);
   ReleaseBlocks(r);
   ReleaseEncoder(r);

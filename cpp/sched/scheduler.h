@@ -91,6 +91,7 @@ class Scheduler {
     std::vector<int32_t> encoder_evicted;
     std::vector<EncoderInput> encoder_inputs;
     std::vector<EncoderSpan> encoder_spans;
+    std::vector<kv::BlockCopy> copies;
   };
   struct Quarantine {
     int32_t slot;
@@ -112,6 +113,7 @@ class Scheduler {
   Status CheckAdd(const RequestInput& input) const;
   void AdmitWaiting();
   Admission TryAdmit(Request& request);
+  Admission TryAdmit(Request& request, const kv::KvManager::Hit& hit);
   int32_t LookupCap(const Request& request) const;
   bool OfferRoom(Request& request);
   void StartRunning(Request& request, int32_t hit_tokens);
@@ -166,6 +168,7 @@ class Scheduler {
   void FailRow(const RowRecord& row, int32_t sample, int32_t processed);
   void Close(Request& request, FinishReason reason);
   void ReleaseBlocks(Request& request);
+  void PublishTail(Request& request);
   void Emit(const Request& request, int32_t token, int32_t sample, FinishReason reason,
             int32_t stop_token);
   void CloseStep(StepRecord& step);

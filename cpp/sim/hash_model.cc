@@ -73,6 +73,7 @@ void HashModel::WriteBlock(int group, int32_t block, std::span<const Cell> cells
 }
 
 Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
+  for (int32_t i = 0; i < plan.num_copies; ++i) Copy(plan, i);
   // Row after row: a row may hit blocks that an earlier row of the same step writes.
   for (int32_t r = 0; r < plan.num_rows; ++r) WriteRow(plan, r);
   for (int32_t s = 0; s < plan.num_samples; ++s) {
@@ -93,6 +94,16 @@ void HashModel::Corrupt(uint64_t choice) {
     ++cell.digest;
     return;
   }
+}
+
+void HashModel::Copy(const StepPlan& plan, int32_t i) {
+  Group& g = groups_[plan.copy_group[i]];
+  OCTAVO_CHECK(!IsState(g) && plan.copy_source[i] != plan.copy_target[i], "a copy makes no sense");
+  Own(g, plan.copy_target[i]);
+  const auto source = g.cells.begin() + int64_t{plan.copy_source[i]} * g.spec.block_size;
+  const auto target = g.cells.begin() + int64_t{plan.copy_target[i]} * g.spec.block_size;
+  std::fill_n(target, g.spec.block_size, Cell{});
+  std::copy_n(source, plan.copy_tokens[i], target);
 }
 
 void HashModel::WriteRow(const StepPlan& plan, int32_t row) {

@@ -52,6 +52,7 @@ class HashModel final : public Executor {
   const Cell& Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
   void Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell);
   void Own(Group& g, int32_t block);
+  void Copy(const StepPlan& plan, int32_t copy);
   void WriteRow(const StepPlan& plan, int32_t row);
   uint64_t See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
   // Over what `query` sees before `end`. The first `known` tokens of the host's `history` must

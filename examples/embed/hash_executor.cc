@@ -1,5 +1,7 @@
 #include "hash_executor.h"
 
+#include <algorithm>
+
 namespace {
 
 // A bijection that spreads every bit over the word, so that two different prefixes hardly ever
@@ -35,6 +37,11 @@ int64_t HashExecutor::SlotOf(const octavo::BlockTableView& table, int32_t row_sl
 octavo::Status HashExecutor::Execute(const octavo::StepPlan& plan, std::span<int32_t> tokens) {
   const octavo::BlockTableView& table = plan.block_tables[0];
 
+  // First the copies: prefixes that end inside a block somebody else has begun alike.
+  for (int32_t i = 0; i < plan.num_copies; ++i) {
+    const auto block = [&](int32_t id) { return cache_.begin() + int64_t{id} * table.block_size; };
+    std::copy_n(block(plan.copy_source[i]), plan.copy_tokens[i], block(plan.copy_target[i]));
+  }
   for (int32_t row = 0; row < plan.num_rows; ++row) {
     for (int32_t n = plan.query_start[row]; n < plan.query_start[row + 1]; ++n) {
       const int64_t slot = SlotOf(table, plan.row_slot[row], plan.position[n]);

@@ -41,6 +41,7 @@ octavo::EngineConfig MakeConfig() {
   config.max_num_seqs = 32;
   config.max_num_batched_tokens = 256;
   config.full_prompt_gate = false;  // admit early, so that preemption happens
+  config.sub_block_hits = true;     // our executor makes the copies
   config.hash_seed = 1;
   return config;
 }

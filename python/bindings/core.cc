@@ -110,6 +110,7 @@ IntDict StatsOf(const EngineStats& s) {
   d["accepted_tokens"] = s.accepted_tokens;
   d["prefix_queries"] = s.prefix_queries;
   d["prefix_hits"] = s.prefix_hits;
+  d["copied_tokens"] = s.copied_tokens;
   d["preemptions"] = s.preemptions;
   d["evictions"] = s.evictions;
   d["finished_stop"] = s.finished_stop;
@@ -219,7 +220,8 @@ void BindConfig(py::module_& m) {
                        bool full_prompt_gate, int max_overtakes, int max_queued_requests,
                        uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval,
                        int max_steps_in_flight, int max_draft_tokens, int prompt_lookup_min,
-                       int prompt_lookup_max, int encoder_cache_size, int encoder_budget) {
+                       int prompt_lookup_max, int encoder_cache_size, int encoder_budget,
+                       bool sub_block_hits) {
              EngineConfig c;
              c.num_blocks = num_blocks;
              c.max_model_len = max_model_len;
@@ -247,6 +249,7 @@ void BindConfig(py::module_& m) {
              c.prompt_lookup_max = prompt_lookup_max;
              c.encoder_cache_size = encoder_cache_size;
              c.encoder_budget = encoder_budget;
+             c.sub_block_hits = sub_block_hits;
              return c;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -261,7 +264,7 @@ void BindConfig(py::module_& m) {
            py::arg("snapshot_interval") = 0, py::arg("max_steps_in_flight") = 2,
            py::arg("max_draft_tokens") = 0, py::arg("prompt_lookup_min") = 0,
            py::arg("prompt_lookup_max") = 0, py::arg("encoder_cache_size") = 0,
-           py::arg("encoder_budget") = 0)
+           py::arg("encoder_budget") = 0, py::arg("sub_block_hits") = false)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
@@ -321,6 +324,7 @@ void BindPlan(py::module_& m) {
       .def_readonly("num_rows", &StepPlan::num_rows)
       .def_readonly("num_samples", &StepPlan::num_samples)
       .def_readonly("num_scores", &StepPlan::num_scores)
+      .def_readonly("num_copies", &StepPlan::num_copies)
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)

@@ -151,6 +151,7 @@ class CacheConfig:
 
     block_size: int | None = None  # tokens of a block
     enable_prefix_caching: bool = True
+    sub_block_hits: bool = True  # cached prefixes may end inside a block, which is then copied
     mamba_cache_interval: int = (
         0  # tokens between cached states and windows of a prefix; 0: at its end; -1: all
     )
@@ -168,6 +169,7 @@ class CacheConfig:
                 )
         _flag("enable_prefix_caching", self.enable_prefix_caching)
         _in_range("mamba_cache_interval", self.mamba_cache_interval, -1, _INT32_MAX)
+        _flag("sub_block_hits", self.sub_block_hits)
         share = self.gpu_memory_utilization
         if share is not None and not (_is_number(share) and 0 < share <= 1):
             raise invalid("gpu_memory_utilization", share, "use a share of memory above 0 and at most 1")

@@ -59,6 +59,10 @@ struct EngineConfig {
   // prompt's end; 0: only these; -1: keep whatever is not evicted.
   int32_t snapshot_interval = 0;
   bool enable_prefix_caching = true;
+  // A hit may end inside a block, which is then copied: the executor must make the copies of a step
+  // (StepPlan::num_copies) before anything else. Only groups of full attention with blocks of one
+  // size can; with others this changes nothing.
+  bool sub_block_hits = false;
   bool enable_kv_events = false;
   uint64_t hash_seed = 0;  // seed of the prefix hash; 0 draws one from the system
 

@@ -16,6 +16,7 @@ struct EngineStats {
   uint64_t accepted_tokens = 0;  // drafts that the model's own token equalled
   uint64_t prefix_queries = 0;   // tokens looked up at admission
   uint64_t prefix_hits = 0;      // tokens of them found
+  uint64_t copied_tokens = 0;    // and of these, those that were copied from another block
   uint64_t preemptions = 0;
   uint64_t evictions = 0;  // cached blocks given to other content
   uint64_t finished_stop = 0;

@@ -1,6 +1,7 @@
 // StepPlan: the contents of one forward pass, as columns in a host slot of the step batch.
 //
-// Pointers stay valid until the step is finished or failed. N tokens, R rows, S samples, P scores.
+// Pointers stay valid until the step is finished or failed. N tokens, R rows, S samples, P scores,
+// C copies.
 // Rows are contiguous runs of tokens: row r owns tokens [query_start[r], query_start[r+1]). A row
 // is sampled at its last token, or, when it carries k drafts, at its last 1 + k tokens.
 #pragma once
@@ -28,6 +29,7 @@ struct StepPlan {
   int32_t num_rows = 0;
   int32_t num_samples = 0;
   int32_t num_scores = 0;
+  int32_t num_copies = 0;
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t max_logprobs = -1;  // over the samples; -1: nobody asks
@@ -56,6 +58,11 @@ struct StepPlan {
   // [P]
   const int32_t* score_token = nullptr;
   const int32_t* score_target = nullptr;
+  // [C]: to be made in order before the forward pass. Blocks as the group's table names them.
+  const int32_t* copy_group = nullptr;
+  const int32_t* copy_source = nullptr;
+  const int32_t* copy_target = nullptr;
+  const int32_t* copy_tokens = nullptr;  // leading tokens of the block
 
   std::span<const BlockTableView> block_tables;  // one for each cache group
 

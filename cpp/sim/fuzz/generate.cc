@@ -50,6 +50,7 @@ void DrawPolicies(Random& random, EngineConfig* c) {
   c->full_prompt_gate = random.OneIn(2);
   c->max_overtakes = random.Below(4);
   c->enable_prefix_caching = random.Below(5) > 0;
+  c->sub_block_hits = random.OneIn(2);
   c->enable_chunked_prefill = random.Below(5) > 0;
   if (!c->enable_chunked_prefill) {
     c->max_num_batched_tokens = c->max_model_len;

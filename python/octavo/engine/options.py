@@ -28,6 +28,7 @@ class LLMOptions(TypedDict, total=False):
     mamba_cache_interval: int
     gpu_memory_utilization: float | None
     kv_cache_memory_bytes: int | str | None
+    sub_block_hits: bool
     num_gpu_blocks_override: int | None
     kv_events_config: Mapping[str, Any] | None
     max_num_seqs: int | None

@@ -89,6 +89,7 @@ class Plan:
             "max_num_batched_tokens": self.max_num_batched_tokens,
             "vocab_size": self.spec.vocab_size,
             "enable_prefix_caching": self.cache.enable_prefix_caching,
+            "sub_block_hits": self.cache.sub_block_hits,
             "enable_kv_events": self.cache.kv_events.enabled,
             "enable_chunked_prefill": scheduler.enable_chunked_prefill,
             "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,

@@ -48,7 +48,7 @@ class DeviceRunner:
         rows = self._columns[0]["sample_token"].size  # a row of drafts has a sample at each
         device, groups = torch.device(plan.device), plan.footprint.groups
         pool = Pool(plan, device)
-        self.pool = pool.memory
+        self.pool, self._copy = pool.memory, pool.copy
         self._tables = [BlockTable(engine.block_table(group), device) for group in range(len(groups))]
         self._context = pool.context([table.lines for table in self._tables])
         self._context.plans = None if device.type == "cpu" else AttentionPlans(tokens, rows + 1)
@@ -75,6 +75,8 @@ class DeviceRunner:
         columns, landing = self._columns[plan.slot], self._landings[plan.slot]
         landing.wait()  # the step that had this host slot before may have failed unread
         with torch.inference_mode():
+            if plan.num_copies:
+                self._copy(plan.num_copies, columns)
             step = self._staging.send(self._shapes.of(plan), plan, columns)
             logprobs: _Tensors | None = None
             scores: Scores | None = None

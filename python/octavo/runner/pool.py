@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
 
 from octavo.layers.attention import AttentionContext
@@ -32,6 +34,7 @@ class Pool:
         self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]
         self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)
         self.groups = [0] * spec.num_layers  # of each layer
+        self.blocks: list[torch.Tensor] = []  # by group, [B, layer, 2, Hk, bs, D]; states: [B, bytes]
         for number, (group, used) in enumerate(zip(cut.groups, cut.block_bytes)):
             # A block may be followed by bytes that no group can use.
             blocks = raw.view(plan.num_blocks * group.split, -1)[:, :used]
@@ -39,14 +42,23 @@ class Pool:
                 self.groups[layer] = number
             if group.recurrent:
                 assert spec.state is not None
+                self.blocks.append(blocks)
                 self.states.update(zip(group.layers, self._states(blocks, spec.state)))
             else:
                 layers = blocks.view(self.dtype).view(-1, len(group.layers), *token)
+                self.blocks.append(layers)
                 self.caches.update(zip(group.layers, layers.unbind(1)))
 
     def context(self, block_tables: list[torch.Tensor]) -> AttentionContext:
         """Give each layer its view of the pool, each group its table."""
         return AttentionContext(self.caches, block_tables, self.groups, self.states)
+
+    def copy(self, count: int, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Make a step's copies: the leading tokens of blocks whose prefix a request shares up to there."""
+        names = ("copy_group", "copy_source", "copy_target", "copy_tokens")
+        for group, source, target, tokens in zip(*(columns[name][:count].tolist() for name in names)):
+            blocks = self.blocks[group]
+            blocks[target, ..., :tokens, :] = blocks[source, ..., :tokens, :]
 
     def _states(self, blocks: torch.Tensor, spec: StateSpec) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Cut state blocks [B, bytes] into each layer's part: the convolution's inputs, then the scan."""

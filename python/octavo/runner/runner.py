@@ -40,6 +40,7 @@ class ModelRunner:
         slots = range(engine.config.max_steps_in_flight)
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
         self._context = pool.context(self.block_tables)
+        self._copy = pool.copy
         self._recurrent = [group.recurrent for group in groups]
         self._state_rows = torch.empty((2, plan.max_num_seqs), dtype=torch.int32)
         self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
@@ -57,6 +58,8 @@ class ModelRunner:
         """Run the step whose columns the core has written. Tokens keep the order of the samples."""
         with torch.inference_mode():
             columns = self._slots[plan.slot]
+            if plan.num_copies:
+                self._copy(plan.num_copies, columns.arrays)
             hidden = self._forward(plan, columns)
             scores = self._score(plan, columns, hidden) if plan.num_scores else None
             logprobs = self._sample(plan, columns, hidden) if plan.num_samples else None

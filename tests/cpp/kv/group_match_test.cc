@@ -54,7 +54,7 @@ struct Oracle {
   bool Holds(const PrefixMap& map, const PrefixChain& chain, int32_t length) const {
     if (length > group->Covered(chain) * spec.block_size) return false;
     for (int32_t b = 0; b < length / spec.block_size; ++b) {
-      if (ReadsBlock(length, b) && map.Find(group->KeyOf(chain, b)) == kNoBlock) return false;
+      if (ReadsBlock(length, b) && map.Place(group->KeyOf(chain, b)) == kNoBlock) return false;
     }
     return true;
   }
@@ -102,13 +102,19 @@ TEST_CASE("each group finds the longest prefix whose live blocks are there") {
     CAPTURE(seed);
     Case c(seed);
     const OwnedChain chain(c.tokens, c.unit);
-    PrefixMap map(1000, c.unit);
+    PrefixMap map(1000, kMaxBlockSize);
     int32_t next = 1;
     const int32_t percent = 30 + Below(c.random, 71);
     for (const Oracle& o : c.groups) {
       for (int32_t b = 0; b < o.group->Covered(chain.view()); ++b) {
         if (Below(c.random, 100) >= percent) continue;
-        map.Insert(BlockId{next++}, o.group->KeyOf(chain.view(), b));
+        // Linked to what stands before it, as far as that is there.
+        const BlockId before = b == 0 ? kNoBlock : map.Place(o.group->KeyOf(chain.view(), b - 1));
+        const int64_t serial = b == 0               ? kRootSerial
+                               : before == kNoBlock ? kUnlinked
+                                                    : map.SerialOf(before);
+        const bool linked = o.group->KeepsEverything();
+        map.Insert(BlockId{next++}, o.group->KeyOf(chain.view(), b, linked ? serial : kUnlinked));
       }
     }
     std::vector<BlockId> hits(200);
@@ -116,12 +122,12 @@ TEST_CASE("each group finds the longest prefix whose live blocks are there") {
       CAPTURE(int(o.spec.kind));
       std::fill(hits.begin(), hits.end(), BlockId{9999});
       const int32_t length =
-          o.group->Match(map, chain.view(), c.cap / c.align * c.align, c.align, hits.data());
+          o.group->Match(map, chain.view(), c.cap / c.align * c.align, c.align, {}, hits.data());
       REQUIRE(length == c.Longest(map, chain.view(), {&o, 1}));
       found += length > 0;
       for (int32_t b = 0; b < length / o.spec.block_size; ++b) {
         const bool read = o.ReadsBlock(length, b);
-        const BlockId filed = map.Find(o.group->KeyOf(chain.view(), b));
+        const BlockId filed = map.Place(o.group->KeyOf(chain.view(), b));
         REQUIRE((hits[b] == filed || (!read && hits[b] == kNoBlock)));
       }
     }
@@ -175,7 +181,7 @@ TEST_CASE("several groups agree on the longest prefix that all of them hold") {
       REQUIRE(kv.length(slot, g) == hit.tokens / o.spec.block_size + 1);
       for (int32_t b = 0; b < hit.tokens / o.spec.block_size; ++b) {
         if (!o.ReadsBlock(hit.tokens, b)) continue;
-        const BlockId filed = kv.map().Find(o.group->KeyOf(chain.view(), b));
+        const BlockId filed = kv.map().Place(o.group->KeyOf(chain.view(), b));
         REQUIRE(kv.pool().FromTable(kv.blocks(slot, g)[b], g) == filed);
       }
     }

@@ -208,7 +208,7 @@ TEST_CASE("what was never written leaves the map again") {
 TEST_CASE("the publish log names every block that was filed") {
   KvManager kv(Config(10));
   std::vector<BlockId> log;
-  kv.set_publish_log(&log);
+  kv.BeginStep(&log, nullptr);
   const OwnedChain chain(Count(0, 10), kBlockSize);
   Run(kv, kA, chain);
   REQUIRE(log.size() == 2);
@@ -235,6 +235,59 @@ TEST_CASE("nothing after a block whose hash collides is filed, for its prefix is
     CHECK(b != Blocks(kv, kB)[0]);
     CHECK(b != Blocks(kv, kB)[1]);
   }
+}
+
+TEST_CASE("a block whose colliding parent took another's place is no hit, and gives way") {
+  KvManager kv(Config(12));
+  const OwnedChain mine(Count(0, 8), kBlockSize);
+  Run(kv, kA, mine);
+  kv.Forget(BlockId{Blocks(kv, kA)[0]});  // its child stays, an orphan
+  // The same first hash over other tokens, and a second block of equal tokens that hashes alike.
+  OwnedChain forged(Count(0, 8), kBlockSize);
+  forged.tokens[1] = 99;
+  REQUIRE(kv.Admit(kB, {}, 4));
+  kv.Publish(kB, forged.view(), 4);
+  CHECK(kv.Match(forged.view(), 8).tokens == 4);
+  REQUIRE(kv.Grow(kB, 8));
+  kv.Publish(kB, forged.view(), 8);
+  kv.CheckInvariants();
+  CHECK(kv.Match(forged.view(), 8).tokens == 8);
+  CHECK_FALSE(kv.map().Contains(BlockId{Blocks(kv, kA)[1]}));
+}
+
+TEST_CASE("every token of a block of several units is compared") {
+  KvConfig config = Config(20);
+  config.groups = {{.block_size = 8}, {.block_size = 4}};
+  KvManager kv(config);
+  OwnedChain mine(Count(0, 16), 4);
+  REQUIRE(kv.Admit(kA, {}, 16));
+  kv.Publish(kA, mine.view(), 16);
+  CHECK(kv.Match(mine.view(), 16).tokens == 16);
+  OwnedChain forged = mine;
+  forged.tokens[9] = 99;  // in the third unit, whose hash says otherwise
+  CHECK(kv.Match(forged.view(), 16).tokens == 8);
+}
+
+TEST_CASE("a window behind a prefix that was forged is no hit") {
+  KvConfig config = Config(40);
+  const GroupSpec sliding{.kind = GroupKind::kSlidingWindow, .block_size = 4, .window = 4};
+  config.groups = {sliding, {.block_size = 4}};
+  KvManager kv(config);
+  const OwnedChain mine(Count(0, 12), 4);
+  REQUIRE(kv.Admit(kA, {}, 12));
+  kv.Publish(kA, mine.view(), 12);
+  // All that full attention holds of the prefix goes, and a forged one with equal hashes comes.
+  for (int32_t entry : kv.blocks(kA, 1)) kv.Forget(kv.pool().FromTable(entry, 1));
+  OwnedChain forged = mine;
+  forged.tokens[1] = 99;
+  REQUIRE(kv.Admit(kB, {}, 12));
+  for (int32_t entry : kv.blocks(kB, 0))
+    CHECK_FALSE(kv.map().Contains(kv.pool().FromTable(entry, 0)));
+  kv.Publish(kB, forged.view(), 12);
+  kv.CheckInvariants();
+  // The window's last block is there, with equal hash and tokens, but follows another prefix.
+  CHECK(kv.map().Contains(kv.pool().FromTable(kv.blocks(kA, 0)[2], 0)));
+  CHECK(kv.Match(forged.view(), 12).tokens == 0);
 }
 
 TEST_CASE("reset forgets everything, and refuses while a slot holds a block") {

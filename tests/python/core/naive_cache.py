@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-UNHASHED, PROBATIONARY, PROVEN = range(3)
+# Classes of free blocks, lowest first: of content that somebody spoke for, the priority itself.
+UNHASHED, PROBATIONARY, PROVEN = -1.0, 34.5, 35.0
 PROVEN_SHARE = 0.8
+ROOT = 1  # what stands before a first block
+SIBLINGS = 16  # how many a search for the start of a block looks at
 
 Content = tuple[str, tuple[int, ...]]  # salt, and all tokens up to the end of the block
 Event = tuple[str, int, tuple[int, ...]]  # kind, block, tokens of a stored block
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks to keep: priorities of a range of its prompt, and of what it generates."""
+
+    prompt_len: int
+    begin: int = 0
+    end: int = 0
+    priority: int = 35
+    decode_priority: int = 35
+
+    def of(self, position: int) -> int | None:
+        if position >= self.prompt_len:
+            return self.decode_priority if self.decode_priority != 35 else None
+        return self.priority if self.begin <= position < self.end else None
 
 
 @dataclass
@@ -19,51 +38,132 @@ class Held:
     published: int = 0
 
 
+@dataclass(frozen=True)
+class Filed:
+    """What a cached block holds. Serials name contents for as long as they are cached."""
+
+    key: Content
+    start: int
+    serial: int
+    before: int
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Hit:
+    blocks: list[int] = field(default_factory=list)
+    source: int = 0  # a block that begins with the next `partial` tokens
+    partial: int = 0
+
+
 class NaiveCache:
     """One pool of blocks with its prefix cache."""
 
-    def __init__(self, num_blocks: int, block_size: int, caching: bool) -> None:
+    def __init__(self, num_blocks: int, block_size: int, caching: bool, sub_block_hits: bool) -> None:
         self.block_size = block_size
         self.caching = caching
+        self.sub_block_hits = sub_block_hits and caching
         self.num_blocks = num_blocks
         self.refs = [1] + [0] * (num_blocks - 1)
         self.kind = [UNHASHED] * num_blocks
-        self.free: list[list[int]] = [list(range(1, num_blocks)), [], []]  # the next victim first
-        self.copies: dict[Content, list[int]] = {}  # the one that a hit gives first
-        self.content: dict[int, Content] = {}
+        self.hit = [False] * num_blocks
+        self.free: dict[float, list[int]] = {UNHASHED: list(range(1, num_blocks))}  # next victim first
+        self.copies: dict[Content, list[int]] = {}  # of whole blocks; the one that a hit gives first
+        self.filed: dict[int, Filed] = {}
+        self.starts: list[int] = []  # blocks that a search for a start may find, the latest first
+        self.open_copies: list[tuple[int, int]] = []  # source, target
+        self.serial = ROOT + 1
+        self.fence = 0
         self.events: list[Event] = []
         self.evictions = 0
 
     @property
     def num_free(self) -> int:
-        return sum(len(blocks) for blocks in self.free)
+        return sum(len(blocks) for blocks in self.free.values())
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
-    def match(self, tokens: list[int], salt: str, cap: int) -> list[int]:
-        """The blocks of the longest cached prefix of at most `cap` tokens."""
+    # Lookup.
+
+    def match(self, tokens: list[int], salt: str, cap: int) -> Hit:
+        """The longest cached prefix of at most `cap` tokens: whole blocks, then the start of another."""
         hits: list[int] = []
         while self.caching and (len(hits) + 1) * self.block_size <= cap:
             found = self.copies.get((salt, tuple(tokens[: (len(hits) + 1) * self.block_size])))
-            if not found:
+            if not found or self.filed[found[0]].before != self._serial_after(hits):
                 break
             hits.append(found[0])
-        return hits
+        start = len(hits) * self.block_size
+        most = min(cap - start, self.block_size - 1)
+        if not self.sub_block_hits or most <= 0:
+            return Hit(hits)
+        key = (salt, tuple(tokens[: start + most]))
+        source, shared = self._find_start(key, start, self._serial_after(hits), self.fence)
+        if shared >= max(1, self.block_size // 4) or (shared > 0 and shared == cap - start):
+            return Hit(hits, source, shared)
+        return Hit(hits)
 
-    def admit(self, hits: list[int], tokens: int, keep_free: int) -> Held | None:
+    def _serial_after(self, blocks: list[int]) -> int | None:
+        if not blocks:
+            return ROOT
+        filed = self.filed.get(blocks[-1])
+        return filed.serial if filed and filed.whole else None
+
+    def _find_start(self, key: Content, start: int, before: int | None, fence: int) -> tuple[int, int]:
+        salt, tokens = key
+        best, most, looked_at = 0, 0, 0
+        for block in self.starts:
+            filed = self.filed[block]
+            other = filed.key[1]
+            if (filed.key[0], other[: start + 1]) != (salt, tokens[: start + 1]) or filed.start != start:
+                continue
+            if filed.before != before:
+                continue
+            looked_at += 1
+            if looked_at > SIBLINGS:
+                break
+            if filed.serial >= fence:
+                continue
+            shared = 0
+            for left, right in zip(other[start:], tokens[start:]):
+                if left != right:
+                    break
+                shared += 1
+            if shared > most:
+                best, most = block, shared
+        return best, most
+
+    # Taking and giving back.
+
+    def admit(self, hit: Hit, tokens: int, keep_free: int, wish: Wish) -> Held | None:
         """Hit blocks and new ones for `tokens` tokens; None when they do not fit, hits recent."""
-        fresh = max(0, self.blocks_for(tokens) - len(hits))
-        for b in hits:
+        fresh = max(0, self.blocks_for(tokens) - len(hit.blocks))
+        for b in hit.blocks:
             self._ref(b)
-        held = Held(list(hits), len(hits))
+        if hit.partial:
+            self._ref(hit.source)
+        held = Held(list(hit.blocks), len(hit.blocks))
         if fresh + keep_free > self.num_free:
+            if hit.partial:
+                self._unref(hit.source)
             self.release(held)
             return None
-        for b in hits:
-            self._set_kind(b, PROVEN)
+        for i, b in enumerate(hit.blocks):
+            self._prove(b, i, wish)
         held.blocks += [self._take() for _ in range(fresh)]
+        if hit.partial:
+            target = held.blocks[len(hit.blocks)]
+            self._ref(target)
+            self._prove(hit.source, len(hit.blocks), wish)
+            self.open_copies.append((hit.source, target))
         return held
+
+    def end_copies(self, count: int) -> None:
+        for source, target in self.open_copies[:count]:
+            self._unref(target)
+            self._unref(source)
+        del self.open_copies[:count]
 
     def grow(self, held: Held, tokens: int) -> bool:
         need = self.blocks_for(tokens) - len(held.blocks)
@@ -72,24 +172,63 @@ class NaiveCache:
         held.blocks += [self._take() for _ in range(need)]
         return True
 
-    def publish(self, held: Held, tokens: list[int], salt: str, known: int) -> list[int]:
+    def release(self, held: Held) -> None:
+        for b in reversed(held.blocks):
+            self._unref(b)
+        held.blocks = []
+
+    # Filing.
+
+    def publish(self, held: Held, tokens: list[int], salt: str, known: int, wish: Wish) -> list[int]:
         """Files the full blocks of the first `known` tokens; returns those that were filed."""
-        filed: list[int] = []
+        done: list[int] = []
         while self.caching and (held.published + 1) * self.block_size <= known:
-            end = (held.published + 1) * self.block_size
-            block = held.blocks[held.published]
+            index = held.published
+            end = (index + 1) * self.block_size
+            before = self._serial_after(held.blocks[:index])
+            if before is None:
+                break
+            block = held.blocks[index]
             key = (salt, tuple(tokens[:end]))
+            while self.copies.get(key) and self.filed[self.copies[key][0]].before != before:
+                self.forget(self.copies[key][0])
             copies = self.copies.setdefault(key, [])
             if copies:
                 copies.insert(1, block)
+                serial = self.filed[copies[0]].serial
             else:
                 copies.append(block)
+                serial, self.serial = self.serial, self.serial + 1
+                if self.sub_block_hits:
+                    self.starts.insert(0, block)
                 self.events.append(("stored", block, key[1][end - self.block_size :]))
-            self.content[block] = key
+            self.filed[block] = Filed(key, end - self.block_size, serial, before, whole=True)
             self._set_kind(block, PROBATIONARY)
-            filed.append(block)
+            self._retain(block, index, wish)
+            done.append(block)
             held.published += 1
-        return filed
+        return done
+
+    def publish_tail(self, held: Held, tokens: list[int], salt: str, processed: int, wish: Wish) -> None:
+        """Files all that a request leaves behind, a last block that is not full too."""
+        if not self.sub_block_hits:
+            return
+        self.publish(held, tokens, salt, processed, wish)
+        index, size = divmod(processed, self.block_size)
+        if size == 0 or held.published != index:
+            return
+        before = self._serial_after(held.blocks[:index])
+        block = held.blocks[index]
+        if before is None or any(target == block for _, target in self.open_copies):
+            return
+        key, start = (salt, tuple(tokens[:processed])), index * self.block_size
+        if self._find_start(key, start, before, self.serial)[1] == size:
+            return
+        self.filed[block] = Filed(key, start, self.serial, before, whole=False)
+        self.serial += 1
+        self.starts.insert(0, block)
+        self._set_kind(block, PROBATIONARY)
+        self._retain(block, index, wish)
 
     def unpublish(self, held: Held, first: int) -> None:
         while held.published > first:
@@ -97,47 +236,46 @@ class NaiveCache:
             self.forget(held.blocks[held.published])
 
     def forget(self, block: int) -> None:
-        if block in self.content:
+        if block in self.filed:
             self._remove(block)
             self._set_kind(block, UNHASHED)
-
-    def release(self, held: Held) -> None:
-        for b in reversed(held.blocks):
-            self.refs[b] -= 1
-            if self.refs[b] == 0:
-                self.free[self.kind[b]].append(b)
-        held.blocks = []
 
     def reset(self) -> bool:
         if self.num_free != self.num_blocks - 1:
             return False
-        for block in sorted(self.content):
-            del self.content[block]
+        for block in sorted(self.filed):
+            del self.filed[block]
             self._set_kind(block, UNHASHED)
         self.copies.clear()
+        self.starts.clear()
         self.events.append(("cleared", 0, ()))
         return True
 
+    # One block.
+
     def _take(self) -> int:
-        unhashed, probationary, proven = self.free
-        if unhashed:
-            block = unhashed[0]
-        elif not probationary or len(proven) > PROVEN_SHARE * (len(proven) + len(probationary)):
-            block = proven[0]
-        else:
-            block = probationary[0]
-        if block in self.content:
+        kinds = sorted(kind for kind, blocks in self.free.items() if blocks)
+        kept = sum(len(self.free[kind]) for kind in kinds if kind > PROBATIONARY)
+        if kinds[0] == PROBATIONARY and kept > PROVEN_SHARE * self.num_free:
+            kinds.pop(0)
+        block = self.free[kinds[0]][0]
+        if block in self.filed:
             self._remove(block)
             self.evictions += 1
         self._ref(block)
         self.kind[block] = UNHASHED
+        self.hit[block] = False
         return block
 
     def _remove(self, block: int) -> None:
-        key = self.content.pop(block)
-        self.copies[key].remove(block)
-        if not self.copies[key]:
-            del self.copies[key]
+        filed = self.filed.pop(block)
+        if block in self.starts:
+            self.starts.remove(block)
+        if not filed.whole:
+            return
+        self.copies[filed.key].remove(block)
+        if not self.copies[filed.key]:
+            del self.copies[filed.key]
             self.events.append(("removed", block, ()))
 
     def _ref(self, block: int) -> None:
@@ -145,10 +283,30 @@ class NaiveCache:
             self.free[self.kind[block]].remove(block)
         self.refs[block] += 1
 
-    def _set_kind(self, block: int, kind: int) -> None:
+    def _unref(self, block: int) -> None:
+        self.refs[block] -= 1
+        if self.refs[block] == 0:
+            self.free.setdefault(self.kind[block], []).append(block)
+
+    def _prove(self, block: int, index: int, wish: Wish) -> None:
+        self.hit[block] = True
+        if self.kind[block] == PROBATIONARY:
+            self._set_kind(block, PROVEN)
+        self._retain(block, index, wish)
+
+    def _retain(self, block: int, index: int, wish: Wish) -> None:
+        priority = wish.of(index * self.block_size)
+        if priority is None:
+            return
+        ordinary = PROVEN if self.hit[block] else PROBATIONARY
+        self._set_kind(block, ordinary if priority == 35 else float(priority))
+
+    def _set_kind(self, block: int, kind: float) -> None:
+        if kind == UNHASHED:
+            self.hit[block] = False
         if self.kind[block] == kind:
             return
         if self.refs[block] == 0:
             self.free[self.kind[block]].remove(block)
-            self.free[kind].append(block)
+            self.free.setdefault(kind, []).append(block)
         self.kind[block] = kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from core.naive_cache import Held, NaiveCache
+from core.naive_cache import Held, Hit, NaiveCache, Wish
 
 VICTIM_WINDOW = 32
 
@@ -24,6 +24,7 @@ class NaiveConfig:
     watermark: float = 0.0
     full_prompt_gate: bool = True
     max_overtakes: int = 8
+    sub_block_hits: bool = False
     max_steps_in_flight: int = 2
     max_draft_tokens: int = 0
 
@@ -38,6 +39,7 @@ class NaiveRequest:
     eos: int
     history: bool  # needs its own tokens before it goes on
     order: tuple[int, int]
+    wish: Wish
     placeholders: int = 0
     computed: int = 0
     in_flight: int = 0
@@ -70,6 +72,7 @@ class Row:
 class NaiveStep:
     rows: list[Row] = field(default_factory=list)
     filed: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int, int]] = field(default_factory=list)  # source, target, tokens
 
 
 Output = tuple[int, int, str, int]  # request, token, finish reason, cached tokens
@@ -78,7 +81,9 @@ Output = tuple[int, int, str, int]  # request, token, finish reason, cached toke
 class NaiveEngine:
     def __init__(self, config: NaiveConfig) -> None:
         self.config = config
-        self.cache = NaiveCache(config.num_blocks, config.block_size, config.enable_prefix_caching)
+        self.cache = NaiveCache(
+            config.num_blocks, config.block_size, config.enable_prefix_caching, config.sub_block_hits
+        )
         self.waiting: list[NaiveRequest] = []
         self.running: list[NaiveRequest] = []
         self.open: list[NaiveStep] = []
@@ -89,13 +94,21 @@ class NaiveEngine:
         self.accepted = 0
 
     def add(
-        self, id: int, prompt: list[int], max_tokens: int, eos: int, history: bool, priority: int, salt: str
+        self,
+        id: int,
+        prompt: list[int],
+        max_tokens: int,
+        eos: int,
+        history: bool,
+        priority: int,
+        salt: str,
+        wish: Wish,
     ) -> NaiveRequest:
         stop_len = min(len(prompt) + max_tokens, self.config.max_model_len)
         major = priority if self.config.policy == "priority" else 0
         order = (major, self.arrivals)
         self.arrivals += 1
-        request = NaiveRequest(id, len(prompt), list(prompt), salt, stop_len, eos, history, order)
+        request = NaiveRequest(id, len(prompt), list(prompt), salt, stop_len, eos, history, order, wish)
         self.waiting.append(request)
         return request
 
@@ -111,6 +124,7 @@ class NaiveEngine:
         if len(self.open) == self.config.max_steps_in_flight:
             return None
         self.step = NaiveStep()
+        self.cache.fence = self.cache.serial
         self.budget = self.config.max_num_batched_tokens
         self.reserved = 0
         self.many = len(self.running) + len(self.waiting) > 1
@@ -213,6 +227,7 @@ class NaiveEngine:
 
     def _preempt(self, index: int) -> None:
         r = self.running.pop(index)
+        self._publish_tail(r)
         self._release(r)
         r.computed = r.placeholders = 0
         r.epoch += 1
@@ -221,6 +236,10 @@ class NaiveEngine:
         self.waiting.append(r)
         self.preemptions += 1
         self.preempted = True
+
+    def _publish_tail(self, r: NaiveRequest) -> None:
+        processed = min(r.computed - r.in_flight, len(r.tokens))
+        self.cache.publish_tail(r.held, r.tokens, r.salt, processed, r.wish)
 
     def _release(self, r: NaiveRequest) -> None:
         self.cache.release(r.held)
@@ -241,7 +260,7 @@ class NaiveEngine:
 
     def _publish(self, r: NaiveRequest) -> None:
         known = min(r.computed, len(r.tokens))
-        self.step.filed += self.cache.publish(r.held, r.tokens, r.salt, known)
+        self.step.filed += self.cache.publish(r.held, r.tokens, r.salt, known, r.wish)
 
     def _admit_waiting(self) -> None:
         head: NaiveRequest | None = None
@@ -268,17 +287,26 @@ class NaiveEngine:
     def _admit(self, r: NaiveRequest) -> str:
         if r.in_flight > 0:
             return "not now"
-        hits = self.cache.match(r.tokens, r.salt, len(r.tokens) - 1)
-        start = len(hits) * self.config.block_size
+        hit = self.cache.match(r.tokens, r.salt, len(r.tokens) - 1)
+        outcome = self._admit_with(r, hit)
+        if outcome == "does not fit" and hit.partial:
+            outcome = self._admit_with(r, Hit(hit.blocks))
+        return outcome
+
+    def _admit_with(self, r: NaiveRequest, hit: Hit) -> str:
+        whole = len(hit.blocks) * self.config.block_size
+        start = whole + hit.partial
         count = self._cut(len(r.tokens) - start)
         now = self.cache.blocks_for(start + count)
         gate = self.cache.blocks_for(len(r.tokens)) if self.config.full_prompt_gate else now
         keep = self.reserved + gate - now
         if self.running:
             keep += int(self.config.watermark * self.config.num_blocks)
-        held = self.cache.admit(hits, start + count, keep)
+        held = self.cache.admit(hit, start + count, keep, r.wish)
         if held is None:
             return "does not fit"
+        if hit.partial:
+            self.step.copies.append((hit.source, held.blocks[len(hit.blocks)], hit.partial))
         r.held, r.computed, r.state = held, start, "running"
         if r.cached < 0:
             r.cached = min(start, r.prompt_len)
@@ -320,7 +348,7 @@ class NaiveEngine:
             if not 0 <= token < self.config.vocab_size:
                 self._forget(step, row)
                 outputs.append((r.id, -1, "error", r.cached))
-                self.end(r)
+                self.end(r, failed=True)
                 return outputs
             r.tokens.append(token)
             r.drafts = r.drafts[1:] if r.drafts[:1] == [token] else []
@@ -331,8 +359,8 @@ class NaiveEngine:
             if not right or reason != "none":
                 break
             r.computed += not stale
-        if row.drafts and not stale:
-            self._publish(r)
+        if row.drafts and not stale:  # its step has run, so no step takes this back
+            self.cache.publish(r.held, r.tokens, r.salt, min(r.computed, len(r.tokens)), r.wish)
         if reason != "none":
             self.end(r)
         return outputs
@@ -355,18 +383,20 @@ class NaiveEngine:
                 row.request.in_flight -= row.count
                 if row.request.state != "over":
                     outputs.append((row.request.id, -1, "error", row.request.cached))
-                    self.end(row.request)
+                    self.end(row.request, failed=True)
             self._close_step()
         return outputs
 
-    def end(self, r: NaiveRequest) -> None:
+    def end(self, r: NaiveRequest, *, failed: bool = False) -> None:
         if r.state == "running":
             self.running.remove(r)
+            if not failed:  # what a failed row left behind is not to be trusted
+                self._publish_tail(r)
             self._release(r)
         else:
             self.waiting.remove(r)
         r.state = "over"
 
     def _close_step(self) -> None:
-        self.open.pop(0)
+        self.cache.end_copies(len(self.open.pop(0).copies))
         self.quarantine = [n - 1 for n in self.quarantine if n > 1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core.naive_cache import Wish
 from core.naive_engine import NaiveConfig, NaiveEngine, NaiveRequest, NaiveStep
 
 from octavo import core
@@ -34,6 +35,7 @@ def random_config(rng: random.Random) -> NaiveConfig:
         max_overtakes=rng.randint(0, 4),
         max_steps_in_flight=rng.randint(1, 3),
         max_draft_tokens=rng.choice([0, 1, 4]),
+        sub_block_hits=rng.random() < 0.6,
     )
 
 
@@ -52,6 +54,7 @@ class Twins:
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
         self.open: list[tuple[Any, NaiveStep]] = []
+        self.copies = 0
         self.lag = self.config.max_steps_in_flight - 1
 
     def add(self) -> None:
@@ -70,8 +73,20 @@ class Twins:
         params.presence_penalty = 0.5 if history else 0.0
         priority = rng.randint(-1, 1)
         salt = rng.choice(["", "", "other"])
-        id = self.core.add_request(np.array(prompt, np.int32), params, priority, salt)
-        self.requests[id] = self.naive.add(id, prompt, params.max_tokens, eos, history, priority, salt)
+        wish, retention = self.wish(length)
+        id = self.core.add_request(np.array(prompt, np.int32), params, priority, salt, retention)
+        self.requests[id] = self.naive.add(id, prompt, params.max_tokens, eos, history, priority, salt, wish)
+
+    def wish(self, length: int) -> tuple[Wish, core.Retention | None]:
+        """What one request in three asks to keep."""
+        rng = self.rng
+        if rng.random() < 0.7:
+            return Wish(length), None
+        begin = rng.randrange(length)
+        end, priority = rng.randint(begin + 1, length), rng.choice([0, 20, 35, 50, 100])
+        decode = rng.choice([10, 35, 60])
+        retention = core.Retention([(begin, end, priority, 0)], decode_priority=decode)
+        return Wish(length, begin, end, priority, decode), retention
 
     def begin(self) -> bool:
         plan, step = self.core.begin_step(), self.naive.begin()
@@ -88,6 +103,9 @@ class Twins:
         assert plan.num_rows == len(step.rows)
         assert plan.num_samples == sum(row.samples for row in step.rows)
         assert plan.num_tokens == sum(row.count for row in step.rows)
+        names = ("copy_source", "copy_target", "copy_tokens")
+        assert list(zip(*(columns[name][: plan.num_copies].tolist() for name in names))) == step.copies
+        self.copies += plan.num_copies
         sampled = columns["sample_row"][: plan.num_samples].tolist()
         for i, row in enumerate(step.rows):
             tokens = slice(starts[i], starts[i + 1])
@@ -156,7 +174,7 @@ class Twins:
         assert stats["running"] == self.core.num_running == len(naive.running)
         assert stats["waiting"] == self.core.num_waiting == len(naive.waiting)
         assert stats["free_blocks"] == naive.cache.num_free
-        assert stats["cached_blocks"] == len(naive.cache.content)
+        assert stats["cached_blocks"] == len(naive.cache.filed)
         assert stats["preemptions"] == naive.preemptions
         assert stats["evictions"] == naive.cache.evictions
         assert stats["prefix_hits"] == naive.hits
@@ -186,7 +204,7 @@ class Twins:
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_core_equals_the_naive_model(first: int) -> None:
-    preemptions = hits = accepted = 0
+    preemptions = hits = accepted = copies = 0
     for seed in range(first, first + 50):
         twins = Twins(seed)
         try:
@@ -195,8 +213,10 @@ def test_core_equals_the_naive_model(first: int) -> None:
             raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
         preemptions += twins.naive.preemptions
         hits += twins.naive.hits
+        copies += twins.copies
         accepted += twins.naive.accepted
     # A run that never reaches the hard parts proves nothing.
     assert preemptions > 50
     assert hits > 500
+    assert copies > 50
     assert accepted > 50

@@ -1,0 +1,161 @@
+// What enters the prefix map, and what is taken out of it again.
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "kv/kv_manager.h"
+
+namespace octavo::kv {
+namespace {
+
+// How many blocks ahead is fetched what filing a block of a long prompt writes.
+constexpr int32_t kPublishDistance = 6;
+
+}  // namespace
+
+std::optional<int64_t> KvManager::SerialBefore(RowSlot slot, int group, int32_t index) const {
+  const int anchor = anchors_[group];
+  if (anchor < 0) return kUnlinked;
+  if (index == 0) return kRootSerial;
+  const BlockId before = pool_.FromTable(row(anchor, slot)[index - 1], anchor);
+  if (!map_.Contains(before) || !map_.Whole(before)) return std::nullopt;
+  return map_.SerialOf(before);
+}
+
+// The same of a chain that nobody holds: what the map has under the hash before.
+std::optional<int64_t> KvManager::SerialBefore(const PrefixChain& chain, int group,
+                                               int32_t index) const {
+  const int anchor = anchors_[group];
+  if (anchor < 0) return kUnlinked;
+  if (index == 0) return kRootSerial;
+  const BlockId before = map_.FindUnlinked(groups_[anchor]->KeyOf(chain, index - 1));
+  if (before == kNoBlock) return std::nullopt;
+  return map_.SerialOf(before);
+}
+
+BlockId KvManager::Find(const PrefixChain& chain, int group, int32_t index) const {
+  const std::optional<int64_t> before = SerialBefore(chain, group, index);
+  return before ? map_.Find(groups_[group]->KeyOf(chain, index, *before)) : kNoBlock;
+}
+
+// False: the block stays out, because it would answer a request with another prefix: its hash is
+// also the hash of something else.
+bool KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int32_t index,
+                             int64_t before) {
+  const PrefixKey key = groups_[group]->KeyOf(chain, index, before);
+  auto result = map_.Insert(b, key);
+  while (result == PrefixMap::InsertResult::kOrphan) {
+    Forget(map_.Place(key));
+    result = map_.Insert(b, key);
+  }
+  if (result == PrefixMap::InsertResult::kCollision) return false;
+  pool_.SetClass(b, EvictionClass::kProbationary);
+  RetainBlock(b, chain.retention, group, index);
+  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
+  return true;
+}
+
+void KvManager::Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens) {
+  if (!config_.enable_prefix_caching) return;
+  for (int g : order_) {
+    const CacheGroup& group = *groups_[g];
+    if (group.WritesOnlyLast()) continue;
+    int32_t& done = at(slot, g).published;
+    const int32_t limit = std::min(tokens / group.block_size(), group.Covered(chain));
+    for (; done < limit; ++done) {
+      if (const int32_t ahead = done + kPublishDistance; ahead < limit) {
+        PrefetchPublish(g, row(g, slot)[ahead], chain, ahead);
+      }
+      const int32_t entry = row(g, slot)[done];
+      if (entry == Index(kNullBlock)) continue;
+      const BlockId b = pool_.FromTable(entry, g);
+      // Nothing follows a block that stays out: it would hash as if it followed other content.
+      const std::optional<int64_t> before = SerialBefore(slot, g, done);
+      if (!before || !PublishBlock(b, g, chain, done, *before)) break;
+      if (publish_log_) publish_log_->push_back(b);
+    }
+  }
+}
+
+// Whether an open step has yet to fill the block from another.
+bool KvManager::IsCopied(BlockId b) const {
+  return std::any_of(open_copies_.begin(), open_copies_.end(),
+                     [b](const BlockCopy& copy) { return copy.target == b; });
+}
+
+void KvManager::PublishTail(RowSlot slot, const PrefixChain& chain, int32_t processed) {
+  if (!sub_block_hits_) return;
+  // It has run, so no step takes it back.
+  std::vector<BlockId>* const log = std::exchange(publish_log_, nullptr);
+  Publish(slot, chain, processed);
+  publish_log_ = log;
+  const int32_t index = processed / groups_[0]->block_size();
+  const int32_t start = index * groups_[0]->block_size();
+  if (processed == start || at(slot, 0).published != index) return;
+  for (int g = 0; g < num_groups(); ++g) {
+    const std::optional<int64_t> before = SerialBefore(slot, g, index);
+    if (!before) continue;
+    const BlockId b = pool_.FromTable(row(g, slot)[index], g);
+    if (IsCopied(b)) continue;
+    const auto tokens = chain.tokens.subspan(static_cast<size_t>(start), processed - start);
+    if (!map_.InsertStart(b, {{}, groups_[g]->ParentOf(chain, index), g, tokens, start, *before})) {
+      continue;
+    }
+    pool_.SetClass(b, EvictionClass::kProbationary);
+    RetainBlock(b, chain.retention, g, index);
+  }
+}
+
+void KvManager::PrefetchRow(RowSlot slot) const {
+  __builtin_prefetch(row(0, slot) + at(slot, 0).published);
+}
+
+void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
+  const int32_t next = at(slot, 0).published;
+  if (next < std::min(length(slot), groups_[0]->Covered(chain))) {
+    PrefetchPublish(0, row(0, slot)[next], chain, next);
+  }
+}
+
+void KvManager::PrefetchPublish(int group, int32_t entry, const PrefixChain& chain,
+                                int32_t index) const {
+  const BlockId b = pool_.FromTable(entry, group);
+  map_.PrefetchInsert(b, groups_[group]->KeyOf(chain, index).hash, group);
+  pool_.Prefetch(b);
+}
+
+void KvManager::PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed) {
+  if (!config_.enable_prefix_caching || !has_states_) return;
+  for (int g = 0; g < num_groups(); ++g) {
+    const CacheGroup& group = *groups_[g];
+    const int32_t index = processed / group.block_size() - 1;
+    if (!group.WritesOnlyLast() || processed % group.block_size() != 0 || index < 0) continue;
+    const int32_t entry = index < length(slot, g) ? row(g, slot)[index] : Index(kNullBlock);
+    if (entry == Index(kNullBlock) || index >= group.Covered(chain)) continue;
+    const BlockId b = pool_.FromTable(entry, g);
+    const std::optional<int64_t> before = SerialBefore(slot, g, index);
+    if (before && !map_.Contains(b)) PublishBlock(b, g, chain, index, *before);
+    at(slot, g).published = index + 1;
+  }
+}
+
+void KvManager::Unpublish(RowSlot slot, int32_t tokens) {
+  for (int g = 0; g < num_groups(); ++g) {
+    int32_t& done = at(slot, g).published;
+    for (; done > tokens / groups_[g]->block_size(); --done) {
+      const int32_t entry = row(g, slot)[done - 1];
+      if (entry != Index(kNullBlock)) Forget(pool_.FromTable(entry, g));
+    }
+  }
+}
+
+void KvManager::Forget(BlockId b) {
+  if (!map_.Contains(b)) return;
+  const PrefixKey key = map_.KeyOf(b);
+  const bool whole = map_.Whole(b);
+  if (map_.Remove(b) && whole) events_.Removed(b, key);
+  pool_.SetClass(b, EvictionClass::kUnhashed);
+  expiry_.Cancel(b);
+}
+
+}  // namespace octavo::kv
