@@ -2,12 +2,14 @@
 // bindings.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "batch/step_batch.h"
 #include "kv/kv_manager.h"
 #include "octavo/engine.h"
 #include "sched/scheduler.h"
+#include "transfer/host_tier.h"
 
 namespace octavo::engine {
 
@@ -46,6 +48,11 @@ class CoreEngine final : public Engine {
   const EngineConfig& config() const override { return config_; }
   std::span<const BlockTableView> block_tables() const override { return kv_.tables(); }
 
+  // Gives the engine a tier of `budget_bytes` behind its pool, which lies in this process's memory
+  // at `pool`, `parent_bytes` a block. Before the first request, at most once.
+  Status AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes);
+  const transfer::HostTier* host_tier() const { return host_tier_.get(); }
+
   int32_t num_running() const { return scheduler_.num_running(); }
   int32_t num_waiting() const { return scheduler_.num_waiting(); }
   const batch::Arena& arena() const { return batch_.arena(); }
@@ -56,6 +63,7 @@ class CoreEngine final : public Engine {
   EngineConfig config_;
   kv::KvManager kv_;
   batch::StepBatch batch_;
+  std::unique_ptr<transfer::HostTier> host_tier_;  // outlives the scheduler
   sched::Scheduler scheduler_;
   std::vector<int32_t> tokens_;
   Status last_error_;

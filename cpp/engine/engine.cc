@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "engine/core_engine.h"
 
@@ -36,6 +37,26 @@ CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& mem
       batch_(config, memory),
       scheduler_(config, kv_, batch_, clock, connector),
       tokens_(batch_.arena().capacity(batch::Column::kSampleToken)) {}
+
+Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes) {
+  if (!config_.enable_prefix_caching) {
+    return Status::InvalidArgument(
+        "enable_prefix_caching=false with a host tier: what it keeps is found through the prefix "
+        "cache, so enable it or leave the tier out");
+  }
+  OCTAVO_CHECK(!host_tier_, "an engine has one host tier");
+  std::vector<int64_t> block_bytes;
+  for (int g = 0; g < kv_.num_groups(); ++g) {
+    block_bytes.push_back(parent_bytes / kv_.pool().split(g));
+  }
+  auto tier = transfer::HostTier::Create(
+      config_, budget_bytes, parent_bytes,
+      std::make_unique<transfer::MemoryCopier>(pool, std::move(block_bytes)));
+  if (!tier.ok()) return tier.status();
+  host_tier_ = std::move(*tier);
+  scheduler_.Attach(*host_tier_);
+  return Status::Ok();
+}
 
 Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
   const StepPlan* plan = BeginStep();

@@ -69,7 +69,6 @@ class RemoteKv final : private kv::EvictionListener {
   // Offers what the request has in its table: `processed` tokens are computed for certain.
   void OnRelease(Request& request, KvRelease why, int32_t processed);
   void OnPlanned(uint64_t step_id, const std::vector<BlockId>& filed);
-  bool retracts() const { return !dead_ && connector_.Retracts(); }
   // REQUIRES: the prefix cache is empty.
   void Reset();
 

@@ -176,7 +176,9 @@ int32_t Scheduler::PickVictim(size_t requester) const {
   int64_t best_freed = 1;
   for (size_t i = running_.size(); i-- > first;) {
     const Request& r = *running_[i];
-    const int64_t kept = KeptTokens(r);
+    // Full blocks that are filed stay findable after release, in the pool or in a tier behind it,
+    // so only the rest is computed again.
+    const int64_t kept = kv_.published_tokens(r.row_slot());
     const int64_t cost = std::max<int64_t>(0, r.computed - kept);
     const int64_t freed = kv_.ExclusiveBlocks(r.row_slot());
     if (freed == 0) continue;
@@ -188,13 +190,6 @@ int32_t Scheduler::PickVictim(size_t requester) const {
     }
   }
   return best >= 0 ? best : static_cast<int32_t>(running_.size()) - 1;
-}
-
-int32_t Scheduler::KeptTokens(const Request& r) const {
-  // Full blocks that are filed stay findable after release, so only the rest is computed again.
-  const int32_t filed = kv_.published_tokens(r.row_slot());
-  if (!remote_ || !remote_->retracts()) return filed;
-  return std::max(filed, ProcessedTokens(r) / kv_.unit() * kv_.unit());
 }
 
 void Scheduler::Preempt(size_t index) {

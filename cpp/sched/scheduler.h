@@ -156,7 +156,6 @@ class Scheduler {
   void Publish(Request& request);
   void PublishFilled();
   void AddScores(Request& request, int32_t count);
-  int32_t KeptTokens(const Request& request) const;
   int32_t PickVictim(size_t requester) const;
   void Preempt(size_t index);
   // finish.cc

@@ -118,6 +118,8 @@ IntDict StatsOf(const EngineStats& s) {
   d["finished_abort"] = s.finished_abort;
   d["finished_error"] = s.finished_error;
   d["dropped_events"] = s.dropped_events;
+  d["kv_loads"] = s.kv_loads;
+  d["kv_loaded_tokens"] = s.kv_loaded_tokens;
   d["running"] = s.running;
   d["waiting"] = s.waiting;
   d["total_blocks"] = s.total_blocks;
@@ -148,6 +150,27 @@ EventList ListOf(std::vector<KvEvent> events) {
     list.append(std::move(d));
   }
   return list;
+}
+
+IntDict HostTierStatsOf(const CoreEngine& engine) {
+  const transfer::HostTierStats s =
+      engine.host_tier() ? engine.host_tier()->stats() : transfer::HostTierStats{};
+  IntDict d;
+  d["stored_blocks"] = s.stored_blocks;
+  d["loaded_blocks"] = s.loaded_blocks;
+  d["evicted_blocks"] = s.evicted_blocks;
+  d["blocks"] = s.blocks;
+  d["capacity_bytes"] = s.capacity_bytes;
+  return d;
+}
+
+void AddHostTier(CoreEngine& engine, uint64_t pool, int64_t parent_bytes, int64_t budget_bytes) {
+  if (engine.host_tier()) throw py::value_error("this engine has a host tier already");
+  if (engine.HasUnfinished()) throw py::value_error("add the host tier before the first request");
+  if (parent_bytes < 1) throw py::value_error("parent_bytes must be the bytes of a pool block");
+  const Status s =
+      engine.AddHostTier(reinterpret_cast<std::byte*>(pool), parent_bytes, budget_bytes);
+  if (!s.ok()) Throw(s);
 }
 
 EventList EventsOf(CoreEngine& engine) {
@@ -477,6 +500,13 @@ void BindEngine(py::module_& m) {
       .def("has_unfinished", &CoreEngine::HasUnfinished,
            "Whether any request has not ended, paused or not.")
       .def("stats", [](const CoreEngine& e) { return StatsOf(e.Stats()); })
+      .def("add_host_tier", &AddHostTier, py::arg("pool"), py::arg("parent_bytes"),
+           py::arg("budget_bytes"),
+           "Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which "
+           "must "
+           "outlive the engine, `parent_bytes` a block.")
+      .def("host_tier_stats", &HostTierStatsOf,
+           "What the host tier stored, loaded and gave up, in blocks; zeros without one.")
       .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
       .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
       .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,

@@ -237,6 +237,10 @@ class Engine:
         """
         Ends a request now. KeyError when it has ended already.
         """
+    def add_host_tier(self, pool: typing.SupportsInt | typing.SupportsIndex, parent_bytes: typing.SupportsInt | typing.SupportsIndex, budget_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which must outlive the engine, `parent_bytes` a block.
+        """
     def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', retention: Retention | None = None, encoder_items: collections.abc.Sequence[EncoderItem] = []) -> int:
         """
         Queues a request and returns its id. ValueError names what can never run.
@@ -272,6 +276,10 @@ class Engine:
     def has_unfinished(self) -> bool:
         """
         Whether any request has not ended, paused or not.
+        """
+    def host_tier_stats(self) -> dict[str, int]:
+        """
+        What the host tier stored, loaded and gave up, in blocks; zeros without one.
         """
     def reset_encoder_cache(self) -> None:
         """

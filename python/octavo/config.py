@@ -158,6 +158,7 @@ class CacheConfig:
     gpu_memory_utilization: float | None = None  # share of the memory (a GPU: of all of it) to use
     kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
+    kv_offloading_size: float | None = None  # GiB of host memory for what the pool evicts
     kv_events_config: Mapping[str, Any] | None = None  # where to publish what the prefix cache holds
 
     def __post_init__(self) -> None:
@@ -179,11 +180,27 @@ class CacheConfig:
         if self.kv_events.enabled and not self.enable_prefix_caching:
             remedy = "leave prefix caching on, events tell what it holds; or disable the events"
             raise invalid("enable_prefix_caching", False, remedy)
+        self._check_offloading()
         if self.num_gpu_blocks_override is not None:
             _in_range("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, _INT32_MAX)
             if size_in_bytes is not None:
                 remedy = "give either it or kv_cache_memory_bytes, both size the same pool"
                 raise invalid("num_gpu_blocks_override", self.num_gpu_blocks_override, remedy)
+
+    def _check_offloading(self) -> None:
+        size = self.kv_offloading_size
+        if size is None:
+            return
+        if not _is_number(size) or not 0 < size <= 2**20:
+            raise invalid("kv_offloading_size", size, "use GiB above 0, for example 4, or leave it out")
+        if not self.enable_prefix_caching:
+            remedy = "leave prefix caching on, what is offloaded is found through it; or offload nothing"
+            raise invalid("enable_prefix_caching", False, remedy)
+
+    @property
+    def offloading_bytes(self) -> int:
+        """Bytes of the host tier behind the pool; 0: none."""
+        return int((self.kv_offloading_size or 0) * 2**30)
 
     @property
     def kv_events(self) -> KvEventsConfig:

@@ -97,10 +97,6 @@ class KvConnector {
   // what was processed, whole blocks.
   virtual bool WantsReleases() const { return false; }
   virtual KvStart OnRelease(const KvTransfer&, KvRelease) { return KvStart::kRefused; }
-  // Whether OnRelease or OnEvict keeps what a preempted request computed, so that it comes back as
-  // a load instead of being computed again.
-  virtual bool Retracts() const { return false; }
-
   // Whether OnEvict is to be called: cached content is about to be overwritten by the step that is
   // being planned. A copy must read it before that step runs.
   virtual bool WantsEvictions() const { return false; }

@@ -222,6 +222,9 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     model = registry.build(plan.spec, plan.device)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
     runner = (DeviceRunner if plan.device == "cuda" else ModelRunner)(plan, model, core_engine)
+    if plan.cache.offloading_bytes:
+        pool = runner.pool
+        core_engine.add_host_tier(pool.data_ptr(), pool[0].nbytes, plan.cache.offloading_bytes)
     return LLMEngine(
         plan,
         core_engine=core_engine,

@@ -334,7 +334,7 @@ class LLMEngine:
 
     def get_metrics(self) -> list[Metric]:
         """Every metric as it is now."""
-        return self._metrics.snapshot(self.core.stats())
+        return self._metrics.snapshot(self.core.stats(), self.core.host_tier_stats())
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached prefixes; False, and no change, while requests hold blocks."""

@@ -94,8 +94,10 @@ class EngineMetrics:
                 per_token = (metrics.last_token_ts - metrics.first_token_ts) / later
                 observed["request_time_per_output_token_seconds"].add(per_token)
 
-    def snapshot(self, stats: Mapping[str, int | float]) -> list[Metric]:
-        """Every metric now; `stats` are the core's."""
+    def snapshot(
+        self, stats: Mapping[str, int | float], host_tier: Mapping[str, int | float]
+    ) -> list[Metric]:
+        """Every metric now; `stats` and `host_tier` are the core's."""
         labels = self._labels
         total = max(stats["total_blocks"], 1)
         gauges = {
@@ -114,6 +116,10 @@ class EngineMetrics:
             "spec_decode_num_accepted_tokens": stats["accepted_tokens"],
             "steps": stats["steps"],
             "failed_steps": stats["failed_steps"],
+            "external_prefix_cache_hits": stats["kv_loaded_tokens"],
+            "kv_offload_stored_blocks": host_tier["stored_blocks"],
+            "kv_offload_loaded_blocks": host_tier["loaded_blocks"],
+            "kv_offload_evicted_blocks": host_tier["evicted_blocks"],
         }
         result: list[Metric] = [Gauge(PREFIX + name, labels, float(value)) for name, value in gauges.items()]
         result += [Counter(PREFIX + name, labels, int(value)) for name, value in counters.items()]

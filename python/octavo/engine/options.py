@@ -30,6 +30,7 @@ class LLMOptions(TypedDict, total=False):
     kv_cache_memory_bytes: int | str | None
     sub_block_hits: bool
     num_gpu_blocks_override: int | None
+    kv_offloading_size: float | None
     kv_events_config: Mapping[str, Any] | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None

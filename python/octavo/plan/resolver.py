@@ -140,6 +140,7 @@ def resolve(
         raise invalid("device", device.device, remedy)
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
+    _check_host_tier(cache, target)
     spec = dataclasses.replace(footprint.spec, max_model_len=max_model_len)
     footprint = dataclasses.replace(footprint, spec=spec)
     _check_chunks(footprint, scheduler)
@@ -162,6 +163,7 @@ def resolve(
             ("activations", footprint.activation_bytes),
             ("rotary table", footprint.rope_bytes),
             *footprint.device_parts,
+            *((("host tier", cache.offloading_bytes),) if cache.offloading_bytes else ()),
         ),
         reasons=tuple(reasons),
         model=model,
@@ -276,6 +278,15 @@ def _step_limits(
     if seqs > tokens:
         raise invalid("max_num_seqs", seqs, f"use at most max_num_batched_tokens={tokens}, or raise that")
     return tokens, seqs
+
+
+def _check_host_tier(cache: CacheConfig, target: Target) -> None:
+    if cache.offloading_bytes and target.kind != "cpu":
+        remedy = "only a pool in host memory is offloaded yet: leave it out, or use device='cpu'"
+        raise invalid("kv_offloading_size", cache.kv_offloading_size, remedy)
+    if cache.offloading_bytes > target.memory:
+        remedy = f"{format_bytes(target.memory)} of memory are available: give the host tier less"
+        raise invalid("kv_offloading_size", cache.kv_offloading_size, remedy)
 
 
 def _check_chunks(footprint: Footprint, scheduler: SchedulerConfig) -> None:

@@ -25,7 +25,6 @@ class RandomConnector final : public KvConnector {
   KvStart StartLoad(const KvTransfer& load) override;
   bool WantsReleases() const override { return true; }
   KvStart OnRelease(const KvTransfer& save, KvRelease why) override;
-  bool Retracts() const override { return true; }
   bool WantsEvictions() const override { return true; }
   void OnEvict(const KvContent& content) override;
   void OnStepPlanned(uint64_t step_id) override;

@@ -6,6 +6,7 @@
 
 #include "doctest/doctest.h"
 #include "engine/harness.h"
+#include "engine/model_copier.h"
 #include "engine/random_connector.h"
 #include "kv/cache_group.h"
 
@@ -52,7 +53,7 @@ EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options
   c.full_prompt_gate = Below(random, 2) == 0;
   c.max_overtakes = Below(random, 4);
   c.enable_kv_events = true;
-  if (options.connector) {
+  if (options.connector || options.host_blocks > 0) {
     c.enable_prefix_caching = true;
     c.kv_load_timeout_ms = 50;
     if (Below(random, 2)) c.kv_load_failure_policy = KvLoadFailurePolicy::kRecompute;
@@ -121,9 +122,11 @@ class Simulation {
         random_(options.seed),
         config_(RandomConfig(random_, options)),
         connector_(config_, options.trouble, options.seed + 2),
-        h_(config_, options.connector ? &connector_ : nullptr) {
+        tier_(options.host_blocks > 0 ? MakeTier(options) : nullptr),
+        h_(config_, options.connector ? &connector_ : static_cast<KvConnector*>(tier_.get())) {
     h_.model.FailOneIn(options.fail_one_in, options.seed + 1);
     connector_.model = &h_.model;
+    if (copier_) copier_->model = &h_.model;
   }
 
   void Run() {
@@ -146,8 +149,19 @@ class Simulation {
 
   EngineStats stats() const { return h_.stats(); }
   const RandomConnector& connector() const { return connector_; }
+  const transfer::HostTier* tier() const { return tier_.get(); }
 
  private:
+  std::unique_ptr<transfer::HostTier> MakeTier(const SimulationOptions& options) {
+    auto copier = std::make_unique<ModelCopier>(options.slow_copies);
+    copier_ = copier.get();
+    const int64_t bytes = ModelCopier::kParentBytes;
+    auto tier =
+        transfer::HostTier::Create(config_, bytes * options.host_blocks, bytes, std::move(copier));
+    REQUIRE(tier.ok());
+    return std::move(*tier);
+  }
+
   void Submit() {
     Submitted s = RandomRequest(random_, config_);
     s.alone = RunAlone(config_, s);
@@ -234,6 +248,8 @@ class Simulation {
   std::mt19937 random_;
   EngineConfig config_;
   RandomConnector connector_;
+  ModelCopier* copier_ = nullptr;  // the tier's
+  std::unique_ptr<transfer::HostTier> tier_;
   Harness h_;
   std::map<uint64_t, Submitted> submitted_;
   int idle_ = 0;
@@ -251,6 +267,7 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
   uint64_t failures = 0;
   uint64_t saves = 0;
   uint64_t deaths = 0;
+  transfer::HostTierStats tier;
   for (uint32_t seed = first_seed; seed < first_seed + count; ++seed) {
     CAPTURE(seed);
     CAPTURE(options.lag);
@@ -266,6 +283,11 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
     failures += simulation.connector().failures;
     saves += simulation.connector().held_saves;
     deaths += simulation.stats().kv_connector_deaths;
+    if (simulation.tier()) {
+      tier.stored_blocks += simulation.tier()->stats().stored_blocks;
+      tier.loaded_blocks += simulation.tier()->stats().loaded_blocks;
+      tier.evicted_blocks += simulation.tier()->stats().evicted_blocks;
+    }
   }
   // A simulation that never reaches the hard parts proves nothing.
   CHECK(steps > 50 * count);
@@ -273,6 +295,11 @@ void RunMany(SimulationOptions options, uint32_t first_seed, uint32_t count) {
   CHECK(hits > count);
   if (options.drafts) CHECK(accepted > 20 * count);
   if (options.drafts) CHECK(rejected > 20 * count);
+  if (options.host_blocks > 0) {
+    CHECK(tier.stored_blocks > 10 * count);
+    CHECK(tier.loaded_blocks > count);
+    CHECK(tier.evicted_blocks > count);
+  }
   if (!options.connector) return;
   CHECK(loads > (options.trouble.death ? 0 : count));
   CHECK(saves > (options.trouble.death ? 0 : count));

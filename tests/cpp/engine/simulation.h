@@ -30,6 +30,8 @@ struct SimulationOptions {
   // The cache groups of a run; null: one of full attention.
   std::vector<GroupSpec> (*groups)(std::mt19937& random) = nullptr;
   bool connector = false;  // a RandomConnector
+  int host_blocks = 0;     // a HostTier of so many parents
+  bool slow_copies = false;
   Trouble trouble = {};
 };
 

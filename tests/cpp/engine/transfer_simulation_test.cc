@@ -33,6 +33,17 @@ Groups Everything(std::mt19937& random) {
   return groups;
 }
 
+void RunTiers(bool slow_copies, uint32_t seed, uint32_t count) {
+  for (auto groups : {One, Window, States, Everything}) {
+    SimulationOptions options{.groups = groups, .host_blocks = 20, .slow_copies = slow_copies};
+    RunMany(options, seed, count);
+    options.lag = 1;
+    options.late = slow_copies;
+    RunMany(options, seed + 100, count);
+    seed += 1000;
+  }
+}
+
 void RunAll(const Trouble& trouble, uint32_t seed, uint32_t count) {
   for (auto groups : {One, Window, States, Everything}) {
     SimulationOptions options{.groups = groups, .connector = true, .trouble = trouble};
@@ -54,6 +65,10 @@ TEST_CASE("reports that never come keep nobody waiting for ever") {
 }
 TEST_CASE("the engine outlives its connector") {
   RunAll({.failures = true, .losses = true, .death = true}, 80'000, 8);
+}
+TEST_CASE("requests get their own tokens from a host tier") { RunTiers(false, 95'000, 10); }
+TEST_CASE("requests get their own tokens from a host tier that copies late") {
+  RunTiers(true, 99'000, 10);
 }
 TEST_CASE("failed steps and rows leave nothing wrong with a connector") {
   SimulationOptions options{.lag = 1, .late = true, .fail_steps = true, .groups = Window};

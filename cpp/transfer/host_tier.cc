@@ -1,0 +1,172 @@
+#include "transfer/host_tier.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/check.h"
+#include "base/strcat.h"
+
+namespace octavo::transfer {
+namespace {
+
+std::vector<int32_t> SplitsOf(const GroupSet& groups) {
+  std::vector<int32_t> splits;
+  for (int g = 0; g < groups.size(); ++g) splits.push_back(groups.spec(g).split);
+  return splits;
+}
+
+// The null parent takes no memory.
+size_t BytesOf(int32_t parents, int64_t parent_bytes) {
+  return static_cast<size_t>(parents - 1) * static_cast<size_t>(parent_bytes);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HostTier>> HostTier::Create(const EngineConfig& config, int64_t budget_bytes,
+                                                   int64_t parent_bytes,
+                                                   std::unique_ptr<BlockCopier> copier,
+                                                   HostMemory& memory) {
+  OCTAVO_CHECK(parent_bytes > 0 && copier, "a tier needs blocks and somebody who copies them");
+  for (const GroupSpec& spec : config.groups) {
+    if (parent_bytes % spec.split == 0) continue;
+    return Status::InvalidArgument(StrCat("parent_bytes=", parent_bytes, " cannot be cut into ",
+                                          spec.split, " blocks: give a multiple of every split"));
+  }
+  int64_t widest = 1;
+  for (const GroupSpec& spec : config.groups) widest = std::max<int64_t>(widest, spec.split);
+  const int64_t most = std::numeric_limits<int32_t>::max() / (widest * kMaxSplitGrid);
+  const int64_t parents = std::min(budget_bytes / parent_bytes, most);
+  if (parents < 1) {
+    return Status::InvalidArgument(StrCat("a host tier of ", budget_bytes,
+                                          " bytes holds no block: one takes ", parent_bytes,
+                                          " bytes, give at least that"));
+  }
+  std::unique_ptr<HostTier> tier(new HostTier(config, static_cast<int32_t>(parents) + 1,
+                                              parent_bytes, std::move(copier), memory));
+  if (!tier->memory_.data()) {
+    return Status::ResourceExhausted(
+        StrCat("no memory for a host tier of ", budget_bytes, " bytes: give it less"));
+  }
+  return tier;
+}
+
+HostTier::HostTier(const EngineConfig& config, int32_t parents, int64_t parent_bytes,
+                   std::unique_ptr<BlockCopier> copier, HostMemory& memory)
+    : groups_(config),
+      copier_(std::move(copier)),
+      parent_bytes_(parent_bytes),
+      pool_(parents, SplitsOf(groups_)),
+      map_(pool_.num_places(), groups_.unit(), memory),
+      memory_(memory, BytesOf(parents, parent_bytes)) {
+  stats_.capacity_bytes = static_cast<int64_t>(BytesOf(parents, parent_bytes));
+}
+
+std::byte* HostTier::At(BlockId block, int group) const {
+  const int64_t bytes = parent_bytes_ / pool_.split(group);
+  return memory_.data() + (pool_.TableId(block, group) * bytes - parent_bytes_);
+}
+
+KvMatch HostTier::Match(const KvRequest& request, int32_t local_hit, const KvResidency& local) {
+  const auto find = [&](int g, int32_t i) { return map_.Find(groups_.KeyOf(request, g, i)); };
+  const int32_t end = groups_.LongestPrefix(request, local_hit, [&](int g, int32_t i) {
+    return find(g, i) != kNoBlock || local.Has(g, i);
+  });
+  // Whoever waits for these blocks finds them recent: making room for their load must not take
+  // them.
+  for (int g = 0; g < groups_.size(); ++g) {
+    const int32_t size = groups_.spec(g).block_size;
+    for (int32_t i = end / size; i-- > local_hit / size;) {
+      const BlockId b = find(g, i);
+      if (b == kNoBlock || pool_.refs(b) > 0) continue;
+      pool_.Ref(b);
+      pool_.Unref(b);
+    }
+  }
+  return {.tokens = end - local_hit};
+}
+
+KvStart HostTier::StartLoad(const KvTransfer& load) {
+  sources_.clear();
+  for (const KvBlock& b : load.blocks) {
+    const BlockId from = map_.Find(groups_.KeyOf(load.request, b.group, b.index));
+    if (from == kNoBlock) {  // gone since it was matched
+      Unpin(sources_);
+      return KvStart::kRefused;
+    }
+    pool_.Ref(from);
+    pool_.Prove(from);
+    sources_.push_back(from);
+  }
+  for (size_t i = 0; i < load.blocks.size(); ++i) {
+    const KvBlock& b = load.blocks[i];
+    copier_->In(b.group, b.block, At(sources_[i], b.group));
+  }
+  stats_.loaded_blocks += load.blocks.size();
+  if (copier_->Idle()) {
+    Unpin(sources_);
+    return KvStart::kDone;
+  }
+  loads_.push_back({load.id, sources_});
+  return KvStart::kPending;
+}
+
+void HostTier::Unpin(std::span<const BlockId> sources) {
+  // Last to first, so that the start of a prefix outlives its end.
+  for (size_t i = sources.size(); i-- > 0;) pool_.Unref(sources[i]);
+}
+
+void HostTier::OnEvict(const KvContent& content) {
+  const kv::PrefixKey key{content.hash, content.parent, content.group, content.tokens};
+  if (const BlockId b = map_.Find(key); b != kNoBlock) {
+    pool_.Ref(b);
+    pool_.Unref(b);
+    return;
+  }
+  kv::BlockNeed one;
+  one.of[content.group] = 1;
+  if (!pool_.Fits(one)) {
+    ++stats_.dropped_blocks;
+    return;
+  }
+  const BlockId b = pool_.Take(content.group, {}, *this);
+  if (map_.Insert(b, key) != kv::PrefixMap::InsertResult::kCollision) {
+    pool_.SetClass(b, kv::EvictionClass::kProbationary);
+    copier_->Out(content.group, content.block, At(b, content.group));
+    ++stats_.stored_blocks;
+  }
+  pool_.Unref(b);
+}
+
+void HostTier::OnEvict(BlockId block) {
+  map_.Remove(block);
+  ++stats_.evicted_blocks;
+}
+
+Status HostTier::TakeReports(std::vector<KvReport>* reports) {
+  if (loads_.empty() || !copier_->Idle()) return Status::Ok();
+  for (const Load& load : loads_) {
+    reports->push_back({load.id});
+    Unpin(load.sources);
+  }
+  loads_.clear();
+  return Status::Ok();
+}
+
+void HostTier::Stop() { copier_->Drain(); }
+
+void HostTier::Reset() {
+  for (int32_t b = 1; b < pool_.num_places(); ++b) {
+    if (!map_.Contains(BlockId{b})) continue;
+    map_.Remove(BlockId{b});
+    pool_.SetClass(BlockId{b}, kv::EvictionClass::kUnhashed);
+  }
+}
+
+HostTierStats HostTier::stats() const {
+  HostTierStats s = stats_;
+  s.blocks = map_.size();
+  return s;
+}
+
+}  // namespace octavo::transfer
