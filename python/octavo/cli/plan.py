@@ -15,6 +15,7 @@ from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
 from octavo.hf_config import load_model_spec
 from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
+from octavo.plan.groups import LayerGroup
 from octavo.plan.resolver import Reason, footprint_of
 from octavo.plan.target import DEFAULT_SHARES, Target, choose_target
 
@@ -101,6 +102,12 @@ class Fit:
         """The share of the pool that one of many requests of `context` tokens takes."""
         own = DTYPE_BYTES[self.footprint.spec.dtype]
         return self.footprint.request_bytes(context) * KV_DTYPE_BYTES[self.kv_dtype] // own
+
+    def held(self, group: LayerGroup) -> int:
+        """What one request of the context keeps in a group."""
+        chunk = self.footprint.max_num_batched_tokens
+        peak = group.peak(self.context, self.footprint.block_size, chunk)
+        return peak * self.block_bytes // group.split
 
     def needed(self, context: int, batch: int) -> int:
         """Everything at once."""
@@ -202,8 +209,8 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     limits = f"{footprint.max_num_batched_tokens} tokens and {footprint.max_num_seqs} rows a step"
     sizes["activations"] += f", the most that {limits} take"
     print_facts("Memory", sizes)
-    if footprint.state_bytes:
-        print_facts("Blocks", blocks(footprint))
+    if len(footprint.groups) > 1:
+        print_facts("Blocks", blocks(fit))
     header = ["context", "KV each", "at most", *(f"batch {batch}" for batch in batches)]
     rows = []
     for context in contexts:
@@ -218,14 +225,17 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         print(f"does not fit: {what} needs {needed}, there is {gib(fit.memory)}; {fit.remedy()} fits")
 
 
-def blocks(footprint: Footprint) -> dict[str, str]:
-    """The blocks of each group, and what of them holds nothing."""
+def blocks(fit: Fit) -> dict[str, str]:
+    """The blocks of each group, what of them holds nothing, and what a request of the context keeps."""
     facts = {}
+    footprint = fit.footprint
     for group, size, waste in zip(footprint.groups, footprint.cut.block_bytes, footprint.cut.waste):
         span = "one state" if group.recurrent else f"{footprint.block_size} tokens"
-        facts[group.kind.replace("_", " ")] = (
+        name = group.kind.replace("_", " ") + (f" {group.window:,}" if group.window else "")
+        facts[name] = (
             f"{span} of {len(group.layers)} layers, {format_bytes(size)}; "
-            f"{group.split} in a block of the pool, {waste:.1%} unused"
+            f"{group.split} in a block of the pool, {waste:.1%} unused; "
+            f"{fit.context:,} tokens keep {gib(fit.held(group))}"
         )
     taken = footprint.request_bytes(SHORT_PROMPT)
     used = SHORT_PROMPT * footprint.token_bytes + footprint.state_bytes
@@ -279,6 +289,8 @@ def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]
             {
                 "kind": group.kind,
                 "layers": len(group.layers),
+                "window": group.window,
+                "bytes_held": fit.held(group),
                 "block_bytes": size,
                 "split": group.split,
                 "waste": round(waste, 4),

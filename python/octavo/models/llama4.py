@@ -27,7 +27,9 @@ class Llama4Attention(Attention):
         self.unit: torch.Tensor | None = None
         if spec.unit_heads and rotary is not None:
             self.unit = torch.ones(spec.head_dim, dtype=getattr(torch, spec.dtype))
-        self.temperature = temperatures(spec) if rotary is None else None
+        # Up to the first step of the logarithm all queries would be multiplied by one.
+        steps = spec.temperature is not None and spec.max_model_len >= spec.temperature[1]
+        self.temperature = spec.temperature if rotary is None and steps else None
 
     def place(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> None:
         if self.rotary is not None:
@@ -36,16 +38,9 @@ class Llama4Attention(Attention):
                 ops.rms_norm(q, q, self.unit, self.eps)
                 ops.rms_norm(k, k, self.unit, self.eps)
         elif self.temperature is not None:
-            q.mul_(self.temperature.index_select(0, position).view(-1, 1, 1))
-
-
-def temperatures(spec: ModelSpec) -> torch.Tensor | None:
-    """Return what to multiply queries by at each position, [max_model_len] float32; None: by one."""
-    if spec.temperature is None or spec.max_model_len < spec.temperature[1]:
-        return None
-    scale, floor = spec.temperature
-    steps = torch.floor((torch.arange(spec.max_model_len, dtype=torch.float32) + 1.0) / floor)
-    return torch.log1p(steps) * scale + 1.0
+            scale, floor = self.temperature
+            steps = torch.floor((position.float() + 1.0) / floor)
+            q.mul_((torch.log1p(steps) * scale + 1.0).view(-1, 1, 1))
 
 
 class Llama4MoE(Layer):
