@@ -77,7 +77,9 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
     name, architecture = _architecture(config)
     raw = config.raw if architecture.text_tower is None else _flat(config.raw, config.path)
     config = Reader(raw, config.path, architecture.defaults)
-    if config.get("quantization_config") is not None:
+    quantization = config.get("quantization_config")
+    mxfp4 = isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4"
+    if quantization is not None and not (mxfp4 and architecture.sinks):
         remedy = "quantized checkpoints are not supported, use the float32, bfloat16 or float16 one"
         raise config.error("quantization_config", "...", remedy)
     hidden = config.integer("hidden_size")
@@ -128,6 +130,7 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         state=state_spec(config, architecture.state, num_layers, hidden),
         attention_sinks=architecture.sinks,
         experts=experts(config, rule, num_layers) if architecture.experts else None,
+        mxfp4=mxfp4,
         renames=architecture.renames,
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),

@@ -106,7 +106,7 @@ def config_of(name: str, **changes: Any) -> Any:
         yarn["original_max_position_embeddings"] = 256
         fields = _shape(hidden_size=96, head_dim=32, num_hidden_layers=4, rope_parameters=yarn)
         fields |= {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": WINDOW}
-        return transformers.GptOssConfig(**{**fields, "intermediate_size": 56, **changes})
+        return transformers.GptOssConfig(**{**fields, "intermediate_size": 64, **changes})
     if name == "llama4":  # a chunk that is no multiple of a block, and temperatures that change early
         fields = _shape(hidden_size=96, head_dim=32, num_hidden_layers=4, intermediate_size_mlp=192)
         fields |= {"num_local_experts": 4, "num_experts_per_tok": 2, "interleave_moe_layer_step": 2}

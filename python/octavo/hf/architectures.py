@@ -22,7 +22,7 @@ class Architecture:
     dual_rope: bool = False  # layers with a window have rotary parameters of their own
     gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
     state: str = "none"  # a rule of hf/state.py: which layers are recurrent
-    sinks: bool = False
+    sinks: bool = False  # GPT-OSS: of attention, and experts that may be stored in MXFP4
     llama4: bool = False  # layers without rotary positions, heads of length one, tempered queries
     experts: ExpertRule | None = None
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model

@@ -53,6 +53,7 @@ class ModelSpec:
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
     state: StateSpec | None = None  # of recurrent layers, which keep no keys and values
     experts: ExpertSpec | None = None
+    mxfp4: bool = False  # experts are stored in 4 bits
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     text_tower: TextTower | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(repr=False, compare=False)

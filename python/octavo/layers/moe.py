@@ -16,6 +16,7 @@ from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FEW_ROWS, Linear, product
+from octavo.weights.mxfp4 import BLOCK
 from octavo.weights.source import Source
 
 Gate = Callable[[torch.Tensor, torch.Tensor], None]  # out [P, I], gate and up [P, 2I]
@@ -47,8 +48,8 @@ class Experts(Layer):
     """sum over a token's experts of weight * down(gate(gate_up(x))): x [N, H] -> [N, H].
 
     Held as [E, 2I, H] and [E, H, I]. Stored a tensor for each projection of each expert, named by `parts`,
-    or one for all: as held, or with `columns` transposed, and with `interleaved` gate and up taking turns.
-    `weigh_input` multiplies the router's weight into x instead of the result.
+    or one for all: as held, or with `columns` transposed, and with `interleaved` gate and up taking turns,
+    also in MXFP4. `weigh_input` multiplies the router's weight into x instead of the result.
     """
 
     gate_up_proj_bias: nn.Parameter | None
@@ -123,13 +124,30 @@ class Experts(Layer):
             whole[f"{path}.gate_up_proj_bias"] = Source(bias, (count, 2 * inner))
             whole[f"{path}.down_proj_bias"] = Source(self.down_proj_bias, (count, hidden))
         if self.parts is None:
-            return [whole]
+            return [whole, *self._packed(path, whole)]
         each: dict[str, Source] = {}
         for expert in range(count):
             views = (halves[expert, 0], halves[expert, 1], down[expert])
             for part, view in zip(self.parts, views):
                 each[f"{path}.{expert}.{part}.weight"] = Source(view, tuple(view.shape))
         return [each, whole]
+
+    def _packed(self, path: str, whole: dict[str, Source]) -> list[dict[str, Source]]:
+        """Return the spelling in MXFP4, which packs rows of blocks."""
+        count, inner, hidden = self.shape
+        if not self.interleaved or inner % BLOCK or hidden % BLOCK:
+            return []
+        names = {name: source for name, source in whole.items() if name.endswith("_bias")}
+        both = self.gate_up_proj.view(count, 2, inner, hidden).transpose(1, 2)
+        for part, view, rows, columns in (
+            ("gate_up_proj", both, 2 * inner, hidden),
+            ("down_proj", self.down_proj, hidden, inner),
+        ):
+            blocks = (count, rows, columns // BLOCK)
+            scales = torch.empty(blocks, dtype=torch.uint8)
+            names[f"{path}.{part}_scales"] = Source(scales, blocks)
+            names[f"{path}.{part}_blocks"] = Source(view, (*blocks, BLOCK // 2), scales)
+        return [names]
 
 
 def _weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:

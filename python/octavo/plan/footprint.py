@@ -14,6 +14,7 @@ from pathlib import Path
 from octavo.hf_config import ModelSpec
 from octavo.plan.groups import LayerGroup, PoolCut, cut_pool, layer_groups
 from octavo.weights.checkpoint import has_weights, open_checkpoint
+from octavo.weights.safetensors_file import TensorInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SCORE_CHUNK_BYTES = 64 << 20  # logits of prompt logprobs held at once; see ModelRunner
@@ -183,8 +184,15 @@ def measure_weights(folder: Path, spec: ModelSpec, load_format: str) -> tuple[in
         return spec.num_parameters * size, f"{spec.num_parameters:,} parameters by config.json"
     with open_checkpoint(folder) as checkpoint:
         used = [info for name, info in checkpoint.tensors.items() if spec.name_of(name) is not None]
-        elements = sum(info.num_elements for info in used)
+        elements = sum(_elements(info, mxfp4=spec.mxfp4) for info in used)
     return elements * size, f"{elements:,} parameters by the safetensors headers"
+
+
+def _elements(info: TensorInfo, *, mxfp4: bool) -> int:
+    """MXFP4 is unpacked when it is loaded: a byte holds two weights, and scales become part of them."""
+    if not mxfp4 or info.dtype != "U8":
+        return info.num_elements
+    return 0 if info.name.endswith("_scales") else 2 * info.num_elements
 
 
 def format_bytes(size: int) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from octavo.errors import WeightsError
 from octavo.hf_config import ModelSpec
+from octavo.weights import mxfp4
 from octavo.weights.checkpoint import Checkpoint, open_checkpoint
 from octavo.weights.device_copy import FileRows, copy_to_device
 from octavo.weights.dummy import fill_randomly
@@ -48,11 +49,19 @@ def _copy(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str, T
     as_it_is: list[FileRows] = []
     for name, target in targets.items():
         rows, info = target.view, found[name]
-        if not rows.is_cpu and rows.is_contiguous() and rows.dtype == _DTYPES[info.dtype]:
+        if not rows.is_cpu and rows.is_contiguous() and rows.dtype == _DTYPES.get(info.dtype):
             as_it_is.append(FileRows(rows, checkpoint.files[info.name], info))
         else:
-            rows.copy_(_tensor(checkpoint, info).view(rows.shape))
+            _fill(target, _tensor(checkpoint, info))
     copy_to_device(as_it_is)
+
+
+def _fill(target: Source, stored: torch.Tensor) -> None:
+    if target.scales is None:
+        target.view.copy_(stored.view(target.view.shape))
+        return
+    for view, blocks, scales in zip(target.view, stored, target.scales):  # an expert at a time
+        view.copy_(mxfp4.unpack(blocks, scales).view(view.shape))
 
 
 def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:
@@ -113,13 +122,18 @@ def _compare(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str
     misshaped = [_misshaped(info, target) for info, target in shared if info.shape != target.shape]
     if misshaped:
         problems.append(f"wrong shape: {_names(misshaped)}")
-    mistyped = [f"{info.name} is {info.dtype}" for info, _ in shared if info.dtype not in _DTYPES]
+    mistyped = [f"{info.name} is {info.dtype}" for info, target in shared if not _fits(info, target)]
     if mistyped:
         problems.append(f"dtype not one of {', '.join(_DTYPES)}: {_names(mistyped)}")
     if problems:
         raise WeightsError(
             f"the weights in {checkpoint.folder} do not fit config.json: {'; '.join(problems)}"
         )
+
+
+def _fits(info: TensorInfo, target: Source) -> bool:
+    packed = target.scales is not None or target.view.dtype == torch.uint8
+    return info.dtype == "U8" if packed else info.dtype in _DTYPES
 
 
 def _misshaped(info: TensorInfo, target: Source) -> str:
@@ -134,4 +148,6 @@ def _names(names: list[str]) -> str:
 def _tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that lies in the mapped file: nothing is read until it is copied."""
     data = checkpoint.files[info.name].data(info)
-    return torch.frombuffer(data, dtype=torch.uint8).view(_DTYPES[info.dtype]).view(info.shape)
+    return (
+        torch.frombuffer(data, dtype=torch.uint8).view(_DTYPES.get(info.dtype, torch.uint8)).view(info.shape)
+    )

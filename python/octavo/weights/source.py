@@ -18,3 +18,4 @@ class Source:
 
     view: torch.Tensor
     shape: tuple[int, ...]
+    scales: torch.Tensor | None = None  # the tensor is MXFP4 and these, which come first, are its scales

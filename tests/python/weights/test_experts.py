@@ -81,7 +81,7 @@ def test_an_expert_of_another_shape_is_named_with_both(tiny_folder: Any, tmp_pat
     name = "model.layers.0.mlp.experts.gate_up_proj"
     tensors[name] = tensors[name].transpose(1, 2).contiguous()
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"gate_up_proj is \[6, 112, 96\], expected \[6, 96, 112\]"):
+    with pytest.raises(WeightsError, match=r"gate_up_proj is \[6, 128, 96\], expected \[6, 96, 128\]"):
         Stepper(folder)
 
 
