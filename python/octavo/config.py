@@ -152,9 +152,7 @@ class CacheConfig:
     block_size: int | None = None  # tokens of a block
     enable_prefix_caching: bool = True
     sub_block_hits: bool = True  # cached prefixes may end inside a block, which is then copied
-    mamba_cache_interval: int = (
-        0  # tokens between cached states and windows of a prefix; 0: at its end; -1: all
-    )
+    mamba_cache_interval: int = 0  # tokens between states that stay cached; 0: where prompts end; -1: all
     gpu_memory_utilization: float | None = None  # share of the memory (a GPU: of all of it) to use
     kv_cache_memory_bytes: int | str | None = None  # bytes of the pool
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included

@@ -137,6 +137,8 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
     )
     if architecture.llama4:
         return _llama4(config, spec)
+    if architecture.granite:
+        return _granite(config, spec)
     return _gemma(config, spec) if architecture.gemma else spec
 
 
@@ -150,6 +152,23 @@ def _llama4(config: Reader, spec: ModelSpec) -> ModelSpec:
         unrotated=unrotated(config, spec.num_layers),
         unit_heads=config.flag("use_qk_norm", True),
         temperature=temperature if tempered else None,
+    )
+
+
+def _granite(config: Reader, spec: ModelSpec) -> ModelSpec:
+    """Add Granite's multipliers. Its experts stand beside a dense part that every layer has."""
+    count = config.integer("num_local_experts", low=0)
+    if count:
+        raise config.error("num_local_experts", count, "only models without experts, 0, are supported")
+    rotated = config.get("position_embedding_type") == "rope"
+    return dataclasses.replace(
+        spec,
+        intermediate_size=config.integer("shared_intermediate_size"),
+        attention_scale=config.number("attention_multiplier"),
+        embedding_scale=config.number("embedding_multiplier", 1.0),
+        residual_scale=config.number("residual_multiplier", 1.0),
+        logits_scale=config.number("logits_scaling", 1.0),
+        unrotated=() if rotated else tuple(range(spec.num_layers)),
     )
 
 

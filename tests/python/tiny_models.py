@@ -14,7 +14,18 @@ from typing import Any
 
 VOCAB_SIZE = 512
 WINDOW = 24  # not a multiple of any block size in use
-NAMES = ("llama", "mistral", "mistral-window", "qwen2", "qwen2-hybrid", "qwen3", "gemma2", "gemma3", "bamba")
+NAMES = (
+    "llama",
+    "mistral",
+    "mistral-window",
+    "qwen2",
+    "qwen2-hybrid",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "bamba",
+    "granite-hybrid",
+)
 NAMES += ("mixtral", "qwen3-moe", "gpt-oss", "llama4")
 
 _WORDS = (
@@ -90,6 +101,12 @@ def config_of(name: str, **changes: Any) -> Any:
         }
         fields = _shape(num_hidden_layers=7, **shape, rope_parameters=ropes)
         return transformers.Gemma3TextConfig(**{**fields, **changes})
+    if name == "granite-hybrid":  # no positions at all, and a multiplier wherever one may stand
+        mixers = {"mamba_n_heads": 4, "mamba_d_state": 16, "mamba_chunk_size": 16, "num_local_experts": 0}
+        scales = {"embedding_multiplier": 2.0, "attention_multiplier": 0.1, "logits_scaling": 1.5}
+        types = ["linear_attention", "full_attention", "linear_attention"]
+        fields = _shape(shared_intermediate_size=160, residual_multiplier=0.7, layer_types=types)
+        return transformers.GraniteMoeHybridConfig(**{**fields, **mixers, **scales, **changes})
     if name == "bamba":  # a recurrent layer before and after one of attention
         mixers = {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 12, "mamba_chunk_size": 16}
         fields = _shape(attn_layer_indices=[1], **mixers)

@@ -22,6 +22,7 @@ class Architecture:
     dual_rope: bool = False  # layers with a window have rotary parameters of their own
     gemma: bool = False  # scaled embeddings, norms of 1 + w around each half of a layer, soft caps
     state: str = "none"  # a rule of hf/state.py: which layers are recurrent
+    granite: bool = False  # multipliers of embeddings, residuals, scores and logits
     sinks: bool = False  # GPT-OSS: of attention, and experts that may be stored in MXFP4
     llama4: bool = False  # layers without rotary positions, heads of length one, tempered queries
     experts: ExpertRule | None = None
@@ -30,16 +31,26 @@ class Architecture:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # for keys config.json leaves out
 
 
-_BAMBA = {
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 262144,
-    "rms_norm_eps": 1e-5,
-    "partial_rotary_factor": 0.5,
+_MAMBA2 = {
     "mamba_n_heads": 128,
     "mamba_n_groups": 1,
     "mamba_d_state": 256,
     "mamba_d_conv": 4,
     "mamba_expand": 2,
+}
+_BAMBA = {
+    **_MAMBA2,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "partial_rotary_factor": 0.5,
+}
+_GRANITE_HYBRID = {
+    **_MAMBA2,
+    "intermediate_size": 11008,
+    "shared_intermediate_size": 1024,
+    "num_local_experts": 8,
+    "attention_multiplier": 1.0,
 }
 _MISTRAL = {"num_key_value_heads": 8, "sliding_window": 4096}
 _QWEN3 = {"head_dim": 128}
@@ -142,6 +153,9 @@ _LLAMA4_TOWER = TextTower(
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "BambaForCausalLM": Architecture("bamba", state="bamba", defaults=_BAMBA),
+        "GraniteMoeHybridForCausalLM": Architecture(
+            "granite_moe_hybrid", state="granite", granite=True, defaults=_GRANITE_HYBRID
+        ),
         "LlamaForCausalLM": Architecture("llama"),
         "MistralForCausalLM": Architecture("mistral", windows="all", defaults=_MISTRAL),
         "Qwen2ForCausalLM": Architecture("qwen2", qkv_bias=True, windows="layered"),

@@ -49,6 +49,8 @@ class ModelSpec:
     unit_heads: bool = False  # query and key heads of rotated layers are brought to length one
     temperature: tuple[float, float] | None = None  # (scale, floor) of queries in unrotated layers
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what each half of a layer adds
+    logits_scale: float = 1.0  # what logits are divided by
     norm_offset: float = 0.0  # a norm multiplies by its weight and this
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
     state: StateSpec | None = None  # of recurrent layers, which keep no keys and values

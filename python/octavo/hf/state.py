@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from octavo.hf.reader import Reader
-
-RULES = ("none", "bamba")  # how an architecture spells its recurrent layers; none: it has none
+from octavo.hf.windows import layer_types
 
 # JSON has no infinity: Python's spelling, and that of transformers 5.
 _NO_LIMITS = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}])
@@ -64,7 +63,10 @@ class StateSpec:
 
 
 def state_spec(config: Reader, rule: str, num_layers: int, hidden_size: int) -> StateSpec | None:
-    """Return the recurrent layers of a model, None if it has none. Raises ModelError for what cannot be."""
+    """Return the recurrent layers of a model, None if it has none. Raises ModelError for what cannot be.
+
+    Rules: `none`; `bamba`, attn_layer_indices names the others; `granite`, layer_types names each.
+    """
     if rule == "none":
         return None
     heads, inner = config.integer("mamba_n_heads"), config.integer("mamba_expand") * hidden_size
@@ -80,7 +82,7 @@ def state_spec(config: Reader, rule: str, num_layers: int, hidden_size: int) -> 
         raise config.error("mamba_n_groups", groups, f"it must divide mamba_n_heads={heads}")
     _check_time_steps(config)
     return StateSpec(
-        layers=_recurrent_layers(config, num_layers),
+        layers=_LAYERS[rule](config, num_layers),
         heads=heads,
         head_dim=inner // heads,
         groups=groups,
@@ -91,14 +93,24 @@ def state_spec(config: Reader, rule: str, num_layers: int, hidden_size: int) -> 
     )
 
 
-def _recurrent_layers(config: Reader, num_layers: int) -> tuple[int, ...]:
-    """Every layer but those of attn_layer_indices. Both kinds are needed: a model of one is another model."""
+def _all_but_indices(config: Reader, num_layers: int) -> tuple[int, ...]:
+    """Bamba's spelling. Both kinds are needed: a model of one is another model."""
     attending = config.get("attn_layer_indices")
     found = set(attending) if isinstance(attending, list) and all(_is_index(i) for i in attending) else set()
     if not found or max(found) >= num_layers or len(found) == num_layers:
         remedy = f"a list of some of the layers 0 to {num_layers - 1} is expected"
         raise config.error("attn_layer_indices", attending, remedy)
     return tuple(layer for layer in range(num_layers) if layer not in found)
+
+
+def _by_types(config: Reader, num_layers: int) -> tuple[int, ...]:
+    """Granite's spelling, in the names of transformers 5 and those before."""
+    known = {"linear_attention": True, "mamba": True, "full_attention": False, "attention": False}
+    recurrent = layer_types(config, num_layers, known)
+    if len(set(recurrent)) == 1:
+        remedy = "recurrent layers and layers with attention are expected"
+        raise config.error("layer_types", config.get("layer_types"), remedy)
+    return tuple(layer for layer, holds in enumerate(recurrent) if holds)
 
 
 def _is_index(value: object) -> bool:
@@ -110,6 +122,9 @@ def _check_time_steps(config: Reader) -> None:
     limit = config.get("time_step_limit", _NO_LIMITS[0])
     if limit not in _NO_LIMITS:
         raise config.error("time_step_limit", limit, "only [0.0, Infinity], no limit, is supported")
+
+
+_LAYERS = {"bamba": _all_but_indices, "granite": _by_types}
 
 
 def _lines(size: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,24 @@ def test_planning_imports_no_torch(config_folder: Path) -> None:
         "sys.exit('torch imported' if 'torch' in sys.modules else 0)\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_with_states_says_how_its_pool_is_cut(tiny_folder: Callable[[str], Path]) -> None:
+    folder = str(tiny_folder("bamba"))
+    done = octavo_command("plan", folder, "--memory", "4GiB")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"full +16 tokens of 1 layers, 8 KiB; 4 in a block of the pool, 0.0% unused", done.stdout
+    )
+    assert re.search(
+        r"state +one state of 2 layers, 32 KiB; 1 in a block of the pool, 2.7% unused", done.stdout
+    )
+    assert re.search(r"short prompt +12 tokens take 40 KiB, 7.2% unused", done.stdout)
+    groups = plan_json(folder, "--memory", "4GiB")["groups"]
+    assert isinstance(groups, list)
+    assert [(group["kind"], group["split"], group["waste"]) for group in groups] == [
+        ("full", 4, 0.0),
+        ("state", 1, 0.0273),
+    ]
+    refused = octavo_command("plan", folder, "--kv-cache-dtype", "fp8")
+    assert "--kv-cache-dtype has fp8; a model with states has `auto` only" in refused.stderr

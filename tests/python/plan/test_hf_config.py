@@ -40,6 +40,7 @@ def test_the_spec_of_each_tiny_model_is_what_was_saved(tiny_folder: Any, model_n
         "_text", ""
     ).replace("_", "")
     dense = getattr(config, "intermediate_size_mlp", config.intermediate_size)
+    dense = getattr(config, "shared_intermediate_size", dense)
     assert (spec.hidden_size, spec.intermediate_size) == (config.hidden_size, dense)
     assert (spec.num_heads, spec.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert spec.head_dim == 32

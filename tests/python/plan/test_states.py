@@ -32,9 +32,10 @@ NINE_B = {
 }
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    config = json.loads(tiny_models.config_of("bamba").to_json_string(use_diff=False))
-    raw = {**config, "architectures": ["BambaForCausalLM"], **changes}
+def write_config(folder: Path, name: str = "bamba", **changes: Any) -> Path:
+    config = json.loads(tiny_models.config_of(name).to_json_string(use_diff=False))
+    architecture = {"bamba": "BambaForCausalLM", "granite-hybrid": "GraniteMoeHybridForCausalLM"}[name]
+    raw = {**config, "architectures": [architecture], **changes}
     (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v != "absent"}))
     return folder
 
@@ -136,3 +137,32 @@ def test_the_state_is_read_from_config_json(tmp_path: Path) -> None:
 def test_nonsense_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(ModelError, match=f"{key}=.* is not valid"):
         load_model_spec(write_config(tmp_path, **{key: value}))
+
+
+def test_granite_names_its_layers_in_both_generations_of_transformers(tmp_path: Path) -> None:
+    new = load_model_spec(write_config(tmp_path, "granite-hybrid"))
+    old = load_model_spec(
+        write_config(tmp_path, "granite-hybrid", layer_types=["mamba", "attention", "mamba"])
+    )
+    assert new == old
+    assert (new.attention_layers, new.unrotated, new.intermediate_size) == ((1,), (0, 1, 2), 160)
+    assert (new.embedding_scale, new.residual_scale, new.logits_scale) == (2.0, 0.7, 1.5)
+    assert (
+        load_model_spec(write_config(tmp_path, "granite-hybrid", position_embedding_type="rope")).unrotated
+        == ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_local_experts", 8),
+        ("layer_types", ["mamba", "mamba", "mamba"]),
+        ("layer_types", ["mamba", "attention"]),
+        ("residual_multiplier", 0.0),
+        ("mamba_n_heads", 3),
+    ],
+)
+def test_nonsense_of_granite_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(ModelError, match=f"{key}=.* is not valid"):
+        load_model_spec(write_config(tmp_path, "granite-hybrid", **{key: value}))

@@ -90,6 +90,19 @@ def test_a_prefix_that_two_prompts_shared_is_resumed_from_by_all_later_ones(
     assert hits == [0, 0, shared, 2 * shared, 3 * shared]
 
 
+def test_granite_resumes_from_its_states_and_is_preempted(
+    tiny_folder: Callable[[str], Path], reference: Callable[[str], Any]
+) -> None:
+    prompts = tiny_models.random_prompts(12, low=30, high=90, seed=36)
+    want = [expected_tokens(reference("granite-hybrid"), prompt, COUNT) for prompt in prompts]
+    driver = Driver(tiny_folder("granite-hybrid"), blocks=24, max_num_batched_tokens=40)
+    assert driver.run(prompts, greedy(COUNT)) == want
+    assert driver.engine.stats()["preemptions"] > 0
+    hits = driver.engine.stats()["prefix_hits"]
+    assert driver.run(prompts[:1], greedy(COUNT)) == driver.run(prompts[:1], greedy(COUNT)) == want[:1]
+    assert driver.engine.stats()["prefix_hits"] > hits
+
+
 def test_long_prompts_in_many_chunks(folder: Path, reference: Callable[[str], Any]) -> None:
     prompts = tiny_models.random_prompts(3, low=600, high=900, seed=33)
     driver = Driver(folder, length=1024, max_num_batched_tokens=100)
