@@ -20,23 +20,23 @@ void ExpiryWheel::Set(BlockId b, int64_t duration_us) {
   OCTAVO_CHECK(enabled(), "a wheel that was not enabled has no room");
   Cancel(b);
   nodes_[Index(b)].duration_us = duration_us;
-  Insert(Index(b), duration_us);
+  Insert(Index(b), now_, duration_us);
 }
 
 void ExpiryWheel::Restart(BlockId b) {
   if (!Contains(b)) return;
   Unlink(Index(b));
-  Insert(Index(b), nodes_[Index(b)].duration_us);
+  Insert(Index(b), now_, nodes_[Index(b)].duration_us);
 }
 
 void ExpiryWheel::Cancel(BlockId b) {
   if (Contains(b)) Unlink(Index(b));
 }
 
-void ExpiryWheel::Insert(int32_t at, int64_t duration_us) {
+void ExpiryWheel::Insert(int32_t at, int64_t from, int64_t duration_us) {
   // At least one tick, so that Advance ends.
   const int64_t ticks = std::max<int64_t>(1, (duration_us + kTickMicros - 1) / kTickMicros);
-  nodes_[at].due = now_ + ticks;
+  nodes_[at].due = from + ticks;
   Place(at);
 }
 

@@ -52,7 +52,7 @@ class ExpiryWheel {
   };
 
   int32_t Sentinel(int32_t slot) const { return num_blocks_ + slot; }
-  void Insert(int32_t at, int64_t duration_us);
+  void Insert(int32_t at, int64_t from, int64_t duration_us);
   void Place(int32_t at);
   void Unlink(int32_t at);
 
@@ -82,7 +82,8 @@ void ExpiryWheel::Advance(int64_t now_us, Expire&& expire) {
       if (nodes_[at].due > now_) {
         Place(at);
       } else if (!expire(BlockId{at})) {
-        Insert(at, std::max(kRetryMicros, nodes_[at].duration_us));
+        // From the present on: a clock that jumped far would else be followed second by second.
+        Insert(at, target, std::max(kRetryMicros, nodes_[at].duration_us));
       }
     }
   }

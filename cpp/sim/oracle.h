@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "octavo/config.h"
+#include "octavo/request_input.h"
 #include "octavo/sampling_params.h"
 #include "octavo/step.h"
 #include "sim/digest.h"
@@ -23,6 +24,13 @@ struct RequestSpec {
   SamplingParams params;
   std::string salt;
   int32_t priority = 0;
+  std::vector<RetentionRange> kept;
+  int32_t decode_priority = kOrdinaryPriority;
+
+  // Valid as long as the spec.
+  RequestInput input() const {
+    return {prompt, params, priority, salt, {kept, decode_priority, 0}};
+  }
 };
 
 // The groups of an engine; one of full attention where the configuration names none.

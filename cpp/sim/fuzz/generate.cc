@@ -14,6 +14,7 @@ constexpr int32_t kVocab = 50;
 constexpr uint64_t kConfigStream = 1;
 constexpr uint64_t kCheckStream = 2;
 constexpr uint64_t kOpStream = 3;
+constexpr uint64_t kConnectorStream = 4;
 
 GroupSpec RandomGroup(Random& random, GroupKind kind) {
   GroupSpec g;
@@ -162,11 +163,17 @@ EngineConfig MakeConfig(uint64_t seed) {
   if (random.OneIn(2) && std::none_of(c.groups.begin(), c.groups.end(), is_state)) {
     c.max_draft_tokens = random.Between(1, 8);
   }
+  c.kv_load_timeout_ms = 50;
+  if (random.OneIn(2)) c.kv_load_failure_policy = KvLoadFailurePolicy::kRecompute;
   if (random.OneIn(4)) c.max_queued_requests = random.Between(2, 12);
   c.enable_kv_events = random.OneIn(3);
   const Status valid = Validate(c);
   OCTAVO_CHECK(valid.ok(), valid.message().c_str());
   return c;
+}
+
+bool UsesConnector(uint64_t config_seed, const EngineConfig& config) {
+  return config.enable_prefix_caching && Random(Mix(config_seed, kConnectorStream)).OneIn(2);
 }
 
 int32_t CheckInterval(uint64_t config_seed) {
@@ -190,6 +197,12 @@ RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
   if (random.OneIn(2)) DrawLists(random, &spec.params);
   if (random.OneIn(5)) spec.salt = "salt";
   spec.priority = random.Between(-2, 2);
+  if (random.OneIn(4)) {
+    // Its first tokens are worth more, or less, than others'; for a while, or as long as they last.
+    spec.kept.push_back({0, random.Between(1, length), random.Below(kMaxPriority + 1),
+                         random.OneIn(2) ? 0 : random.Between(1, 50)});
+    spec.decode_priority = random.Below(kMaxPriority + 1);
+  }
   return spec;
 }
 

@@ -12,6 +12,9 @@ namespace octavo::sim {
 // A small engine, at times with barely the memory for its longest request. Valid for every seed.
 EngineConfig MakeConfig(uint64_t seed);
 
+// Whether the engine has a connector beside it.
+bool UsesConnector(uint64_t config_seed, const EngineConfig& config);
+
 // How often a run checks all invariants: after one operation in so many.
 int32_t CheckInterval(uint64_t config_seed);
 

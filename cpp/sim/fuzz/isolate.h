@@ -16,8 +16,11 @@ struct Verdict {
   size_t ops_done = 0;  // operations begun before it failed
 };
 
-// One scenario, with a drain at its end.
-Verdict RunIsolated(const Scenario& scenario);
+// No life lasts a second, but under sanitizers and on a busy machine.
+inline constexpr uint32_t kMostSeconds = 30;
+
+// One scenario, with a drain at its end; given up after `most_seconds`.
+Verdict RunIsolated(const Scenario& scenario, uint32_t most_seconds = kMostSeconds);
 
 struct Campaign {
   uint64_t first_seed = 1;

@@ -15,6 +15,9 @@ constexpr size_t kRememberedIds = 64;
 constexpr int kMostTurns = 200'000;
 // With nothing open one call may only make room (a request alone starts afresh) and the next plans.
 constexpr int kMostIdleTurns = 2;
+// Transfers take time: until they are given up, at the most.
+constexpr int kMostTransferTurns = 1000;
+constexpr int64_t kTransferTick = 1000;  // microseconds
 
 }  // namespace
 
@@ -22,7 +25,9 @@ Life::Life(uint64_t config_seed, OpCounts* counts)
     : config_(MakeConfig(config_seed)),
       groups_(GroupsOf(config_)),
       counts_(counts),
-      engine_(config_, clock_, SystemMemory()),
+      connector_(config_, Mix(config_seed, 5), counts, &model_),
+      connected_(UsesConnector(config_seed, config_)),
+      engine_(config_, clock_, SystemMemory(), connected_ ? &connector_ : nullptr),
       model_(config_, engine_.arena()),
       slot_seen_(size_t(config_.max_num_seqs), 0) {}
 
@@ -63,8 +68,7 @@ void Life::Apply(const Op& op) {
 void Life::Submit(RequestSpec spec) {
   const EngineStats before = engine_.Stats();
   auto guest = std::make_unique<Guest>(config_, groups_, std::move(spec));
-  const RequestSpec& s = guest->spec;
-  const auto id = engine_.AddRequest(s.prompt, s.params, s.priority, s.salt);
+  const auto id = engine_.AddRequest(guest->spec.input());
   if (before.waiting >= config_.max_queued_requests) {
     OCTAVO_CHECK(!id.ok() && id.status().code() == StatusCode::kResourceExhausted,
                  "a full queue took a request");
@@ -88,6 +92,7 @@ bool Life::Begin() {
   const uint64_t preempted = engine_.Stats().preemptions;
   const StepPlan* plan = engine_.BeginStep();
   OCTAVO_CHECK(!plan || !full, "more steps are open than may be");
+  TakeEnded();
   const uint64_t more = engine_.Stats().preemptions - preempted;
   if (more > 0) Count(OpKind::kPreemption);
   if (more > 1) Count(OpKind::kPreemptionStorm);
@@ -103,6 +108,19 @@ bool Life::Begin() {
   step.plan = *plan;
   step.tokens.resize(size_t(plan->num_samples));
   return true;
+}
+
+void Life::TakeEnded() {
+  for (const StepOutput& output : engine_.TakeEnded()) {
+    Guest* guest = Find(output.request);
+    OCTAVO_CHECK(guest && connected_ && output.token == -1 && output.sample == -1 &&
+                     FinishReason{output.finish} == FinishReason::kError,
+                 "a request ended outside a step for no reason");
+    OCTAVO_CHECK(config_.kv_load_failure_policy == KvLoadFailurePolicy::kFail,
+                 "a request ended although it was to compute what did not arrive");
+    Count(OpKind::kLoadEndsRequest);
+    Close(*guest, FinishReason::kError);
+  }
 }
 
 void Life::CheckPlan(const StepPlan& plan) {
@@ -268,14 +286,26 @@ void Life::TakeEvents() {
   OCTAVO_CHECK(mirror_.Apply(events_), "the KV events contradict each other");
 }
 
+void Life::DrainTransfers() {
+  // Loads that nobody waits for any more, and late saves, still hold blocks.
+  for (int turn = 0; engine_.Stats().kv_transfers > 0; ++turn) {
+    OCTAVO_CHECK(turn < kMostTransferTurns, "a transfer never ends");
+    OCTAVO_CHECK(!Begin(), "a step is planned with no request left");
+    clock_.now_us += kTransferTick;
+  }
+}
+
 void Life::Drain() {
   int idle = 0;
   for (int turn = 0; engine_.HasUnfinished() || !open_.empty(); ++turn) {
     OCTAVO_CHECK(turn < kMostTurns, "the engine goes round in circles");
     idle = Begin() || !open_.empty() ? 0 : idle + 1;
-    OCTAVO_CHECK(idle <= kMostIdleTurns, "the engine stands still with work left");
+    OCTAVO_CHECK(idle <= (connected_ ? kMostTransferTurns : kMostIdleTurns),
+                 "the engine stands still with work left");
+    if (connected_) clock_.now_us += kTransferTick;
     Finish();
   }
+  DrainTransfers();
   engine_.CheckInvariants();
   TakeEvents();
   const EngineStats s = engine_.Stats();

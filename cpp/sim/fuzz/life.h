@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/core_engine.h"
+#include "sim/fuzz/connector.h"
 #include "sim/fuzz/event_mirror.h"
 #include "sim/fuzz/op.h"
 #include "sim/hash_model.h"
@@ -61,6 +62,7 @@ class Life {
   void Run();
   void Finish();
   void Fail(size_t at_least);
+  void TakeEnded();
   void CheckPlan(const StepPlan& plan);
   void CheckRow(const StepPlan& plan, int32_t row);
   void CheckOutputs(const OpenStep& step, std::span<const StepOutput> outputs, int32_t spoiled);
@@ -68,6 +70,7 @@ class Life {
   bool SetDrafts(Guest& guest, uint64_t argument, bool junk);
   void Close(Guest& guest, FinishReason reason);
   void TakeEvents();
+  void DrainTransfers();
   Guest* Find(uint64_t id) const;
   // faults.cc
   bool Strike(OpKind kind, uint64_t argument);
@@ -94,6 +97,8 @@ class Life {
   std::vector<GroupSpec> groups_;
   OpCounts* counts_;
   VirtualClock clock_;
+  FaultyConnector connector_;
+  bool connected_;
   engine::CoreEngine engine_;
   HashModel model_;
   std::vector<OpenStep> open_;                  // oldest first

@@ -58,6 +58,18 @@ constexpr std::string_view kNames[] = {
     "preemption_storm",
     "late_run",
     "nothing_to_plan",
+    "load_unknown",
+    "load_refused",
+    "load_failed",
+    "load_partial",
+    "load_lost",
+    "load_ends_request",
+    "save_lost",
+    "transfer_late",
+    "report_repeated",
+    "report_unknown",
+    "cancel_refused",
+    "connector_death",
     "corrupt",
 };
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == kNumOps, "every kind has its name");

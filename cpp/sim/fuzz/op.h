@@ -73,6 +73,19 @@ enum class OpKind : uint8_t {
   kPreemptionStorm,
   kLateRun,
   kNothingToPlan,
+  // What a connector does (connector.h).
+  kLoadUnknown,
+  kLoadRefused,
+  kLoadFailed,
+  kLoadPartial,
+  kLoadLost,
+  kLoadEndsRequest,
+  kSaveLost,
+  kTransferLate,
+  kReportRepeated,
+  kReportUnknown,
+  kCancelRefused,
+  kConnectorDeath,
   // Never drawn: the model spoils a cell of its cache, to see the simulator catch it.
   kCorrupt,
 };

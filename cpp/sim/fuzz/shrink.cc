@@ -27,6 +27,9 @@ std::vector<Op> Shrink(std::vector<Op> ops,
   }
 }
 
+// What fails, fails at once; a life without end is not waited for as long as the first time.
+constexpr uint32_t kSeconds = 2;
+
 Scenario ShrinkFailure(const Scenario& scenario, const std::string& failure) {
   Scenario shrunk = scenario;
   const Verdict whole = RunIsolated(scenario);
@@ -34,10 +37,10 @@ Scenario ShrinkFailure(const Scenario& scenario, const std::string& failure) {
   if (whole.ops_done < shrunk.ops.size()) {
     Scenario head = shrunk;
     head.ops.resize(whole.ops_done);
-    if (RunIsolated(head).failure == failure) shrunk = std::move(head);
+    if (RunIsolated(head, kSeconds).failure == failure) shrunk = std::move(head);
   }
   shrunk.ops = Shrink(std::move(shrunk.ops), [&](const std::vector<Op>& ops) {
-    return RunIsolated({scenario.config_seed, ops}).failure == failure;
+    return RunIsolated({scenario.config_seed, ops}, kSeconds).failure == failure;
   });
   return shrunk;
 }
