@@ -154,7 +154,9 @@ def make_plan(args: argparse.Namespace, device: Device | None) -> Plan:
             # `auto` asks what this machine's CPU multiplies fast.
             dtype = load_model_spec(config.model_folder(args.model)).dtype
             model = dataclasses.replace(model, dtype=dtype)
-    return resolve(model, configs.load, cache, configs.scheduler, available_memory=memory)
+    # What is planned for need not be here; the pool is the same, whatever kernels fill it.
+    here = config.DeviceConfig(device="cpu")
+    return resolve(model, configs.load, cache, configs.scheduler, here, available_memory=memory)
 
 
 def make_traffic(args: argparse.Namespace) -> Requests:

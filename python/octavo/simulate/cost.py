@@ -21,9 +21,9 @@ def roofline(footprint: Footprint, device: Device) -> core.CostModel:
     size = DTYPE_BYTES[spec.dtype]
     table = spec.vocab_size * spec.hidden_size  # the embedding: a step reads rows of it, not all
     heads = 1 if spec.tie_embeddings else 2
-    layers = max(footprint.weights_bytes // size - heads * table, 0)
-    windows = sorted(set(spec.layer_windows))
-    counts = [(window, spec.layer_windows.count(window)) for window in windows]
+    layers = max(footprint.weights_bytes // size - heads * table, 0) - _idle_parameters(footprint)
+    visible = [spec.layer_windows[layer] for layer in spec.attention_layers]
+    counts = [(window, visible.count(window)) for window in sorted(set(visible))]
     rate = device.flops_32bit if spec.dtype == "float32" else device.flops_16bit
     return core.CostModel.roofline(
         weight_bytes=float(footprint.weights_bytes - (heads - 1) * table * size),
@@ -38,6 +38,14 @@ def roofline(footprint: Footprint, device: Device) -> core.CostModel:
         flops_per_second=rate * device.compute_share,
         step_seconds=device.seconds_of_launches(spec.num_layers),
     )
+
+
+def _idle_parameters(footprint: Footprint) -> int:
+    """Weights of the experts that one token does not go through."""
+    experts, hidden = footprint.spec.experts, footprint.spec.hidden_size
+    if experts is None:
+        return 0
+    return experts.layers.count(True) * (experts.count - experts.per_token) * 3 * hidden * experts.inner
 
 
 def write_table(path: str, table: dict[str, Any]) -> None:
