@@ -171,6 +171,7 @@ def bench_sample(vocab: int = 128256) -> None:
     line("torch softmax", lambda logits: lambda: torch.softmax(logits, -1))
     for name, setting in settings.items():
         line(name, lambda logits, setting=setting: sample_call(logits, *setting))
+    line("top_p 0.9, peaked", lambda logits: sample_call(logits.mul_(2), *settings["top_p 0.9"]))
     line("logprobs, top 20", logprobs)
 
 

@@ -36,11 +36,15 @@ struct alignas(kWidth * sizeof(T)) ElementPack {
 };
 
 template <typename T, int kWidth>
-__device__ __forceinline__ void LoadElements(const T* from, float (&x)[kWidth]) {
-  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
-  const auto pack = *reinterpret_cast<const ElementPack<T, kWidth>*>(from);
+__device__ __forceinline__ void ToFloats(const ElementPack<T, kWidth>& pack, float (&x)[kWidth]) {
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) x[i] = ToFloat(pack.element[i]);
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void LoadElements(const T* from, float (&x)[kWidth]) {
+  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
+  ToFloats(*reinterpret_cast<const ElementPack<T, kWidth>*>(from), x);
 }
 
 template <typename T, int kWidth>

@@ -10,7 +10,7 @@ namespace {
 constexpr int kMaxDevices = 64;
 // A block gets 48 KiB without asking, but the kernel's static arrays count too.
 constexpr int kDefaultSharedBytes = 32 * 1024;
-constexpr int kDependentLaunchMajor = 9;
+constexpr int kHopperMajor = 9;
 
 Status ReadFacts(int device, DeviceFacts* facts) {
   int major = 0;
@@ -24,7 +24,8 @@ Status ReadFacts(int device, DeviceFacts* facts) {
     OCTAVO_RETURN_IF_ERROR(
         ToStatus(cudaDeviceGetAttribute(value, attribute, device), "reading the device"));
   }
-  facts->dependent_launch = major >= kDependentLaunchMajor;
+  facts->dependent_launch = major >= kHopperMajor;
+  facts->clusters = major >= kHopperMajor;
   return Status::Ok();
 }
 
@@ -67,16 +68,23 @@ Status AllowSharedMemory(const void* kernel, int bytes) {
 
 Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args) {
   OCTAVO_RETURN_IF_ERROR(AllowSharedMemory(kernel, shape.shared_bytes));
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.dependent) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {shape.cluster, 1, 1};
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(shape.grid);
+  config.gridDim = dim3(shape.grid, shape.grid_y);
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = shape.stream;
-  config.attrs = &attribute;
-  config.numAttrs = shape.dependent ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   return ToStatus(cudaLaunchKernelExC(&config, kernel, args), "launching a kernel");
 }
 

@@ -21,6 +21,7 @@ struct DeviceFacts {
   int multiprocessors = 0;
   int shared_per_block = 0;  // bytes that a block may opt in to
   int shared_per_multiprocessor = 0;
+  bool clusters = false;          // thread block clusters: compute capability 9.0 on
   bool dependent_launch = false;  // programmatic dependent launch: compute capability 9.0 on
 };
 
@@ -31,6 +32,8 @@ Status AllowSharedMemory(const void* kernel, int bytes);
 
 struct LaunchShape {
   unsigned grid = 1;
+  unsigned grid_y = 1;
+  unsigned cluster = 1;  // CTAs that share their shared memory; divides the grid
   unsigned threads = 1;
   int shared_bytes = 0;
   bool dependent = false;  // may start before the stream's previous kernel has ended

@@ -10,50 +10,74 @@ namespace octavo::cuda {
 
 inline constexpr int kMaxLinearWarps = 16;
 inline constexpr int kMaxLinearTokens = 16;
+inline constexpr int kLinearUnit = 64;  // k of a unit: what a warp takes at a time
 
-// Units that a warp's ring holds. A ring of 16 warps fills what a multiprocessor of sm_90 has:
-// 192 KiB, six times what its share of memory bandwidth needs in flight.
-constexpr int LinearStages(int groups) { return groups == 4 ? 3 : 6; }
+// A stage holds a unit of 8 * groups weight rows and of 8 * token_tiles rows of x.
+constexpr int LinearStageBytes(int groups, int token_tiles) {
+  return (groups + token_tiles) * 8 * kLinearUnit * 2;
+}
+
+// Warps of a CTA, and stages of a warp's ring: some 190 KiB in all, which is what a multiprocessor
+// of sm_90 has and six times what its share of memory bandwidth needs in flight.
+constexpr int LinearWarps(int groups) { return groups == 4 ? 8 : kMaxLinearWarps; }
+constexpr int LinearStages(int groups, int token_tiles) {
+  if (groups == 4) return token_tiles == 1 ? 5 : 4;
+  if (groups == 2) return token_tiles == 1 ? 4 : 3;
+  return token_tiles == 1 ? 6 : 4;
+}
 
 struct LinearChoice {
   int groups = 4;       // of 8 weight rows in a tile: 1, 2 or 4
   int token_tiles = 1;  // of 8 rows of x
-  int warps = kMaxLinearWarps;
+  int warps = 1;
+  int team_warps = 1;  // warps that share a tile
   int ctas = 1;
   int tiles = 0;
+
+  int shared_bytes() const {
+    const int ring = LinearStages(groups, token_tiles) * LinearStageBytes(groups, token_tiles);
+    const int sums = groups * 8 * token_tiles * 8 * 4;
+    return warps * (ring + sums);
+  }
 };
 
-inline int LinearSharedBytes(const LinearChoice& c) {
-  constexpr int kGroupUnitBytes = 8 * 64 * 2;
-  const int ring = LinearStages(c.groups) * c.groups * kGroupUnitBytes;
-  const int sums = c.groups * 8 * c.token_tiles * 8 * 4;
-  return c.warps * (ring + sums);
+// What a choice costs, in nanoseconds of a multiprocessor's share of an H200's memory.
+inline double LinearCost(const LinearChoice& c, int64_t units, int multiprocessors) {
+  constexpr double kBytesANanosecond = 33.0;
+  constexpr double kTileEnd = 450.0;      // barrier and stores, hidden by the other teams
+  constexpr double kInputsOfGroup = 0.5;  // x from L2, as a part of one row group's weight
+  const int teams = c.warps / c.team_warps;
+  const auto rounds = static_cast<double>(CeilDiv(c.tiles, multiprocessors * teams));
+  const double group_bytes = static_cast<double>(units) * 8 * kLinearUnit * 2;
+  return rounds * teams * (c.groups + kInputsOfGroup) * group_bytes / kBytesANanosecond +
+         rounds * kTileEnd / teams;
 }
 
-// The tile height that keeps the multiprocessors busiest, the larger among nearly equals; as many
-// warps as there are units of k and shared memory for them. Nothing but the number of token tiles
-// depends on the rows of x, and that changes no sum.
+// The cheapest tile height and number of teams. Nothing but the number of token tiles depends on
+// the rows of x, and that changes no sum.
 inline LinearChoice ChooseLinear(int64_t tokens, int64_t n, int64_t units, int multiprocessors,
                                  int shared_per_block) {
-  constexpr double kClearlyBetter = 1.04;
   LinearChoice best;
-  double best_use = 0.0;
+  double least = 0.0;
   for (const int groups : {4, 2, 1}) {
-    const int64_t tiles = CeilDiv(n, int64_t{8} * groups);
-    const int64_t rounds = CeilDiv(tiles, int64_t{multiprocessors});
-    const double use =
-        static_cast<double>(n) / static_cast<double>(rounds * multiprocessors * groups * 8);
-    if (use <= best_use * kClearlyBetter) continue;
-    best_use = use;
-    best.groups = groups;
-    best.tiles = static_cast<int>(tiles);
-    best.ctas = static_cast<int>(Min(tiles, int64_t{multiprocessors}));
+    LinearChoice c;
+    c.groups = groups;
+    c.token_tiles = 2;  // the form that takes more memory
+    c.warps = LinearWarps(groups);
+    while (c.warps > 1 && c.shared_bytes() > shared_per_block) c.warps /= 2;
+    c.tiles = static_cast<int>(CeilDiv(n, int64_t{8} * groups));
+    for (const int teams : {1, 2, 4, 8}) {
+      c.team_warps = c.warps / teams;
+      if (c.team_warps < 1) continue;
+      // A warp without a unit would only wait.
+      if (c.team_warps > units && c.team_warps > 1) continue;
+      const double cost = LinearCost(c, units, multiprocessors);
+      if (best.tiles != 0 && cost >= least) continue;
+      best = c;
+      least = cost;
+    }
   }
-  best.token_tiles = 2;  // of both forms the larger decides the warps
-  while (best.warps > 1 &&
-         (best.warps / 2 >= units || LinearSharedBytes(best) > shared_per_block)) {
-    best.warps /= 2;
-  }
+  best.ctas = static_cast<int>(Min<int64_t>(best.tiles, multiprocessors));
   best.token_tiles = tokens > 8 ? 2 : 1;
   return best;
 }

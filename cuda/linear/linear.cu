@@ -54,6 +54,7 @@ Status Linear(const LinearArgs& a, Stream stream) {
                                            facts.value().shared_per_block);
   p.tiles = choice.tiles;
   p.warps = choice.warps;
+  p.team_warps = choice.team_warps;
   p.weight_ready = a.weight_ready;
   return a.x.dtype == DType::kF16 ? LaunchLinearOf<__half>(choice, p, stream)
                                   : LaunchLinearOf<__nv_bfloat16>(choice, p, stream);

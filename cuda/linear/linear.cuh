@@ -20,8 +20,8 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kUnit = 64;          // k of a unit: 128 bytes of a row
-inline constexpr int kPieceElements = 8;  // of 16 bits
+inline constexpr int kUnit = kLinearUnit;  // 128 bytes of a row
+inline constexpr int kPieceElements = 8;   // of 16 bits
 inline constexpr int kGroupRows = 8;
 inline constexpr int kTokensOfMma = 8;
 
@@ -33,31 +33,52 @@ struct LinearShape {
   static constexpr int kTokenTiles = kTokenTilesV;
   static constexpr int kTokens = kTokenTiles * kTokensOfMma;
   static constexpr int kRows = kGroups * kGroupRows;
-  static constexpr int kStages = LinearStages(kGroups);
-  static constexpr int kUnitBytes = kGroups * kGroupRows * kUnit * 2;
+  static constexpr int kStages = LinearStages(kGroups, kTokenTiles);
+  static constexpr int kWeightBytes = kGroups * kGroupRows * kUnit * 2;
+  static constexpr int kStageBytes = LinearStageBytes(kGroups, kTokenTiles);
   static_assert(sizeof(Element) == 2);
 };
 
-// The units of one warp, in the order of its CTA's tiles.
+// Which warps work together, and on which tiles.
+struct Team {
+  int number;  // in the CTA
+  int warp;    // in the team
+  int first_tile;
+  int tile_step;
+
+  __device__ __forceinline__ explicit Team(const LinearParams& p) {
+    const int of_cta = threadIdx.x / kWarpSize, teams = p.warps / p.team_warps;
+    number = of_cta / p.team_warps;
+    warp = of_cta - number * p.team_warps;
+    // Neighbouring multiprocessors begin with neighbouring tiles: the last round then is spread.
+    first_tile = number * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    tile_step = static_cast<int>(gridDim.x) * teams;
+  }
+
+  // A barrier of the team alone. Number 0 is that of the whole CTA.
+  __device__ __forceinline__ void Sync(const LinearParams& p) const {
+    asm volatile("bar.sync %0, %1;" ::"r"(number + 1), "r"(p.team_warps * kWarpSize) : "memory");
+  }
+};
+
+// The units of one warp, in the order of its team's tiles.
 struct UnitWalk {
   int tile, unit;
 
-  __device__ __forceinline__ void Start(const LinearParams& p, int warp) {
-    tile = warp < p.units ? static_cast<int>(blockIdx.x) : p.tiles;
-    unit = warp;
-  }
+  __device__ __forceinline__ UnitWalk(const LinearParams& p, const Team& team)
+      : tile(team.warp < p.units ? team.first_tile : p.tiles), unit(team.warp) {}
   __device__ __forceinline__ bool live(const LinearParams& p) const { return tile < p.tiles; }
-  __device__ __forceinline__ void Advance(const LinearParams& p, int warp) {
-    unit += p.warps;
+  __device__ __forceinline__ void Advance(const LinearParams& p, const Team& team) {
+    unit += p.team_warps;
     if (unit < p.units) return;
-    unit = warp;
-    tile += static_cast<int>(gridDim.x);
+    unit = team.warp;
+    tile += team.tile_step;
   }
 };
 
 template <class S>
-__device__ __forceinline__ void IssueUnit(const LinearParams& p, const UnitWalk& walk,
-                                          uint32_t stage) {
+__device__ __forceinline__ void IssueWeight(const LinearParams& p, const UnitWalk& walk,
+                                            uint32_t stage) {
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, c = lane % 4;
   const int k = walk.unit * kUnit + c * kPieceElements;
 #pragma unroll
@@ -82,21 +103,22 @@ __device__ __forceinline__ uint4 LoadShared16(uint32_t shared) {
   return v;
 }
 
-// A lane's pieces of x for one unit. Read from L2: an earlier kernel on this multiprocessor may
-// have left what was there before in L1.
+// A lane's pieces of x for one unit, past L1: an earlier kernel on this multiprocessor may have
+// left there what x held before.
 template <class S>
-__device__ __forceinline__ void LoadInputs(const LinearParams& p, const UnitWalk& walk,
-                                           uint4 (&x)[S::kTokenTiles][2]) {
+__device__ __forceinline__ void IssueInputs(const LinearParams& p, const UnitWalk& walk,
+                                            uint32_t stage) {
   const int lane = threadIdx.x % kWarpSize, g = lane / 4, c = lane % 4;
   const int k = walk.unit * kUnit + c * kPieceElements;
 #pragma unroll
   for (int b = 0; b < S::kTokenTiles; ++b) {
     const int token = b * kTokensOfMma + g;
+    const char* const at = p.x + token * p.x_stride + k * 2;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-      const bool live = walk.live(p) && token < p.m && k + q * (kUnit / 2) < p.k;
-      const char* const at = p.x + token * p.x_stride + (k + q * (kUnit / 2)) * 2;
-      x[b][q] = live ? __ldcg(reinterpret_cast<const uint4*>(at)) : make_uint4(0, 0, 0, 0);
+      const bool live = token < p.m && k + q * (kUnit / 2) < p.k;
+      CopyAsync16OrZero(stage + S::kWeightBytes + (b * 2 + q) * (kWarpSize * kPieceBytes),
+                        live ? at + q * kUnit : p.x, live);
     }
   }
 }
@@ -116,9 +138,14 @@ struct LinearSums {
     }
   }
 
-  __device__ __forceinline__ void AddUnit(uint32_t stage, const uint4 (&x)[S::kTokenTiles][2]) {
+  __device__ __forceinline__ void AddUnit(uint32_t stage) {
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
+      uint4 x[S::kTokenTiles];
+#pragma unroll
+      for (int b = 0; b < S::kTokenTiles; ++b) {
+        x[b] = LoadShared16(stage + S::kWeightBytes + (b * 2 + q) * (kWarpSize * kPieceBytes));
+      }
 #pragma unroll
       for (int h = 0; h < S::kPairs; ++h) {
         const auto piece = [&](int group) {
@@ -131,8 +158,8 @@ struct LinearSums {
         const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
         for (int b = 0; b < S::kTokenTiles; ++b) {
-          Mma16x8x16<typename S::Element>(c[h][b], first, x[b][q].x, x[b][q].y);
-          Mma16x8x16<typename S::Element>(c[h][b], second, x[b][q].z, x[b][q].w);
+          Mma16x8x16<typename S::Element>(c[h][b], first, x[b].x, x[b].y);
+          Mma16x8x16<typename S::Element>(c[h][b], second, x[b].z, x[b].w);
         }
       }
     }
@@ -156,17 +183,18 @@ struct LinearSums {
   }
 };
 
-// Adds the warps' sums, in their order, and stores the tile. Neighbouring threads take neighbouring
-// rows of the weight, which are neighbours in out.
+// Adds the sums of a team's warps, in their order, and stores the tile. Neighbouring threads take
+// neighbouring rows of the weight, which are neighbours in out.
 template <class S>
 __device__ __forceinline__ void StoreTile(const LinearParams& p, int tile, const float* sums) {
   using T = typename S::Element;
-  for (int i = threadIdx.x; i < S::kRows * p.m; i += static_cast<int>(blockDim.x)) {
+  const int threads = p.team_warps * kWarpSize;
+  for (int i = static_cast<int>(threadIdx.x) % threads; i < S::kRows * p.m; i += threads) {
     const int token = i / S::kRows, row = i - token * S::kRows;
     const int n = tile * S::kRows + row;
     if (n >= p.n) continue;
     float sum = 0.0f;
-    for (int w = 0; w < p.warps; ++w) {
+    for (int w = 0; w < p.team_warps; ++w) {
       sum += sums[(w * S::kRows + row) * S::kTokens + token];
     }
     if (p.bias != nullptr) sum += ToFloat(reinterpret_cast<const T*>(p.bias)[n]);
@@ -178,51 +206,51 @@ template <class S>
 __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
     LinearKernel(const __grid_constant__ LinearParams p) {
   extern __shared__ __align__(128) unsigned char shared[];
+  const Team team(p);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const uint32_t ring =
-      SharedAddress(shared) + warp * S::kStages * S::kUnitBytes + lane * kPieceBytes;
-  float* const sums = reinterpret_cast<float*>(shared + p.warps * S::kStages * S::kUnitBytes);
+      SharedAddress(shared) + warp * S::kStages * S::kStageBytes + lane * kPieceBytes;
+  float* const sums = reinterpret_cast<float*>(shared + p.warps * S::kStages * S::kStageBytes) +
+                      team.number * p.team_warps * S::kRows * S::kTokens;
   if (!p.weight_ready) GridDependencyWait();
-  UnitWalk ahead, at;
-  ahead.Start(p, warp);
-  at = ahead;
-  int write = 0, read = 0;
-  const auto issue = [&] {
-    if (ahead.live(p)) {
-      IssueUnit<S>(p, ahead, ring + write * S::kUnitBytes);
-      ahead.Advance(p, warp);
-    }
-    CopyAsyncCommit();  // also when empty: waiting counts groups
-    write = write == S::kStages - 1 ? 0 : write + 1;
-  };
+  UnitWalk weights(p, team), inputs(p, team);
 #pragma unroll 1
-  for (int i = 0; i < S::kStages - 1; ++i) issue();
+  for (int i = 0; i < S::kStages - 1 && weights.live(p); ++i, weights.Advance(p, team)) {
+    IssueWeight<S>(p, weights, ring + i * S::kStageBytes);
+  }
   if (p.weight_ready) GridDependencyWait();
   GridDependencyLaunch();
-  uint4 x[S::kTokenTiles][2], next[S::kTokenTiles][2];
-  LoadInputs<S>(p, at, x);
-  LinearSums<S> acc;
+  // The first group holds all weights of the stages so far; they are waited for together.
 #pragma unroll 1
-  for (int tile = blockIdx.x; tile < p.tiles; tile += static_cast<int>(gridDim.x)) {
+  for (int i = 0; i < S::kStages - 1; ++i) {
+    if (inputs.live(p)) {
+      IssueInputs<S>(p, inputs, ring + i * S::kStageBytes);
+      inputs.Advance(p, team);
+    }
+    CopyAsyncCommit();
+  }
+  LinearSums<S> acc;
+  int write = S::kStages - 1, read = 0;
+#pragma unroll 1
+  for (int tile = team.first_tile; tile < p.tiles; tile += team.tile_step) {
     acc.Clear();
 #pragma unroll 1
-    for (int unit = warp; unit < p.units; unit += p.warps) {
-      at.Advance(p, warp);
-      LoadInputs<S>(p, at, next);
-      issue();  // into the stage that was read in the turn before
-      CopyAsyncWait<S::kStages - 1>();
-      acc.AddUnit(ring + read * S::kUnitBytes, x);
-      read = read == S::kStages - 1 ? 0 : read + 1;
-#pragma unroll
-      for (int b = 0; b < S::kTokenTiles; ++b) {
-        x[b][0] = next[b][0];
-        x[b][1] = next[b][1];
+    for (int unit = team.warp; unit < p.units; unit += p.team_warps) {
+      if (weights.live(p)) {  // into the stage that was read in the turn before
+        IssueWeight<S>(p, weights, ring + write * S::kStageBytes);
+        IssueInputs<S>(p, weights, ring + write * S::kStageBytes);
+        weights.Advance(p, team);
       }
+      CopyAsyncCommit();  // also when empty: waiting counts groups
+      write = write == S::kStages - 1 ? 0 : write + 1;
+      CopyAsyncWait<S::kStages - 1>();
+      acc.AddUnit(ring + read * S::kStageBytes);
+      read = read == S::kStages - 1 ? 0 : read + 1;
     }
-    acc.Leave(sums + warp * S::kRows * S::kTokens);
-    __syncthreads();
+    acc.Leave(sums + team.warp * S::kRows * S::kTokens);
+    team.Sync(p);
     StoreTile<S>(p, tile, sums);
-    __syncthreads();
+    team.Sync(p);
   }
 }
 
@@ -232,7 +260,7 @@ Status LaunchLinearOf(const LinearChoice& choice, const LinearParams& p, cudaStr
   LaunchShape shape;
   shape.grid = static_cast<unsigned>(choice.ctas);
   shape.threads = static_cast<unsigned>(p.warps * kWarpSize);
-  shape.shared_bytes = LinearSharedBytes(choice);
+  shape.shared_bytes = choice.shared_bytes();
   shape.stream = stream;
   const auto launch = [&](auto groups) {
     constexpr int kGroups = decltype(groups)::value;

@@ -19,6 +19,7 @@ struct LinearParams {
   int32_t units;  // of k
   int32_t tiles;  // of n
   int32_t warps;
+  int32_t team_warps;
   // Nothing that is still running writes the weight: it is read before the kernel in front has
   // ended.
   bool weight_ready;

@@ -17,6 +17,12 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kWarpsOfWarpRows = 8;
+// Pieces of its row that a thread keeps in registers, and with a residual pieces of that as well.
+template <bool kAdd>
+constexpr int kKeptOf = kAdd ? 2 : 4;
+// From this many rows on memory is full of loads anyway: fewer threads a row then wait less for
+// each other. Below, a row's latency counts.
+constexpr int64_t kManyRows = 1024;
 
 struct NormParams {
   const char* x;
@@ -31,6 +37,21 @@ struct NormParams {
   float eps;
   float offset;
 };
+
+// residual += a, rounded; gives what the residual then holds.
+template <typename T, int kWidth>
+__device__ __forceinline__ ElementPack<T, kWidth> AddToResidual(const ElementPack<T, kWidth>& a,
+                                                                const ElementPack<T, kWidth>& was,
+                                                                T* residual) {
+  float x[kWidth], r[kWidth];
+  ToFloats(was, r);
+  ToFloats(a, x);
+  ElementPack<T, kWidth> sum;
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) Store(&sum.element[j], x[j] + r[j]);
+  *reinterpret_cast<ElementPack<T, kWidth>*>(residual) = sum;
+  return sum;
+}
 
 template <typename T, int kWidth, bool kAdd>
 __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant__ NormParams p) {
@@ -49,33 +70,51 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
       reinterpret_cast<T*>(p.out + token * p.out_stride.token + head * p.out_stride.head);
   const T* const weight = reinterpret_cast<const T*>(p.weight);
 
+  using Pack = ElementPack<T, kWidth>;
+  constexpr int kKept = kKeptOf<kAdd>;
   const int first = (threadIdx.x - in_cta * p.row_threads) * kWidth;
   const int step = p.row_threads * kWidth;
-  float kept[kWidth] = {}, sum = 0.0f;
-  for (int i = first; i < p.n; i += step) {
+  Pack kept[kKept], before[kAdd ? kKept : 1];
+  float sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kKept; ++v) {
+    if (first + v * step >= p.n) continue;
+    kept[v] = *reinterpret_cast<const Pack*>(x + first + v * step);
+    if constexpr (kAdd) before[v] = *reinterpret_cast<const Pack*>(residual + first + v * step);
+  }
+#pragma unroll
+  for (int v = 0; v < kKept; ++v) {
+    const int i = first + v * step;
+    if (i >= p.n) continue;
+    if constexpr (kAdd) kept[v] = AddToResidual<T, kWidth>(kept[v], before[v], residual + i);
     float a[kWidth];
-    LoadElements<T, kWidth>(x + i, a);
-    if constexpr (kAdd) {
-      float r[kWidth];
-      LoadElements<T, kWidth>(residual + i, r);
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) a[j] = Rounded<T>(a[j] + r[j]);
-      StoreElements<T, kWidth>(residual + i, a);
-    }
+    ToFloats(kept[v], a);
     sum = AddSquares(sum, a);
-    if (i == first) {
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) kept[j] = a[j];
+  }
+  for (int i = first + kKept * step; i < p.n; i += step) {
+    Pack a = *reinterpret_cast<const Pack*>(x + i);
+    if constexpr (kAdd) {
+      a = AddToResidual<T, kWidth>(a, *reinterpret_cast<const Pack*>(residual + i), residual + i);
     }
+    float b[kWidth];
+    ToFloats(a, b);
+    sum = AddSquares(sum, b);
   }
   sum = p.row_threads == kWarpSize ? SumOfWarp(sum) : SumOfCta(sum, scratch);
   const float inverse = InverseRms(sum, p.n, p.eps);
-  for (int i = first; i < p.n; i += step) {
-    float w[kWidth];
-    if (i != first) LoadElements<T, kWidth>((kAdd ? residual : x) + i, kept);
+  const auto store = [&](const Pack& pack, int i) {
+    float a[kWidth], w[kWidth];
+    ToFloats(pack, a);
     LoadElements<T, kWidth>(weight + i, w);
-    ScaleByWeight(kept, w, inverse, p.offset);
-    StoreElements<T, kWidth>(out + i, kept);
+    ScaleByWeight(a, w, inverse, p.offset);
+    StoreElements<T, kWidth>(out + i, a);
+  };
+#pragma unroll
+  for (int v = 0; v < kKept; ++v) {
+    if (first + v * step < p.n) store(kept[v], first + v * step);
+  }
+  for (int i = first + kKept * step; i < p.n; i += step) {
+    store(*reinterpret_cast<const Pack*>((kAdd ? residual : x) + i), i);
   }
 }
 
@@ -90,7 +129,8 @@ Status LaunchNorm(NormParams p, bool wide, cudaStream_t stream) {
     shape.threads = kWarpsOfWarpRows * kWarpSize;
     shape.grid = static_cast<unsigned>((p.rows + kWarpsOfWarpRows - 1) / kWarpsOfWarpRows);
   } else {
-    const int threads = (units + kWarpSize - 1) / kWarpSize * kWarpSize;
+    const int each = p.rows >= kManyRows ? kKeptOf<kAdd> : 1;
+    const int threads = (units + each * kWarpSize - 1) / (each * kWarpSize) * kWarpSize;
     p.row_threads =
         threads < 2 * kWarpSize ? 2 * kWarpSize : (threads > kMaxThreads ? kMaxThreads : threads);
     shape.threads = static_cast<unsigned>(p.row_threads);

@@ -5,13 +5,14 @@
 // each head of q, k and v of a token. A warp stages its head in shared memory, because the partner
 // of an element belongs to another lane. A position outside the table leaves the head unturned, a
 // slot outside the cache writes nothing. Bound by bytes: q, k and v read once, q and the cache
-// written once. Sources: those of rms_norm and rope.
+// written once. Sources: those of rms_norm and rope. The usual heads go to qkv_pairs.cu; this is
+// for all others.
 #include "base/ops_check.h"
 #include "common/launch.h"
 #include "common/rows.h"
 #include "octavo/cuda_ops.h"
 #include "rows/norm.cuh"
-#include "rows/rotate.cuh"
+#include "rows/qkv.h"
 
 namespace octavo::cuda {
 namespace {
@@ -20,31 +21,9 @@ constexpr int kWarps = 8;
 constexpr int kMaxHeadDim = 512;
 static_assert(kMaxHeadDim <= kWarpRow, "a head's norm adds in the order of rms_norm");
 
-struct CachePlace {
-  char* cache;
-  int64_t block_stride, value_stride, head_stride, place_stride;  // bytes
-  int64_t slots;
-  int32_t block_size;
-};
-
 struct Params {
-  char* q;
-  const char* k;
-  const char* v;
-  RowStrides q_stride, k_stride, v_stride;
-  const char* q_norm;  // null: no norms
-  const char* k_norm;
-  const int32_t* position;
-  const int64_t* slot;
-  RotaryTable table;
-  CachePlace place;
+  QkvParams qkv;
   int64_t heads;  // of all tokens, q, k and v
-  int32_t token_heads;
-  int32_t q_heads;
-  int32_t kv_heads;
-  int32_t head_dim;
-  float eps;
-  float offset;
 };
 
 // The address of a token's K of a head in the cache, or null.
@@ -65,7 +44,7 @@ __device__ __forceinline__ void CopyHead(const char* from, char* to, int head_di
 
 // Loads a head, norms it where there is a weight, and leaves it in `staged`.
 template <typename T, int kWidth>
-__device__ __forceinline__ void StageHead(const Params& p, const char* from, const char* weight,
+__device__ __forceinline__ void StageHead(const QkvParams& p, const char* from, const char* weight,
                                           float* staged) {
   const T* const x = reinterpret_cast<const T*>(from);
   const int first = threadIdx.x % kWarpSize * kWidth, step = kWarpSize * kWidth;
@@ -106,13 +85,14 @@ __device__ __forceinline__ void TurnHead(const RotaryTable& table, const float* 
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kWarps* kWarpSize, 4)
-    NormRopeCacheKernel(const __grid_constant__ Params p) {
+    NormRopeCacheKernel(const __grid_constant__ Params all) {
+  const QkvParams& p = all.qkv;
   __shared__ float shared[kWarps][kMaxHeadDim];
   GridDependencyWait();
   GridDependencyLaunch();
   const int warp = threadIdx.x / kWarpSize;
   const int64_t number = int64_t{blockIdx.x} * kWarps + warp;
-  if (number >= p.heads) return;
+  if (number >= all.heads) return;
   const int64_t token = number / p.token_heads;
   int head = static_cast<int>(number - token * p.token_heads);
   const bool is_q = head < p.q_heads;
@@ -142,9 +122,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 4)
   }
 }
 
-Params MakeParams(const NormRopeCacheArgs& a) {
+QkvParams MakeParams(const NormRopeCacheArgs& a) {
   const int64_t size = DTypeSize(a.q.dtype);
-  Params p{};
+  QkvParams p{};
   p.q = a.q.ptr<char>();
   p.k = a.k.ptr<char>();
   p.v = a.v.ptr<char>();
@@ -168,7 +148,7 @@ Params MakeParams(const NormRopeCacheArgs& a) {
   p.q_heads = static_cast<int32_t>(a.q.shape[1]);
   p.kv_heads = static_cast<int32_t>(a.k.shape[1]);
   p.token_heads = p.q_heads + 2 * p.kv_heads;
-  p.heads = a.q.shape[0] * p.token_heads;
+  p.tokens = a.q.shape[0];
   p.head_dim = static_cast<int32_t>(a.q.shape[2]);
   p.eps = a.eps;
   p.offset = a.weight_offset;
@@ -193,24 +173,26 @@ bool Wide(const NormRopeCacheArgs& a) {
 Status NormRopeCache(const NormRopeCacheArgs& a, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   const char* op = "norm_rope_cache";
-  const Params p = MakeParams(a);
-  if (p.heads == 0 || p.head_dim == 0) return Status::Ok();
+  const QkvParams p = MakeParams(a);
+  const Params all{p, p.tokens * p.token_heads};
+  if (all.heads == 0 || p.head_dim == 0) return Status::Ok();
   if (p.head_dim > kMaxHeadDim) return InvalidOp(op, "the head dim is above 512");
   if (a.cache.shape[3] > INT32_MAX) return InvalidOp(op, "a block has 2^31 tokens or more");
-  const int64_t grid = (p.heads + kWarps - 1) / kWarps;
+  const bool wide = Wide(a);
+  if (FitsPairs(a.q.dtype, p, wide)) return LaunchPairs(a.q.dtype, p, stream);
+  const int64_t grid = (all.heads + kWarps - 1) / kWarps;
   if (grid > INT32_MAX) return InvalidOp(op, "q has too many tokens: cut it");
   LaunchShape shape;
   shape.grid = static_cast<unsigned>(grid);
   shape.threads = kWarps * kWarpSize;
   shape.stream = stream;
-  const bool wide = Wide(a);
   switch (a.q.dtype) {
     case DType::kF32:
-      return LaunchOf<float>(p, wide, shape);
+      return LaunchOf<float>(all, wide, shape);
     case DType::kF16:
-      return LaunchOf<__half>(p, wide, shape);
+      return LaunchOf<__half>(all, wide, shape);
     default:
-      return LaunchOf<__nv_bfloat16>(p, wide, shape);
+      return LaunchOf<__nv_bfloat16>(all, wide, shape);
   }
 }
 

@@ -2,15 +2,15 @@
 //
 // Shapes: q [N, Hq, D], k [N, Hk, D], position [N], cos_sin [max_pos, R]. Grid: a CTA a token; a
 // thread turns one pair at a time. A token whose position is outside the table stays as it is.
-// Bound by bytes: 2 * N * (Hq + Hk) * R elements. Models on CUDA use norm_rope_cache, which
-// has this inside; this one is for rows without a cache. Source: Su et al., 2021.
+// Bound by bytes: 2 * N * (Hq + Hk) * R elements. The usual heads go to qkv_pairs.cu; this is for
+// partial, interleaved and odd ones. Source: Su et al., 2021.
 #include "base/ops_check.h"
 #include "common/element.cuh"
 #include "common/launch.h"
 #include "common/ptx.cuh"
 #include "common/rows.h"
 #include "octavo/cuda_ops.h"
-#include "rows/rotate.cuh"
+#include "rows/qkv.h"
 
 namespace octavo::cuda {
 namespace {
@@ -50,6 +50,23 @@ __global__ void __launch_bounds__(kThreads) RopeKernel(const __grid_constant__ R
   }
 }
 
+// The same job as the pair kernel sees it: no cache, no norms.
+QkvParams PairParams(const RopeArgs& a, const RopeParams& r) {
+  QkvParams p{};
+  p.q = r.x[0];
+  p.k = r.x[1];
+  p.q_stride = r.stride[0];
+  p.k_stride = r.stride[1];
+  p.position = r.position;
+  p.table = r.table;
+  p.tokens = a.q.shape[0];
+  p.token_heads = r.heads;
+  p.q_heads = r.q_heads;
+  p.kv_heads = r.heads - r.q_heads;
+  p.head_dim = static_cast<int32_t>(a.q.shape[2]);
+  return p;
+}
+
 }  // namespace
 
 Status Rope(const RopeArgs& a, Stream stream) {
@@ -67,6 +84,9 @@ Status Rope(const RopeArgs& a, Stream stream) {
   p.heads = static_cast<int32_t>(a.q.shape[1] + a.k.shape[1]);
   if (a.q.shape[0] == 0 || p.heads == 0 || p.table.half == 0) return Status::Ok();
   if (a.q.shape[0] > INT32_MAX) return InvalidOp("rope", "q has 2^31 tokens or more: cut it");
+  const bool wide = WideRows(a.q, a.q.shape[2]) && WideRows(a.k, a.q.shape[2]);
+  const QkvParams pairs = PairParams(a, p);
+  if (FitsPairs(a.q.dtype, pairs, wide)) return LaunchPairs(a.q.dtype, pairs, stream);
   LaunchShape shape;
   shape.grid = static_cast<unsigned>(a.q.shape[0]);
   shape.threads = kThreads;

@@ -1,11 +1,13 @@
 // argmax: the id of the largest logit of each row, the lowest among equals; -1 for a row with NaN.
 //
-// Shapes: logits [S, V] float32, token [S]. Grid: a CTA a row. Bound by bytes: 4 * S * V.
+// Shapes: logits [S, V] float32, token [S]. Grid: a CTA a row, or a cluster
+// where rows are few. Bound by bytes: 4 * S * V.
 #include "base/ops_check.h"
 #include "common/launch.h"
 #include "common/rows.h"
 #include "octavo/cuda_ops.h"
 #include "sampling/row.cuh"
+#include "sampling/shape.h"
 
 namespace octavo::cuda {
 namespace {
@@ -20,19 +22,23 @@ struct ArgmaxParams {
 template <int kWidth>
 __global__ void __launch_bounds__(kRowThreads, 1)
     ArgmaxKernel(const __grid_constant__ ArgmaxParams p) {
-  __shared__ unsigned long long keys[kRowWarps];
+  __shared__ LargestScratch scratch;
   GridDependencyWait();
   GridDependencyLaunch();
-  const float* const x = p.logits + blockIdx.x * p.stride;
+  const RowTeam team;
+  const int64_t row = blockIdx.x / team.size;
+  const float* const x = p.logits + row * p.stride;
   unsigned long long key = 0;
   bool nan = false;
-  ForEach<kWidth, 16>(x, p.vocab, [&](int i, float value) {
+  ForEach<kWidth, 16>(team, x, p.vocab, [&](int i, float value) {
     nan = nan || isnan(value);
     const unsigned long long mine = LargestKey(value, i);
     key = mine > key ? mine : key;
   });
-  const Largest largest = FindLargest(x, key, nan, keys);
-  if (threadIdx.x == 0) p.token[blockIdx.x] = largest.nan ? -1 : largest.id;
+  team.Sync();  // all have begun: their shared memory is there
+  const Largest largest = FindLargest(team, x, key, nan, &scratch);
+  if (threadIdx.x == 0 && team.rank == 0) p.token[row] = largest.nan ? -1 : largest.id;
+  team.Sync();
 }
 
 }  // namespace
@@ -43,8 +49,7 @@ Status Argmax(const ArgmaxArgs& a, Stream stream) {
   const ArgmaxParams p{a.token.ptr<int32_t>(), a.logits.ptr<float>(), a.logits.stride[0],
                        static_cast<int32_t>(a.logits.shape[1])};
   LaunchShape shape;
-  shape.grid = static_cast<unsigned>(a.logits.shape[0]);
-  shape.threads = kRowThreads;
+  OCTAVO_RETURN_IF_ERROR(ShapeRowTeams(a.logits.shape[0], &shape));
   shape.stream = stream;
   return WideRows(a.logits, 0) ? LaunchDependent(ArgmaxKernel<4>, shape, p)
                                : LaunchDependent(ArgmaxKernel<1>, shape, p);

@@ -59,11 +59,37 @@ __device__ __forceinline__ void AddToBin(BinScratch* s, int bin, uint32_t key, b
   atomicAdd(&s->high[bin], mantissa >> 12);
 }
 
+// Makes the bins of every CTA those of the whole row.
+__device__ inline void MergeBins(const RowTeam& team, bool mass, BinScratch* s) {
+  if (team.size == 1) return;
+  uint32_t count[2] = {}, low[2] = {}, high[2] = {};
+  team.Sync();
+  for (int r = 0; r < team.size; ++r) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int b = j * kRowThreads + static_cast<int>(threadIdx.x);
+      count[j] += *team.Of(&s->count[b], r);
+      if (!mass) continue;
+      low[j] += *team.Of(&s->low[b], r);
+      high[j] += *team.Of(&s->high[b], r);
+    }
+  }
+  team.Sync();
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const int b = j * kRowThreads + static_cast<int>(threadIdx.x);
+    s->count[b] = count[j];
+    s->low[b] = low[j];
+    s->high[b] = high[j];
+  }
+  __syncthreads();
+}
+
 // Counts the elements whose higher bits are `prefix` into the bins of a level. for_each(f) calls
 // f(index, key).
 template <class ForEachKey>
-__device__ void FillBins(ForEachKey for_each, int level, uint32_t prefix, bool mass,
-                         BinScratch* s) {
+__device__ void FillBins(const RowTeam& team, ForEachKey for_each, int level, uint32_t prefix,
+                         bool mass, BinScratch* s) {
   for (int b = threadIdx.x; b < kBins; b += kRowThreads) {
     s->count[b] = 0;
     s->low[b] = 0;
@@ -82,6 +108,7 @@ __device__ void FillBins(ForEachKey for_each, int level, uint32_t prefix, bool m
     AddToBin(s, static_cast<int>((key >> shift) & mask), key, mass);
   });
   __syncthreads();
+  MergeBins(team, mass, s);
 }
 
 // Finds the bin, from the top, in which count and mass are reached, `above` being kept already; the
@@ -125,13 +152,13 @@ __device__ inline bool FindBin(int level, uint32_t prefix, int count, double fra
 // The cut at which at least `count` elements and, with a fraction >= 0, that part of the whole mass
 // are kept. REQUIRES: count >= 1. At most kGathered elements are left where it is not exact.
 template <class ForEachKey, class KeyOf>
-__device__ Cut FindCut(ForEachKey for_each, KeyOf key_of, int n, int count, double fraction,
-                       BinScratch* bins, PickScratch* pick) {
+__device__ Cut FindCut(const RowTeam& team, ForEachKey for_each, KeyOf key_of, int n, int count,
+                       double fraction, BinScratch* bins, PickScratch* pick) {
   Cut cut;
   CountAndMass above;
   uint32_t prefix = 0;
   for (int level = 0; level < kLevels; ++level) {
-    FillBins(for_each, level, prefix, fraction >= 0.0, bins);
+    FillBins(team, for_each, level, prefix, fraction >= 0.0, bins);
     if (!FindBin(level, prefix, count, fraction, above, &cut.total, bins)) return cut;
     const int found = bins->bin >= 0 ? bins->bin : bins->last_bin;
     above = bins->above;
@@ -152,27 +179,51 @@ __device__ Cut FindCut(ForEachKey for_each, KeyOf key_of, int n, int count, doub
   }
   const uint32_t low = cut.low;
   cut.tie_end = 1 + PickInOrder(
-                        n, [&](int i) { return key_of(i) == low ? 1.0 : 0.0; },
+                        team, n, [&](int i) { return key_of(i) == low ? 1.0 : 0.0; },
                         [&](double) { return need - 0.5; }, pick);
   return cut;
 }
 
-// Gathers the elements at or above `low` that pass, at most kGathered, in no order; returns how
-// many. gathered[i] = key and ~index, so that falling order is that of values, then of indices.
+// The lowest key such that at most kGathered elements are at or above it, and no bin of level 0 is
+// cut. 0 where one bin alone has more, or where what lies above is sure to have less mass than
+// `mass`: no element weighs more than its bin's upper end.
 template <class ForEachKey>
-__device__ int Gather(ForEachKey for_each, uint32_t low, unsigned long long* gathered,
-                      int* counter) {
+__device__ uint32_t LowestSorted(const RowTeam& team, ForEachKey for_each, double mass,
+                                 BinScratch* bins) {
+  double total = 0.0;
+  FillBins(team, for_each, 0, 0, false, bins);
+  if (!FindBin(0, 0, kGathered + 1, -1.0, {}, &total, bins)) return 0;
+  if (bins->bin < 0) return 1;  // not reached: they all fit
+  const int lowest = bins->bin + 1;
+  CountAndMass mine, most;
+  for (int b = static_cast<int>(threadIdx.x); b < kBins; b += kRowThreads) {
+    if (b < lowest || bins->count[b] == 0) continue;
+    const float upper = __uint_as_float(static_cast<uint32_t>(b + 1) << LevelShift(0));
+    mine.mass += static_cast<double>(bins->count[b]) * static_cast<double>(upper);
+  }
+  SumBefore(mine, &bins->scan, &most);
+  return most.mass <= mass ? 0 : static_cast<uint32_t>(lowest) << LevelShift(0);
+}
+
+// Gathers the elements at or above `low` into the first CTA's `gathered`, at most kGathered, in no
+// order; returns how many. gathered[i] = key and ~index, so that falling order is that of values,
+// then of indices.
+template <class ForEachKey>
+__device__ int Gather(const RowTeam& team, ForEachKey for_each, uint32_t low,
+                      unsigned long long* gathered, int* counter) {
   if (threadIdx.x == 0) *counter = 0;
-  __syncthreads();
+  team.Sync();
+  int* const count = team.Of(counter, 0);
+  unsigned long long* const words = team.Of(gathered, 0);
   for_each([&](int i, uint32_t key) {
     if (key == 0 || key < low) return;
-    const int at = atomicAdd(counter, 1);
+    const int at = atomicAdd(count, 1);
     if (at < kGathered) {
-      gathered[at] = static_cast<unsigned long long>(key) << 32 | static_cast<uint32_t>(~i);
+      words[at] = static_cast<unsigned long long>(key) << 32 | static_cast<uint32_t>(~i);
     }
   });
-  __syncthreads();
-  return Min(*counter, kGathered);
+  team.Sync();
+  return Min(*count, kGathered);
 }
 
 // Sorts n <= kGathered words, falling; what lies behind them up to the next power of two is

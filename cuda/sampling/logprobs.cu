@@ -30,7 +30,7 @@ struct LogprobScratch {
   BinScratch bins;
   PickScratch pick;
   unsigned long long gathered[kGathered];
-  unsigned long long keys[kRowWarps];
+  LargestScratch largest;
 };
 
 // 0 for what never counts among the likeliest: NaN and -inf.
@@ -38,18 +38,18 @@ __device__ __forceinline__ uint32_t TopKey(float x) { return x > -INFINITY ? Ord
 
 // Leaves the ids of the k likeliest in `gathered`, sorted; returns how many there are.
 template <int kWidth>
-__device__ int FindTop(const float* x, int vocab, int k, LogprobScratch* s) {
+__device__ int FindTop(const RowTeam& team, const float* x, int vocab, int k, LogprobScratch* s) {
   Cut kept;
   const auto for_each = [&](auto f) {
-    ForEach<kWidth, 8>(x, vocab, [&](int i, float value) {
+    ForEach<kWidth, 8>(team, x, vocab, [&](int i, float value) {
       const uint32_t key = TopKey(value);
       f(i, kept.Keeps(key, i) ? key : 0u);
     });
   };
   const auto key_of = [&](int i) { return TopKey(x[i]); };
-  const Cut cut = FindCut(for_each, key_of, vocab, k, -1.0, &s->bins, &s->pick);
+  const Cut cut = FindCut(team, for_each, key_of, vocab, k, -1.0, &s->bins, &s->pick);
   if (cut.exact) kept = cut;
-  const int n = Gather(for_each, cut.low, s->gathered, &s->pick.last);
+  const int n = Gather(team, for_each, cut.low, s->gathered, &s->pick.last);
   SortFalling(s->gathered, n);
   return Min(n, k);
 }
@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   LogprobScratch* const scratch = reinterpret_cast<LogprobScratch*>(shared);
   GridDependencyWait();
   GridDependencyLaunch();
+  const RowTeam team;  // of one: logprobs are asked for rarely
   const int64_t s = blockIdx.x;
   const float* const x = p.logits + s * p.logits_stride;
   int32_t* const ids = p.ids + s * p.ids_stride;
@@ -75,15 +76,15 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     return;
   }
   unsigned long long key = 0;
-  ForEach<kWidth, 8>(x, p.vocab, [&](int i, float value) {
+  ForEach<kWidth, 8>(team, x, p.vocab, [&](int i, float value) {
     const unsigned long long mine = isnan(value) ? 0 : LargestKey(value, i);
     key = mine > key ? mine : key;
   });
-  const float largest = FindLargest(x, key, false, scratch->keys).value;
+  const float largest = FindLargest(team, x, key, false, &scratch->largest).value;
   const float chosen = x[token];
   float sum = 0.0f;
   int larger = 0;
-  ForEach<kWidth, 8>(x, p.vocab, [&](int, float value) {
+  ForEach<kWidth, 8>(team, x, p.vocab, [&](int, float value) {
     sum += value == largest ? 1.0f : expf(value - largest);
     larger += value > chosen ? 1 : 0;
   });
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     p.rank[s] = 1 + total.count;
   }
   if (p.k == 0) return;
-  const int n = FindTop<kWidth>(x, p.vocab, p.k, scratch);
+  const int n = FindTop<kWidth>(team, x, p.vocab, p.k, scratch);
   for (int i = threadIdx.x; i < n; i += kRowThreads) {
     const auto id = static_cast<int32_t>(~static_cast<uint32_t>(scratch->gathered[i]));
     ids[i + 1] = id;

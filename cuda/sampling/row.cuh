@@ -1,4 +1,4 @@
-// One CTA looks at one row of logits: loops over the row, sums over the CTA, a pick in token order.
+// A team of CTAs looks at one row of logits: loops over the row, sums, a pick in token order.
 //
 // Everything is deterministic: sums run in an order that depends on the row's length alone.
 #pragma once
@@ -7,6 +7,7 @@
 
 #include "common/host_device.h"
 #include "common/ptx.cuh"
+#include "sampling/team.cuh"
 
 namespace octavo::cuda {
 
@@ -17,30 +18,30 @@ static_assert(kRowWarps <= kWarpSize, "one warp scans the warps' sums");
 inline constexpr int kMaxVocab = 1 << 20;  // sums of 12-bit parts of mantissas fit 32 bits
 inline constexpr int kChunks = 2 * kRowThreads;
 
-// Calls f(index, value) for every element, kAhead loaded before they are used. kWidth floats an
-// access: 4 where the row is aligned to 16 bytes.
+// Calls f(index, value) for the elements of this CTA, kAhead loaded before they are used. kWidth
+// floats an access: 4 where the row is aligned to 16 bytes.
 template <int kWidth, int kAhead, class F>
-__device__ __forceinline__ void ForEach(const float* x, int n, F f) {
+__device__ __forceinline__ void ForEach(const RowTeam& team, const float* x, int n, F f) {
   constexpr int kBatch = kAhead / kWidth;
   static_assert(kAhead % kWidth == 0);
   struct alignas(kWidth * sizeof(float)) Loaded {
     float value[kWidth];
   };
-  constexpr int kStep = kRowThreads * kWidth;
-  int i = static_cast<int>(threadIdx.x) * kWidth;
-  for (; i + (kBatch - 1) * kStep + kWidth <= n; i += kBatch * kStep) {
+  const int step = team.size * kRowThreads * kWidth;
+  int i = (team.rank * kRowThreads + static_cast<int>(threadIdx.x)) * kWidth;
+  for (; i + (kBatch - 1) * step + kWidth <= n; i += kBatch * step) {
     Loaded loaded[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      loaded[b] = *reinterpret_cast<const Loaded*>(x + i + b * kStep);
+      loaded[b] = *reinterpret_cast<const Loaded*>(x + i + b * step);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) f(i + b * kStep + j, loaded[b].value[j]);
+      for (int j = 0; j < kWidth; ++j) f(i + b * step + j, loaded[b].value[j]);
     }
   }
-  for (; i < n; i += kStep) {
+  for (; i < n; i += step) {
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
       if (i + j < n) f(i + j, x[i + j]);
@@ -132,12 +133,31 @@ __device__ __forceinline__ unsigned long long LargestKey(float x, int id) {
   return static_cast<unsigned long long>(OrderedBits(x)) << 32 | static_cast<uint32_t>(~id);
 }
 
-// From the keys of all threads. Has a barrier.
-__device__ inline Largest FindLargest(const float* x, unsigned long long key, bool nan,
-                                      unsigned long long* scratch) {
+struct LargestScratch {
+  unsigned long long warps[kRowWarps];
+  unsigned long long team[kMaxTeam];
+  int nan[kMaxTeam];
+};
+
+// From the keys of all threads of the team.
+__device__ inline Largest FindLargest(const RowTeam& team, const float* x, unsigned long long key,
+                                      bool nan, LargestScratch* scratch) {
+  nan = __syncthreads_or(nan) != 0;
+  key = LargestOfCta(key, scratch->warps);
+  const int other = static_cast<int>(threadIdx.x);
+  if (other < team.size) {
+    *team.Of(&scratch->team[team.rank], other) = key;
+    *team.Of(&scratch->nan[team.rank], other) = nan ? 1 : 0;
+  }
+  team.Sync();
+  key = 0;
+  nan = false;
+  for (int r = 0; r < team.size; ++r) {
+    key = scratch->team[r] > key ? scratch->team[r] : key;
+    nan = nan || scratch->nan[r] != 0;
+  }
   Largest found;
-  found.nan = __syncthreads_or(nan) != 0;
-  key = LargestOfCta(key, scratch);
+  found.nan = nan;
   found.id = static_cast<int>(~static_cast<uint32_t>(key));
   found.value = key == 0 ? 0.0f : x[found.id];
   return found;
@@ -158,21 +178,53 @@ __device__ __forceinline__ int ChunkOf(int n) {
   return (even + kWarpSize - 1) / kWarpSize * kWarpSize;
 }
 
+// Sums weight(i) over each chunk, into `sums` of every CTA of the team.
+template <class Weight>
+__device__ void SumChunks(const RowTeam& team, int n, Weight weight, double* sums) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int size = ChunkOf(n), warps = team.size * kRowWarps;
+  // Several chunks at a time, so that their loads are under way together.
+  constexpr int kTogether = 8;
+  static_assert(kChunks % (kMaxTeam * kRowWarps * kTogether) == 0);
+  team.Sync();  // nobody reads what was there
+  for (int c = team.rank * kRowWarps + warp; c < kChunks; c += warps * kTogether) {
+    double sum[kTogether] = {};
+    for (int i = lane; i < size; i += kWarpSize) {
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        const int at = (c + t * warps) * size + i;
+        sum[t] += at < n ? weight(at) : 0.0;
+      }
+    }
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
+#pragma unroll
+      for (int step = kWarpSize / 2; step > 0; step /= 2) {
+        sum[t] += __shfl_xor_sync(kFullWarp, sum[t], step);
+      }
+      if (lane < team.size) *team.Of(&sums[c + t * warps], lane) = sum[t];
+    }
+  }
+  team.Sync();
+}
+
+// The sum of weight(i) over the row.
+template <class Weight>
+__device__ double SumOfRow(const RowTeam& team, int n, Weight weight, PickScratch* s) {
+  SumChunks(team, n, weight, s->sums);
+  const int first = 2 * static_cast<int>(threadIdx.x);
+  CountAndMass total;
+  SumBefore({0, s->sums[first] + s->sums[first + 1]}, &s->scan, &total);
+  return total.mass;
+}
+
 // The first token at which the running sum of weight(i) exceeds the goal: goal(total). Where
 // rounding leaves the goal beyond them all, the last token with a weight. 0 if none has one.
 template <class Weight, class Goal>
-__device__ int PickInOrder(int n, Weight weight, Goal goal, PickScratch* s) {
+__device__ int PickInOrder(const RowTeam& team, int n, Weight weight, Goal goal, PickScratch* s) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int size = ChunkOf(n);
-  for (int c = warp; c < kChunks; c += kRowWarps) {
-    double sum = 0.0;
-    for (int i = c * size + lane; i < Min(n, (c + 1) * size); i += kWarpSize) sum += weight(i);
-#pragma unroll
-    for (int step = kWarpSize / 2; step > 0; step /= 2) {
-      sum += __shfl_xor_sync(kFullWarp, sum, step);
-    }
-    if (lane == 0) s->sums[c] = sum;
-  }
+  SumChunks(team, n, weight, s->sums);
   if (threadIdx.x == 0) {
     s->chunk = kChunks;
     s->last = -1;

@@ -14,9 +14,9 @@ from octavo.layers.layer import Layer
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
 # thread, where MKL's float32 product of one row uses one thread. Above, torch's blocking wins.
 FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
-# On an H200: up to 4 rows, and up to 8 where the weight is so short that a BLAS leaves multiprocessors idle
+# On an H200: up to 8 rows, and up to 16 where the weight is so short that a BLAS leaves multiprocessors idle
 # (bench/results/ops_h200.txt). The vocabulary's rows are left to the BLAS.
-_FEW_CUDA_ROWS = ((4, 32768), (8, 4096))  # rows of x, rows of the weight
+_FEW_CUDA_ROWS = ((8, 32768), (16, 4096))  # rows of x, rows of the weight
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -20,9 +20,10 @@ TEST_CASE("tiles cover all rows of the weight, and shared memory holds the rings
           CHECK(c.ctas <= kH200);
           CHECK(c.ctas <= c.tiles);
           CHECK(c.token_tiles * 8 >= tokens);
-          CHECK(LinearSharedBytes(c) <= shared);
-          CHECK(c.warps >= 1);
-          CHECK(c.warps < 2 * units);
+          CHECK(c.shared_bytes() <= shared);
+          CHECK(c.warps % c.team_warps == 0);
+          CHECK(c.warps / c.team_warps < 16);  // a named barrier each, and there are 15
+          CHECK((c.team_warps == 1 || c.team_warps <= units));
         }
       }
     }
@@ -35,15 +36,20 @@ TEST_CASE("the rows of x change nothing that a sum depends on") {
     const LinearChoice many = ChooseLinear(16, n, 64, kH200, kShared90);
     CHECK(one.groups == many.groups);
     CHECK(one.warps == many.warps);
+    CHECK(one.team_warps == many.team_warps);
     CHECK(one.ctas == many.ctas);
   }
 }
 
-TEST_CASE("lower tiles are taken where they leave fewer multiprocessors idle") {
-  CHECK(ChooseLinear(1, 4096, 64, kH200, kShared90).groups == 4);  // 128 tiles, one round
-  CHECK(ChooseLinear(1, 6144, 64, kH200, kShared90).groups == 2);  // 384 in three, not 192 in two
-  CHECK(ChooseLinear(1, 1024, 32, kH200, kShared90).groups == 1);  // 128 tiles, not 32
-  CHECK(ChooseLinear(1, 151936, 16, kH200, kShared90).groups == 4);
+TEST_CASE("tiles are as high as keeps the multiprocessors busy, and teams many where k is short") {
+  const auto choose = [](int64_t n, int64_t k) {
+    return ChooseLinear(1, n, k / 64, kH200, kShared90);
+  };
+  CHECK(choose(4096, 4096).groups == 4);  // 128 tiles, one round
+  CHECK(choose(6144, 4096).groups == 2);  // 384 in three rounds, not 192 in two
+  CHECK(choose(1024, 3072).groups == 1);  // 128 tiles, not 32
+  CHECK(choose(151936, 1024).groups == 4);
+  CHECK(choose(151936, 1024).team_warps < choose(4096, 14336).team_warps);
 }
 
 }  // namespace
