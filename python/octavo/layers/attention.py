@@ -24,6 +24,17 @@ class LayerState(NamedTuple):
     target: torch.Tensor  # [R] int32
 
 
+class Rotation(NamedTuple):
+    """What is done to queries and keys before they are stored: a norm of each head, then a rotation."""
+
+    position: torch.Tensor  # [N] int32
+    table: torch.Tensor  # see ops.rope
+    q_norm: torch.Tensor | None = None  # [D]; both or neither
+    k_norm: torch.Tensor | None = None
+    eps: float = 1e-6
+    offset: float = 0.0  # of the norms' weights
+
+
 class AttentionPlans:
     """Where a device cuts a step's rows into work, once for all layers of a window.
 
@@ -122,10 +133,19 @@ class AttentionContext:
         soft_cap: float = 0.0,
         sinks: torch.Tensor | None = None,
         chunked: bool = False,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D]."""
+        """Store k and v [N, Hk, D] in the cache of `layer`, then return the attention of q [N, Hq, D].
+
+        `rotation`: of q and k, before that and in the same pass.
+        """
         cache, group = self.caches[layer], self.groups[layer]
-        ops.cache_write(k, v, cache, self.slots[group])
+        if rotation is None:
+            ops.cache_write(k, v, cache, self.slots[group])
+        else:
+            position, cos_sin, q_norm, k_norm, eps, offset = rotation
+            slots = self.slots[group]
+            ops.norm_rope_cache(q, k, v, position, cos_sin, cache, slots, q_norm, k_norm, eps, offset)
         out, table = torch.empty(q.shape, dtype=q.dtype, device=q.device), self.block_tables[group]
         plan = None if self.plans is None else self.plans.of(self, q, cache, table, window)
         ops.paged_attention(
@@ -173,10 +193,7 @@ class Attention(Layer):
 
     def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         q, k, v = self.qkv_proj(x).view(self.head_shape).split_with_sizes(self.heads, 1)
-        if self.q_norm is not None and self.k_norm is not None:
-            self.q_norm.in_place(q)
-            self.k_norm.in_place(k)
-        self.place(q, k, position)
+        rotation = self.prepare(q, k, position)
         out = ctx.attend(
             self.layer,
             q,
@@ -187,14 +204,22 @@ class Attention(Layer):
             soft_cap=self.soft_cap,
             sinks=self.sinks,
             chunked=self.chunked,
+            rotation=rotation,
         )
         projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
         return projected
 
-    def place(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> None:
-        """Write positions into queries and keys, in place."""
+    def prepare(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> Rotation | None:
+        """Norm queries and keys and write positions into them, in place; or return how, for one pass."""
+        q_norm, k_norm = self.q_norm, self.k_norm
+        if q_norm is None or k_norm is None:
+            return None if self.rotary is None else Rotation(position, self.rotary)
         if self.rotary is not None:
-            ops.rope(q, k, position, self.rotary, False)  # halves, not pairs
+            weights = (q_norm.weight, k_norm.weight)
+            return Rotation(position, self.rotary, *weights, q_norm.eps, q_norm.offset)
+        q_norm.in_place(q)
+        k_norm.in_place(k)
+        return None
 
 
 def _sinks(spec: ModelSpec) -> nn.Parameter:

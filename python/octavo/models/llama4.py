@@ -31,7 +31,7 @@ class Llama4Attention(Attention):
         steps = spec.temperature is not None and spec.max_model_len >= spec.temperature[1]
         self.temperature = spec.temperature if rotary is None and steps else None
 
-    def place(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> None:
+    def prepare(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> None:
         if self.rotary is not None:
             ops.rope(q, k, position, self.rotary, True)  # pairs
             if self.unit is not None:

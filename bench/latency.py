@@ -1,0 +1,134 @@
+"""Where the time of single steps goes on a GPU: first tokens, steps by batch, and how long the device waits.
+
+    python bench/latency.py --model Qwen3-0.6B
+    python bench/latency.py --model Llama-3.1-8B --output latency.json
+
+A step's idle time comes from a trace of the device: the pauses between one step's last kernel and the next
+one's first, which is what the host costs, and those between the kernels of one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import torch
+from model_folders import CONFIGS, model_folder
+from torch.profiler import ProfilerActivity, profile
+
+from octavo import LLM, SamplingParams
+from octavo.version import __version__
+
+BATCHES = (1, 8, 64, 256)
+PROMPTS = (128, 2048, 8192)
+CONTEXT = 512  # tokens of each prompt of a batch
+STEPS = 30
+STEP_GAP_US = 4.0  # kernels of one graph follow each other within less
+
+
+def main() -> int:
+    """Measures, prints two tables and writes the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="Qwen3-0.6B", help=f"a folder, or one of {', '.join(CONFIGS)}")
+    parser.add_argument("--output", help="JSON file to write")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as parent:
+        folder = model_folder(args.model, Path(parent))
+        load_format = "dummy" if args.model in CONFIGS else "auto"
+        llm = LLM(str(folder), device="cuda", load_format=load_format, max_model_len=max(PROMPTS) + 1024)
+    first = [first_token(llm, length) for length in PROMPTS]
+    steps = [decode(llm, batch) for batch in BATCHES]
+    result = {
+        "benchmark": "latency",
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "bench/latency.py", *sys.argv[1:]]),
+        "octavo": __version__,
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name(),
+        "model": Path(args.model).name,
+        "first_token": first,
+        "decode": steps,
+    }
+    if args.output:
+        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    """Ordinary tokens."""
+    tokens: list[int] = np.random.default_rng(seed).integers(1000, 100_000, length).tolist()
+    return tokens
+
+
+def first_token(llm: LLM, length: int) -> dict[str, float]:
+    """Milliseconds from submitting a prompt that is not cached to its first token: median of ten."""
+    params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    times = []
+    for seed in range(12):
+        prompt = prompt_of(length, 1000 * length + seed)
+        start = time.perf_counter()
+        llm.generate([prompt], params, use_tqdm=False)
+        times.append(1e3 * (time.perf_counter() - start))
+    median = statistics.median(times[2:])
+    print(f"prompt of {length:6}: first token after {median:8.2f} ms")
+    return {"prompt_tokens": length, "ms": round(median, 3)}
+
+
+def decode(llm: LLM, batch: int) -> dict[str, float]:
+    """Wall time of a decode step, and the device's pauses in it."""
+    engine = llm.llm_engine
+    for i in range(batch):
+        params = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+        engine.add_request(f"{batch}-{i}", prompt_of(CONTEXT, i), params)
+    for _ in range(50):  # past every prompt's end, and past the capture
+        engine.step()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        engine.step()
+    wall = 1e3 * (time.perf_counter() - start) / STEPS
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        for _ in range(STEPS):
+            engine.step()
+        torch.cuda.synchronize()
+    between, within = pauses(trace)
+    engine.abort_request(list(engine.unfinished_request_ids()))
+    while engine.has_unfinished_requests():
+        engine.step()
+    print(f"batch {batch:4}: step {wall:8.3f} ms, idle between {between:5.1f} us, within {within:5.1f} us")
+    return {
+        "batch": batch,
+        "step_ms": round(wall, 4),
+        "idle_between_us": round(between, 2),
+        "idle_within_us": round(within, 2),
+    }
+
+
+def pauses(trace: Any) -> tuple[float, float]:
+    """Microseconds a step in which nothing ran: in pauses as between steps, and in shorter ones."""
+    device = torch.autograd.DeviceType.CUDA
+    spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type == device)
+    long = short = 0.0
+    last = spans[0][1]
+    for start, end in spans:
+        if start - last > STEP_GAP_US:
+            long += start - last
+        elif start > last:
+            short += start - last
+        last = max(last, end)
+    return long / STEPS, short / STEPS
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
