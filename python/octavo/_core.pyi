@@ -31,7 +31,7 @@ class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0, sub_block_hits: bool = False) -> None:
         ...
     @property
     def block_size(self) -> int:
@@ -196,6 +196,9 @@ class StepPlan:
         ...
     @property
     def max_seq_len(self) -> int:
+        ...
+    @property
+    def num_copies(self) -> int:
         ...
     @property
     def num_rows(self) -> int:
