@@ -8,6 +8,7 @@ GroupSet::GroupSet(const EngineConfig& config) : specs_(config.groups) {
   if (specs_.empty()) specs_.push_back({.block_size = config.block_size});
   for (const GroupSpec& spec : specs_) {
     unit_ = std::gcd(unit_, spec.block_size);
+    largest_ = std::max(largest_, spec.block_size);
     align_ = std::lcm(align_, spec.block_size);
   }
   for (int g = 0; g < size(); ++g) groups_.push_back(kv::MakeGroup(specs_[g], g, unit_));

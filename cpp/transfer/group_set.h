@@ -18,8 +18,9 @@ class GroupSet {
   explicit GroupSet(const EngineConfig& config);
 
   int size() const { return static_cast<int>(specs_.size()); }
-  int32_t unit() const { return unit_; }    // tokens between two hashes of a request
-  int32_t align() const { return align_; }  // tokens that every prefix is a multiple of
+  int32_t unit() const { return unit_; }        // tokens between two hashes of a request
+  int32_t align() const { return align_; }      // tokens that every prefix is a multiple of
+  int32_t largest() const { return largest_; }  // tokens of the largest block
   const GroupSpec& spec(int group) const { return specs_[group]; }
 
   // REQUIRES: the request's hashes reach to the end of the block.
@@ -70,6 +71,7 @@ class GroupSet {
   std::vector<std::unique_ptr<kv::CacheGroup>> groups_;
   int32_t unit_ = 0;
   int32_t align_ = 1;
+  int32_t largest_ = 1;
 };
 
 }  // namespace octavo::transfer

@@ -57,7 +57,7 @@ HostTier::HostTier(const EngineConfig& config, int32_t parents, int64_t parent_b
       copier_(std::move(copier)),
       parent_bytes_(parent_bytes),
       pool_(parents, SplitsOf(groups_)),
-      map_(pool_.num_places(), groups_.unit(), memory),
+      map_(pool_.num_places(), groups_.largest(), memory),
       memory_(memory, BytesOf(parents, parent_bytes)) {
   stats_.capacity_bytes = static_cast<int64_t>(BytesOf(parents, parent_bytes));
 }
@@ -117,6 +117,8 @@ void HostTier::Unpin(std::span<const BlockId> sources) {
 }
 
 void HostTier::OnEvict(const KvContent& content) {
+  // A block that ends early is found by what it begins with, which nobody asks a tier for.
+  if (static_cast<int32_t>(content.tokens.size()) < groups_.spec(content.group).block_size) return;
   const kv::PrefixKey key{content.hash, content.parent, content.group, content.tokens};
   if (const BlockId b = map_.Find(key); b != kNoBlock) {
     pool_.Ref(b);
@@ -130,7 +132,9 @@ void HostTier::OnEvict(const KvContent& content) {
     return;
   }
   const BlockId b = pool_.Take(content.group, {}, *this);
-  if (map_.Insert(b, key) != kv::PrefixMap::InsertResult::kCollision) {
+  const auto result = map_.Insert(b, key);
+  if (result == kv::PrefixMap::InsertResult::kFirst ||
+      result == kv::PrefixMap::InsertResult::kCopy) {
     pool_.SetClass(b, kv::EvictionClass::kProbationary);
     copier_->Out(content.group, content.block, At(b, content.group));
     ++stats_.stored_blocks;
