@@ -248,6 +248,14 @@ bool Life::StrikeDraft(OpKind kind, uint64_t argument) {
 }
 
 bool Life::StrikeLoad(OpKind kind, uint64_t argument) {
+  if (kind >= OpKind::kPauseNew && kind <= OpKind::kResume) {
+    const PauseMode mode = kind == OpKind::kPauseNew   ? PauseMode::kNewRequests
+                           : kind == OpKind::kPauseAll ? PauseMode::kAll
+                                                       : PauseMode::kNone;
+    const bool changes = engine_.pause() != mode;
+    engine_.SetPause(mode);
+    return changes;
+  }
   RequestSpec s = MakeRequest(config_, argument);
   const int32_t many = 3 + int32_t(argument % 6);
   switch (kind) {

@@ -108,12 +108,15 @@ class OpWriter {
     if (faults_.empty() || !random_.OneIn(fault_one_in_)) return;
     const OpKind kind = faults_[size_t(random_.Below(int32_t(faults_.size())))];
     Add(kind);
+    // A pause that lasts would leave nothing to see.
+    if (kind == OpKind::kPauseNew || kind == OpKind::kPauseAll) pause_ = random_.Between(1, 6);
     // Only an idle engine forgets its cache, and few moments are idle.
     if (kind == OpKind::kAbortStorm && random_.OneIn(2)) Add(OpKind::kResetCache);
   }
 
   // Plans a step and finishes as many as the lag leaves, now and then all of them.
   void Turn() {
+    if (pause_ > 0 && --pause_ == 0) Add(OpKind::kResume);
     Add(OpKind::kBegin);
     open_ = std::min(open_ + 1, most_open_);
     if (!late_) Add(OpKind::kRun);
@@ -136,6 +139,7 @@ class OpWriter {
   std::vector<OpKind> faults_;
   std::vector<Op> ops_;
   int32_t open_ = 0;
+  int32_t pause_ = 0;  // turns until it ends
 };
 
 }  // namespace
@@ -162,6 +166,7 @@ EngineConfig MakeConfig(uint64_t seed) {
   const auto is_state = [](const GroupSpec& g) { return g.kind == GroupKind::kState; };
   if (random.OneIn(2) && std::none_of(c.groups.begin(), c.groups.end(), is_state)) {
     c.max_draft_tokens = random.Between(1, 8);
+    if (random.OneIn(2)) c.prompt_lookup_min = c.prompt_lookup_max = random.Between(1, 3);
   }
   c.kv_load_timeout_ms = 50;
   if (random.OneIn(2)) c.kv_load_failure_policy = KvLoadFailurePolicy::kRecompute;

@@ -128,6 +128,7 @@ void Life::CheckPlan(const StepPlan& plan) {
   OCTAVO_CHECK(plan.num_tokens <= config_.max_num_batched_tokens, "a step exceeds its budget");
   OCTAVO_CHECK(plan.query_start[0] == 0 && plan.query_start[plan.num_rows] == plan.num_tokens,
                "rows do not cover the tokens");
+  OCTAVO_CHECK(engine_.pause() != PauseMode::kAll, "a paused engine plans a step");
   for (int32_t r = 0; r < plan.num_rows; ++r) CheckRow(plan, r);
   int32_t previous = -1;
   for (int32_t s = 0; s < plan.num_samples; ++s) {
@@ -142,6 +143,8 @@ void Life::CheckPlan(const StepPlan& plan) {
 void Life::CheckRow(const StepPlan& plan, int32_t row) {
   Guest* guest = Find(plan.request[row]);
   OCTAVO_CHECK(guest, "a row names a request that has ended");
+  OCTAVO_CHECK(guest->admitted || engine_.pause() != PauseMode::kNewRequests,
+               "a request begins although new ones are held back");
   const int32_t first = plan.query_start[row];
   const int32_t count = plan.query_start[row + 1] - first;
   const int32_t start = plan.position[first];
@@ -159,7 +162,8 @@ void Life::CheckRow(const StepPlan& plan, int32_t row) {
       OCTAVO_CHECK(token == tokens[position], "a row holds another token than the request");
     } else if (token != -1) {
       const size_t draft = position - size_t(guest->draft_position);
-      OCTAVO_CHECK(count > 1 && draft < guest->drafts.size() && token == guest->drafts[draft],
+      const bool proposed = draft < guest->drafts.size() && token == guest->drafts[draft];
+      OCTAVO_CHECK(count > 1 && (proposed || config_.prompt_lookup_max > 0),
                    "a row holds a token that nobody has sampled or proposed");
     } else {
       OCTAVO_CHECK(count == 1, "a token that is not known yet shares its row");
@@ -296,6 +300,7 @@ void Life::DrainTransfers() {
 }
 
 void Life::Drain() {
+  engine_.SetPause(PauseMode::kNone);
   int idle = 0;
   for (int turn = 0; engine_.HasUnfinished() || !open_.empty(); ++turn) {
     OCTAVO_CHECK(turn < kMostTurns, "the engine goes round in circles");

@@ -66,6 +66,9 @@ enum class OpKind : uint8_t {
   kDuplicateRequest,
   kResetCache,
   kDraftJunk,
+  kPauseNew,
+  kPauseAll,
+  kResume,
   // What happens by itself and is only counted.
   kQueueFull,
   kResetRefused,
