@@ -283,6 +283,11 @@ Status Validate(const EngineConfig& c) {
   if (Status s = CheckGroups(c); !s.ok()) return s;
   if (Status s = CheckDrafts(c); !s.ok()) return s;
   if (Status s = CheckPool(c); !s.ok()) return s;
+  if (c.sub_block_hits && c.encoder_cache_size > 0) {
+    return Status::InvalidArgument(
+        StrCat("sub_block_hits does not go with encoder_cache_size=", c.encoder_cache_size,
+               ": equal placeholder tokens may stand for different images, switch it off"));
+  }
   if (!c.enable_chunked_prefill && c.max_num_batched_tokens < c.max_model_len) {
     return Status::InvalidArgument(
         StrCat("max_num_batched_tokens=", c.max_num_batched_tokens, " is below max_model_len=",

@@ -55,8 +55,9 @@ py::array_t<T> Copy(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const CostModel& cost, const py::array& requests,
-               int lag, double sample_interval, double max_seconds) {
+py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const CostModel& cost,
+                                            const py::array& requests, int lag,
+                                            double sample_interval, double max_seconds) {
   using Requests = py::array_t<ServeRequest, py::array::c_style>;
   if (!py::isinstance<Requests>(requests)) {
     throw py::type_error("requests must be a contiguous array of dtype octavo.core.SERVE_REQUEST");

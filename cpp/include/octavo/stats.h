@@ -29,8 +29,8 @@ struct EngineStats {
   uint64_t kv_loaded_tokens = 0;     // prompt tokens whose KV was loaded
   uint64_t kv_saves = 0;             // released prefixes that a connector held on to
   uint64_t kv_connector_deaths = 0;  // 1: the engine goes on without its connector
-  uint64_t encoder_queries = 0;  // images and audio clips that a request began to use
-  uint64_t encoder_hits = 0;     // of these, cached ones
+  uint64_t encoder_queries = 0;      // images and audio clips that a request began to use
+  uint64_t encoder_hits = 0;         // of these, cached ones
   int64_t running = 0;
   int64_t waiting = 0;
   int64_t total_blocks = 0;        // without the null block

@@ -16,6 +16,8 @@ struct Load {
   bool edits = false;
   VictimPolicy victim = VictimPolicy::kCost;
   int32_t drafts = 0;
+  bool copies = false;
+  std::vector<GroupSpec> groups = {};
 };
 
 EngineConfig ConfigOf(const Load& load) {
@@ -25,6 +27,8 @@ EngineConfig ConfigOf(const Load& load) {
   c.victim = load.victim;
   c.max_steps_in_flight = load.lag + 1;
   c.max_draft_tokens = load.drafts;
+  c.sub_block_hits = load.copies;
+  c.groups = load.groups;
   c.policy = SchedulingPolicy::kPriority;
   return c;
 }
@@ -133,6 +137,34 @@ TEST_CASE("a step allocates nothing for rows with drafts") {
     CHECK(engine.Stats().draft_tokens > 20);
     CHECK(engine.Stats().accepted_tokens > 5);
   }
+}
+
+TEST_CASE("a step allocates nothing with six groups, also while requests are preempted") {
+  const GroupSpec sliding{.kind = GroupKind::kSlidingWindow, .block_size = 4, .window = 9};
+  const std::vector<GroupSpec> groups = {
+      {.block_size = 4, .split = 2},
+      {.block_size = 8},
+      sliding,
+      {.kind = GroupKind::kSlidingWindow, .block_size = 4, .window = 20, .sink = 3, .split = 3},
+      {.kind = GroupKind::kChunkedLocal, .block_size = 4, .window = 16},
+      {.kind = GroupKind::kState, .block_size = 8, .split = 2}};
+  for (const int32_t num_blocks : {70, 400}) {
+    const Load load{.num_blocks = num_blocks, .lag = 1, .groups = groups};
+    ManualClock clock;
+    CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+    for (int round = 0; round < 2; ++round) CHECK(AllocationsOf(engine, load) == 0);
+    CHECK(engine.Stats().prefix_hits > 0);
+    CHECK((engine.Stats().preemptions > 0) == (num_blocks == 70));
+  }
+}
+
+TEST_CASE("a step allocates nothing while blocks are copied") {
+  const Load load{.num_blocks = 30, .lag = 1, .copies = true};
+  ManualClock clock;
+  CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+  for (int round = 0; round < 2; ++round) CHECK(AllocationsOf(engine, load) == 0);
+  CHECK(engine.Stats().copied_tokens > 0);
+  CHECK(engine.Stats().preemptions > 0);
 }
 
 TEST_CASE("a step allocates nothing for penalties, bias, bans and masks") {

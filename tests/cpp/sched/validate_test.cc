@@ -65,6 +65,11 @@ TEST_CASE("every field of the configuration is checked by name and value") {
   CHECK(Has(Said([](C& c) { c.max_draft_tokens = -1; }), "max_draft_tokens=-1"));
   CHECK(Has(Said([](C& c) { c.max_draft_tokens = 64; }), "max_draft_tokens=64"));
   CHECK(Has(Said([](C& c) { c.max_queued_requests = 0; }), "max_queued_requests=0"));
+  CHECK(Has(Said([](C& c) {
+              c.sub_block_hits = true;
+              c.encoder_cache_size = 8;
+            }),
+            "sub_block_hits does not go with encoder_cache_size=8"));
   CHECK(Has(Said([](C& c) { c.long_prefill_token_threshold = -1; }),
             "long_prefill_token_threshold=-1"));
   CHECK(Has(Said([](C& c) { c.priority_aging_ms = -1; }), "priority_aging_ms=-1"));

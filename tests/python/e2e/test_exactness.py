@@ -12,6 +12,7 @@ from octavo import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 TOLERANCE = 1e-4
+STATE_MODELS = ("bamba",)
 
 
 def preemptions(llm: LLM) -> int:
@@ -41,6 +42,9 @@ def test_greedy_tokens_equal_those_of_transformers(
     llm = make_llm(model_name, **options)
     assert_equal(llm, truth(model_name))
     assert preemptions(llm) == 0
+    if model_name in STATE_MODELS and chunk is None and caching:
+        # A state is filed once its step has run, and all prompts ran in one: a second round finds them.
+        assert_equal(llm, truth(model_name))
     hits = llm.llm_engine.core.stats()["prefix_hits"]
     assert hits > 0 if caching else hits == 0
 
