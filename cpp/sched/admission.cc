@@ -169,11 +169,13 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
       running_.empty() ? 0 : static_cast<int32_t>(config_.watermark * config_.num_blocks);
   const RowSlot slot{free_slots_.back()};
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
-    if (hit.tokens == 0 || hit.partial > 0 || !running_.empty() || num_open() > 0 ||
+    const bool in_its_way = (hit.tokens > 0 && hit.partial == 0) || r.transfer != 0;
+    if (!in_its_way || !running_.empty() || num_open() > 0 ||
         (remote_ && remote_->OthersHold(r))) {
       return Admission::kDoesNotFit;
     }
-    // Alone, and yet too large: its hit lies scattered over more parents than it fills.
+    // Alone, and yet too large: its hit lies scattered over more parents than it fills, or what was
+    // loaded for it is no hit any more (the block before it was of a step that failed).
     if (remote_) remote_->Detach(r);
     r.packed = true;
     return TryAdmit(r);
