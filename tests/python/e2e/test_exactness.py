@@ -12,7 +12,8 @@ from octavo import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 TOLERANCE = 1e-4
-STATE_MODELS = ("bamba",)
+STATE_MODELS = ("bamba", "granite-hybrid")
+MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss", "llama4")
 
 
 def preemptions(llm: LLM) -> int:
@@ -157,7 +158,9 @@ def test_bf16_logits_stay_near_those_of_float32(
             errors.append(abs(position[tokens[p + 1]].logprob - reference[p][tokens[p + 1]]))
     # bfloat16 keeps 8 bits: a few percent of logits of a few units, through three layers.
     assert np.mean(errors) < 0.1, np.mean(errors)
-    assert np.quantile(errors, 0.99) < 0.5, np.quantile(errors, 0.99)
+    # A router near a tie chooses another expert: that is another function of the token, not an error.
+    share = 0.95 if model_name in MIXTURES else 0.99
+    assert np.quantile(errors, share) < 0.5, np.quantile(errors, share)
 
 
 def test_every_tiny_model_is_covered() -> None:

@@ -160,11 +160,11 @@ def test_vllms_keywords_warn_once_or_say_what_is_supported(
 ) -> None:
     monkeypatch.setattr(options, "_warned", set())
     sizes = {"max_model_len": 128, "num_gpu_blocks_override": 32, "num_threads": 1}
-    with pytest.warns(UserWarning, match="enforce_eager is accepted for vLLM's sake"):
-        LLM(folder, enforce_eager=True, **sizes)  # type: ignore[call-arg]
+    with pytest.warns(UserWarning, match="swap_space is accepted for vLLM's sake"):
+        LLM(folder, swap_space=4, **sizes)  # type: ignore[call-arg]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        LLM(folder, enforce_eager=True, **sizes)  # type: ignore[call-arg]
+        LLM(folder, swap_space=4, **sizes)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="tensor_parallel_size=2 is not valid: Octavo supports 1"):
         LLM(folder, tensor_parallel_size=2)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="quantization='fp8' is not valid"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -85,8 +86,12 @@ def test_16_bit_logits_stay_near_float32(
     got = Stepper(tiny_folder(model_name), dtype=dtype).feed(PROMPT, [60, 1, 39])
     error = (got - want).abs() / want.std()
     if load_model_spec(tiny_folder(model_name)).experts is not None:
-        # A router near a tie chooses another expert: that is another function of the token, not an error.
-        error = error[error.amax(-1).argsort()[: len(PROMPT) * 9 // 10]]
+        # A router near a tie chooses another expert: that is another function of the token, not an error. As
+        # many tokens as in transformers' own model of this precision may differ so.
+        model = copy.deepcopy(reference(model_name)).to(getattr(torch, dtype))
+        theirs = (expected(model, PROMPT).float() - want).abs() / want.std()
+        assert error.mean().item() < 1.5 * theirs.mean().item()
+        error = error[error.amax(-1).argsort()[: len(PROMPT) // 2]]
     scale = 1.0 if dtype == "bfloat16" else 1 / 8
     assert error.mean().item() < 0.04 * scale
     assert error.max().item() < 0.20 * scale
