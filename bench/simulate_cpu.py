@@ -117,7 +117,8 @@ def compare(llm: LLM, requests: Any, grid: Grid, clock: str) -> dict[str, Any]:
     engine = llm.llm_engine
     table = measure(engine, grid, clock=clock)
     model = core.CostModel.table(**{name: table[name] for name in ("rows", "extra", "context", "seconds")})
-    result = core.serve(core.EngineConfig(**engine.plan.engine_options()), model, requests)
+    config = core.EngineConfig(**engine.plan.engine_options())
+    result = core.serve(config, model, requests, submit_seconds=table["submit_seconds"])
     summary = report.summarize(result, report.Targets())
     real = serve(engine, requests, CLOCKS[clock])
     predicted = {
@@ -186,7 +187,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of everything")
-    parser.add_argument("--steps", type=int, default=5, help="repetitions of each step measured")
+    parser.add_argument("--steps", type=int, default=15, help="repetitions of each step measured")
     parser.add_argument("--num-requests", type=int, default=120)
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second of the light load")
     parser.add_argument("--threads", type=int, default=1)

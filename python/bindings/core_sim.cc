@@ -57,7 +57,8 @@ py::array_t<T> Copy(const std::vector<T>& values) {
 
 py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const CostModel& cost,
                                             const py::array& requests, int lag,
-                                            double sample_interval, double max_seconds) {
+                                            double sample_interval, double submit_seconds,
+                                            double max_seconds) {
   using Requests = py::array_t<ServeRequest, py::array::c_style>;
   if (!py::isinstance<Requests>(requests)) {
     throw py::type_error("requests must be a contiguous array of dtype octavo.core.SERVE_REQUEST");
@@ -66,7 +67,7 @@ py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const Co
   auto result = [&] {
     const std::span<const ServeRequest> span(typed.data(), size_t(typed.size()));
     py::gil_scoped_release release;
-    return sim::Serve(config, cost, span, {lag, sample_interval, max_seconds});
+    return sim::Serve(config, cost, span, {lag, sample_interval, submit_seconds, max_seconds});
   }();
   if (!result.ok()) Throw(result.status());
   const auto& gaps = result->gaps.counts();
@@ -114,7 +115,8 @@ void BindSim(py::module_& m) {
   m.attr("GAP_BASE") = sim::GapHistogram::kBase;
   m.attr("GAP_FIRST") = sim::GapHistogram::kFirst;
   m.def("serve", &Serve, py::arg("config"), py::arg("cost"), py::arg("requests"), py::kw_only(),
-        py::arg("lag") = 0, py::arg("sample_interval") = 0.1, py::arg("max_seconds") = 1e9,
+        py::arg("lag") = 0, py::arg("sample_interval") = 0.1, py::arg("submit_seconds") = 0.0,
+        py::arg("max_seconds") = 1e9,
         "Runs the engine under traffic in virtual time. ValueError names what is wrong with the "
         "configuration or a request.");
 }

@@ -400,7 +400,7 @@ class CostModel:
         """
         Measured steps on a grid, linear in between: `rows` rows, one of which computes `extra` tokens besides the one of each, with `context` tokens before.
         """
-def serve(config: EngineConfig, cost: CostModel, requests: numpy.ndarray, *, lag: typing.SupportsInt | typing.SupportsIndex = 0, sample_interval: typing.SupportsFloat | typing.SupportsIndex = 0.1, max_seconds: typing.SupportsFloat | typing.SupportsIndex = 1000000000.0) -> dict[str, typing.Any]:
+def serve(config: EngineConfig, cost: CostModel, requests: numpy.ndarray, *, lag: typing.SupportsInt | typing.SupportsIndex = 0, sample_interval: typing.SupportsFloat | typing.SupportsIndex = 0.1, submit_seconds: typing.SupportsFloat | typing.SupportsIndex = 0.0, max_seconds: typing.SupportsFloat | typing.SupportsIndex = 1000000000.0) -> dict[str, typing.Any]:
     """
     Runs the engine under traffic in virtual time. ValueError names what is wrong with the configuration or a request.
     """

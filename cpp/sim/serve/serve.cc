@@ -141,6 +141,7 @@ class Server {
       return End(i);
     }
     running_[Value(*id)] = {i, 0};
+    now_ += options_.submit_seconds;
   }
 
   bool Begin() {
@@ -240,6 +241,10 @@ Result<ServeResult> Serve(const EngineConfig& config, const CostModel& cost,
                           std::span<const ServeRequest> requests, const ServeOptions& options) {
   if (Status s = Validate(config); !s.ok()) return s;
   if (Status s = Check(requests); !s.ok()) return s;
+  if (!(options.submit_seconds >= 0 && std::isfinite(options.submit_seconds))) {
+    return Status::InvalidArgument(
+        StrCat("submit_seconds=", options.submit_seconds, " is out of range: give 0 or more"));
+  }
   if (options.lag < 0 || options.lag >= config.max_steps_in_flight) {
     return Status::InvalidArgument(
         StrCat("lag=", options.lag, " is out of range: give 0 to max_steps_in_flight - 1"));

@@ -61,6 +61,7 @@ struct ServeSample {
 struct ServeOptions {
   int32_t lag = 0;               // steps that the device has queued while one is planned
   double sample_interval = 0.1;  // seconds between samples
+  double submit_seconds = 0;     // the engine's thread takes for each request that arrives
   double max_seconds = 1e9;      // of virtual time; what has not ended by then never does
 };
 

@@ -50,7 +50,8 @@ class Grid:
 
         Raises UsageError for a grid that it cannot.
         """
-        steps = (len(extra or EXTRA) + 1) * repeats
+        # What a request that decodes through the whole measurement grows by.
+        steps = (len(extra or EXTRA) + 1) * (repeats + 1)
         longest = plan.max_model_len - 2 - steps
         block = plan.block_size
         made = cls(
@@ -70,6 +71,13 @@ class Grid:
             raise UsageError(f"--rows has {self.rows}; use 1 to --max-num-seqs, {plan.max_num_seqs}")
         if self.context[0] < 0 or self.context[-1] > longest:
             raise UsageError(f"--context has {self.context[-1]}; the engine leaves room for {longest}")
+        # The first rows decode while the last ones' prompts are computed.
+        prefill = self.rows[-1] * max(self.context[-1], 1) // plan.max_num_batched_tokens + 1
+        if self.context[-1] + prefill > longest:
+            raise UsageError(
+                f"{self.rows[-1]} rows after {self.context[-1]} tokens take {prefill} steps to get there, "
+                f"and the engine leaves room for {longest} tokens; lower --rows or --context"
+            )
         if self.extra[0] != 0 or self.extra[-1] > most:
             raise UsageError(f"--extra has {self.extra}; use 0 to {most}, 0 among them")
         blocks = self.rows[-1] * plan.footprint.blocks_of(self.context[-1] + steps + self.extra[-1])
@@ -111,6 +119,7 @@ def measure(
         "extra": list(grid.extra),
         "context": list(grid.context),
         "seconds": [seconds[place] for place in axes],
+        "submit_seconds": statistics.median(meter.submits),
     }
 
 
@@ -126,9 +135,10 @@ class _Meter:
         self.rng = rng
         self.vocab_size = engine.plan.spec.vocab_size
         self.requests = 0
+        self.submits: list[float] = []  # seconds that taking a request in took
 
     def row(self, rows: int, context: int, grid: Grid) -> dict[int, float]:
-        """Seconds by extra tokens: rows - 1 decode beside a prompt that brings 1 + extra tokens."""
+        """Seconds by extra tokens: rows - 1 decode beside a prompt of 1 + extra tokens; 0: rows decode."""
         self.engine.core.reset_prefix_cache()
         prefix = self.tokens(context)
         self.submit([*prefix, 0], 1)
@@ -138,26 +148,30 @@ class _Meter:
         self.wait_for(set(decoding))
         times: dict[int, list[float]] = {extra: [] for extra in grid.extra}
         for _ in range(grid.repeats + 1):
-            for extra in grid.extra:
-                times[extra].append(self.time_step(prefix, extra, rows))
+            for extra in grid.extra[1:]:
+                self.submit([*prefix, *self.tokens(1 + extra)], 1)  # its prefix is in the cache
+                times[extra].append(self.time_step(rows + extra))
+        # Without a prompt nobody comes or ends in the step: what that costs is no part of decoding.
+        decoding.append(self.submit(self.tokens(max(context, 1)), room))
+        self.wait_for({decoding[-1]})
+        for _ in range(grid.repeats + 1):
+            times[0].append(self.time_step(rows))
         for request in decoding:
             self.engine.abort_request(request)
         self.drain()
         # The first round brings code and memory to where later ones find them.
         return {extra: statistics.median(values[1:]) for extra, values in times.items()}
 
-    def time_step(self, prefix: list[int], extra: int, rows: int) -> float:
-        """One step with a new prompt in it, whose prefix is in the cache."""
-        before = self.engine.core.stats()
-        self.submit([*prefix, *self.tokens(1 + extra)], 1)
+    def time_step(self, tokens: int) -> float:
+        """The next step, which must be of so many tokens."""
+        before = self.engine.core.stats()["scheduled_tokens"]
         start = self.clock()
         self.engine.step()
         seconds = self.clock() - start
-        after = self.engine.core.stats()
-        made = after["scheduled_tokens"] - before["scheduled_tokens"]
-        if made != rows + extra:
+        made = self.engine.core.stats()["scheduled_tokens"] - before
+        if made != tokens:
             raise CommandError(
-                f"a step of {rows + extra} tokens was wanted and one of {made} ran: give the engine more KV "
+                f"a step of {tokens} tokens was wanted and one of {made} ran: give the engine more KV "
                 "blocks and leave prefix caching and chunked prefill on"
             )
         return max(seconds, 1e-9)
@@ -171,7 +185,9 @@ class _Meter:
         params = SamplingParams(
             temperature=self.temperature, max_tokens=max_tokens, ignore_eos=True, detokenize=False
         )
+        start = self.clock()
         self.engine.add_request(request_id, {"prompt_token_ids": prompt}, params)
+        self.submits.append(self.clock() - start)
         return request_id
 
     def tokens(self, number: int) -> list[int]:

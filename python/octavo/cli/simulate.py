@@ -110,11 +110,13 @@ def run(args: argparse.Namespace) -> int:
         requests = make_traffic(args)
         if device is None:
             model, measured = cost.read_table(args.cost_model)
+            submit = float(measured.get("submit_seconds", 0.0))
             where = f"steps measured on {measured.get('device', 'a device')}"
         else:
-            model, where = cost.roofline(plan.footprint, device), device.name
+            model, submit, where = cost.roofline(plan.footprint, device), 0.0, device.name
         lag = 1 if device is not None and device.runs_ahead else 0
-        result = core.serve(core.EngineConfig(**plan.engine_options()), model, requests, lag=lag)
+        engine = core.EngineConfig(**plan.engine_options())
+        result = core.serve(engine, model, requests, lag=lag, submit_seconds=submit)
     summary = report.summarize(result, report.Targets(args.slo_ttft, args.slo_tpot))
     about = describe(args, plan, where)
     show(summary, f"{about['model']} on {where}")

@@ -113,6 +113,16 @@ TEST_CASE("a request alone gets its first token after its prompt's steps, then o
   CHECK(r.gaps.counts()[size_t(bucket)] == 3);
 }
 
+TEST_CASE("taking a request in holds up the steps of all") {
+  const ServeResult r =
+      Run({{.input_len = 10, .output_len = 1}, {.input_len = 10, .output_len = 1}}, Config(),
+          {.submit_seconds = 0.25});
+  CHECK(r.records[0].first_token == 1.5);
+  CHECK(r.records[1].first_token == 1.5);
+  CHECK(r.busy_seconds == 1);
+  CHECK_FALSE(Serve(Config(), OneSecond(), {}, {.submit_seconds = -1}).ok());
+}
+
 TEST_CASE("a client of a closed loop sends its next request when it has its answer") {
   const ServeResult r = Run({{.input_len = 10, .output_len = 2},
                              {.arrival = 3, .after = 0, .input_len = 10, .output_len = 1}});

@@ -10,9 +10,9 @@ import pytest
 
 from octavo.cli.bench_steps import Grid
 
-# Other work on the machine disturbs single runs; the medians of a few settle.
-ATTEMPTS = 9
-ENOUGH = 3
+# Single runs scatter by a fifth on a busy machine. The number is fixed, and the median of all of them counts:
+# stopping at the first median that happens to be near enough would pass a biased prediction too.
+RUNS = 9
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,9 @@ def test_a_prediction_from_measured_steps_comes_true(script: ModuleType, tmp_pat
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 2048}
     llm = script.load(tmp_path, 1, {**script.MODEL, **sizes, "num_attention_heads": 4})
     plan = llm.llm_engine.plan
-    grid = Grid.for_plan(plan, rows=(1, 4, 16), extra=(0, 16, 64, 224), context=(0, 128), repeats=5)
+    grid = Grid.for_plan(plan, rows=(1, 4, 16), extra=(0, 16, 64, 224), context=(0, 128), repeats=15)
     requests = script.make_traffic(48, rate, seed=0, input_len=60, output_len=20)
-    runs = []
-    while len(runs) < ATTEMPTS:
-        # Processor time of one thread: what others do on the machine is not ours.
-        runs.append(script.compare(llm, requests, grid, "cpu"))
-        if len(runs) >= ENOUGH and script.within(script.median_ratios(runs)):
-            return
-    pytest.fail(f"predicted / real: {script.median_ratios(runs)}")
+    # Processor time of one thread: what others do on the machine is not ours.
+    runs = [script.compare(llm, requests, grid, "cpu") for _ in range(RUNS)]
+    ratios = script.median_ratios(runs)
+    assert script.within(ratios), f"predicted / real, of all runs: {[run['ratios'] for run in runs]}"
