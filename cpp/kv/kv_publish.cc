@@ -114,6 +114,7 @@ void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
   const int32_t next = at(slot, 0).published;
   if (next < std::min(length(slot), groups_[0]->Covered(chain))) {
     PrefetchPublish(0, row(0, slot)[next], chain, next);
+    if (next > 0) map_.PrefetchSerial(pool_.FromTable(row(0, slot)[next - 1], 0));
   }
 }
 

@@ -53,7 +53,8 @@ class PrefixMap {
   void PrefetchEntry(const Hash128& hash, int32_t group) const;
   void PrefetchKey(const Hash128& hash, int32_t group) const;
 
-  // The same for an Insert of this block.
+  // The same for SerialOf, and for an Insert of this block.
+  void PrefetchSerial(BlockId block) const { __builtin_prefetch(&meta_[Index(block)]); }
   void PrefetchInsert(BlockId block, const Hash128& hash, int32_t group) const;
 
   enum class InsertResult { kFirst, kCopy, kCollision, kOrphan };
