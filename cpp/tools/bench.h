@@ -33,6 +33,9 @@ struct Effort {
 
 // Begin and Finish with 256, 1,024 and 4,096 requests decoding at a context of about 1k.
 Measures BenchDecode(const Effort& effort);
+// The same at 1,024 with six cache groups, with drafts, with KV events, under preemption; and
+// images in prompts, a step of prefill.
+Measures BenchMixes(const Effort& effort);
 // 1,024 fresh prompts of 512 tokens: submitting them and planning the step that takes them all.
 Measures BenchAdmission(const Effort& effort);
 // Heap allocations of a warm step path that hits, evicts, preempts and edits logits.
@@ -48,7 +51,8 @@ Measures BenchAttention(const Effort& effort);
 
 // Folds the measures of another run into `all`: the better value of each.
 void KeepBest(Measures* all, const Measures& more);
-bool OverBudget(const Measures& measures);
+// `slack` is a factor on every budget; of zero nothing remains zero.
+bool OverBudget(const Measures& measures, double slack);
 std::string Table(const Measures& measures);
 std::string Json(const Measures& measures);
 

@@ -1,6 +1,5 @@
 // The step path: what planning and finishing cost while a full batch decodes, and at admission.
 #include <algorithm>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,49 +8,16 @@
 #include "octavo/engine.h"
 #include "tools/allocation_counter.h"
 #include "tools/bench.h"
+#include "tools/bench_load.h"
 
 namespace octavo::tools {
 namespace {
 
-constexpr int32_t kVocab = 32'000;
-constexpr int32_t kBlockSize = 16;
-constexpr int32_t kContext = 1000;
-constexpr int32_t kWarmSteps = 32;
 constexpr int32_t kMeasuredSteps = 256;
 
 // The budgets, in microseconds at 1,024 running; 4,096 may take four times that.
 constexpr double kScheduleBudget = 50;
 constexpr double kFinishBudget = 10;
-
-// A prompt that shares nothing with another's.
-std::vector<int32_t> Prompt(int32_t length, int32_t which) {
-  std::vector<int32_t> tokens(length);
-  uint32_t state = uint32_t(which) * 2654435761u + 1;
-  for (int32_t& token : tokens) {
-    state = state * 1664525u + 1013904223u;
-    token = int32_t((state >> 8) % kVocab);
-  }
-  return tokens;
-}
-
-SamplingParams Greedy(int32_t max_tokens) {
-  SamplingParams p;
-  p.temperature = 0;
-  p.max_tokens = max_tokens;
-  p.eos_token_ids = {2};
-  return p;
-}
-
-std::unique_ptr<Engine> MakeEngine(const EngineConfig& config) {
-  auto engine = Engine::Create(config);
-  OCTAVO_CHECK(engine.ok(), engine.status().message().c_str());
-  return std::move(*engine);
-}
-
-void Add(Engine& engine, const std::vector<int32_t>& prompt, const SamplingParams& params) {
-  const auto id = engine.AddRequest(prompt, params);
-  OCTAVO_CHECK(id.ok(), id.status().message().c_str());
-}
 
 struct StepTimes {
   std::vector<double> begin_us;
@@ -77,12 +43,7 @@ void RunSteps(Engine& engine, int32_t steps, int32_t rows, StepTimes* times) {
 }
 
 StepTimes DecodeRound(int32_t running) {
-  EngineConfig c;
-  c.block_size = kBlockSize;
-  c.vocab_size = kVocab;
-  c.max_model_len = 2048;
-  c.max_num_seqs = running;
-  c.max_num_batched_tokens = std::max(running, 65'536);
+  EngineConfig c = LoadConfig(running);
   // The first requests decode while the last ones prefill.
   const int32_t prefill_steps = running * (kContext + kBlockSize) / c.max_num_batched_tokens + 2;
   const int32_t longest = kContext + kBlockSize + prefill_steps + kWarmSteps + kMeasuredSteps;

@@ -27,9 +27,9 @@ void KeepBest(Measures* all, const Measures& more) {
   }
 }
 
-bool OverBudget(const Measures& measures) {
+bool OverBudget(const Measures& measures, double slack) {
   return std::any_of(measures.begin(), measures.end(),
-                     [](const Measure& m) { return m.binding && m.value > m.budget; });
+                     [&](const Measure& m) { return m.binding && m.value > m.budget * slack; });
 }
 
 std::string Table(const Measures& measures) {
