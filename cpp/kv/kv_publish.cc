@@ -107,14 +107,17 @@ void KvManager::PublishTail(RowSlot slot, const PrefixChain& chain, int32_t proc
 }
 
 void KvManager::PrefetchRow(RowSlot slot) const {
-  __builtin_prefetch(row(0, slot) + at(slot, 0).published);
+  for (int g = 0; g < num_groups(); ++g) {
+    __builtin_prefetch(row(g, slot) + at(slot, g).published);
+  }
 }
 
 void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {
-  const int32_t next = at(slot, 0).published;
-  if (next < std::min(length(slot), groups_[0]->Covered(chain))) {
-    PrefetchPublish(0, row(0, slot)[next], chain, next);
-    if (next > 0) map_.PrefetchSerial(pool_.FromTable(row(0, slot)[next - 1], 0));
+  for (int g = 0; g < num_groups(); ++g) {
+    const int32_t next = at(slot, g).published;
+    if (next >= std::min(length(slot, g), groups_[g]->Covered(chain))) continue;
+    PrefetchPublish(g, row(g, slot)[next], chain, next);
+    if (next > 0) map_.PrefetchSerial(pool_.FromTable(row(g, slot)[next - 1], g));
   }
 }
 
