@@ -77,7 +77,10 @@ void Scheduler::SetPause(PauseMode mode) {
 void Scheduler::AdmitWaiting() {
   passed_over_.clear();
   Request* head = nullptr;  // the first that does not fit: later ones pass it, but not for ever
-  while (pass_.budget > 0 && !free_slots_.empty() && !waiting_.empty()) {
+  // Beside a request that starts afresh to pack its blocks nobody is admitted: their blocks would
+  // lie between its own, and it would start afresh for ever.
+  const auto packing = [&] { return !running_.empty() && running_.front()->packed; };
+  while (pass_.budget > 0 && !free_slots_.empty() && !waiting_.empty() && !packing()) {
     const WaitingQueue::Entry entry = waiting_.Pop();
     Request* r = requests_.Find(entry.id);
     if (!r || !r->live()) continue;
@@ -170,8 +173,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
   const RowSlot slot{free_slots_.back()};
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
     const bool in_its_way = (hit.tokens > 0 && hit.partial == 0) || r.transfer != 0;
-    if (!in_its_way || !running_.empty() || num_open() > 0 ||
-        (remote_ && remote_->OthersHold(r))) {
+    if (!in_its_way || !running_.empty() || num_open() > 0 || (remote_ && remote_->OthersHold(r))) {
       return Admission::kDoesNotFit;
     }
     // Alone, and yet too large: its hit lies scattered over more parents than it fills, or what was
