@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/random.h"
+#include "base/uniform.h"
 #include "cpu/scratch.h"
 #include "cpu/top.h"
 

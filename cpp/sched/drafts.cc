@@ -100,12 +100,8 @@ void Scheduler::CountPromised() {
 }
 
 void Scheduler::FinishDraftRow(const RowRecord& row, const int32_t* tokens) {
+  if (!Land(row)) return;
   Request& r = *row.request;
-  r.in_flight -= row.count;
-  if (!r.live()) {
-    if (r.in_flight == 0) requests_.Recycle(r);
-    return;
-  }
   const bool stale = row.epoch != r.epoch;
   const int32_t before = r.num_tokens - 1;
   r.drafting = false;

@@ -44,13 +44,17 @@ Result<std::span<const StepOutput>> Scheduler::Finish(uint64_t step_id,
   return Outputs();
 }
 
-void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
+bool Scheduler::Land(const RowRecord& row) {
   Request& r = *row.request;
   r.in_flight -= row.count;
-  if (!r.live()) {
-    if (r.in_flight == 0) requests_.Recycle(r);
-    return;
-  }
+  if (r.live()) return true;
+  if (r.in_flight == 0) requests_.Recycle(r);
+  return false;
+}
+
+void Scheduler::FinishRow(const RowRecord& row, int32_t token) {
+  if (!Land(row)) return;
+  Request& r = *row.request;
   const bool stale = row.epoch != r.epoch;
   const bool failed = row.sample >= 0 && Bad(token);
   if (num_encoding_ > 0 && !stale && !failed) AdvanceEncoder(r, r.computed - r.in_flight);
@@ -128,14 +132,10 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
     for (BlockId b : step.published) kv_.Forget(b);
     ForgetEncoded(step, nullptr);
     for (const RowRecord& row : step.rows) {
+      if (!Land(row)) continue;
       Request& r = *row.request;
-      r.in_flight -= row.count;
-      if (r.live()) {
-        Emit(r, -1, row.sample, FinishReason::kError, -1);
-        Close(r, FinishReason::kError);
-      } else if (r.in_flight == 0) {
-        requests_.Recycle(r);
-      }
+      Emit(r, -1, row.sample, FinishReason::kError, -1);
+      Close(r, FinishReason::kError);
     }
     CloseStep(step);
     ++stats_.failed_steps;

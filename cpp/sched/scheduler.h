@@ -160,6 +160,8 @@ class Scheduler {
   void Preempt(size_t index);
   // finish.cc
   Status CheckOpen(uint64_t step_id) const;
+  // Takes a row out of flight. False: its request has ended.
+  bool Land(const RowRecord& row);
   void FinishRow(const RowRecord& row, int32_t token);
   void PublishState(Request& request);
   bool Bad(int32_t token) const { return token < 0 || token >= config_.vocab_size; }

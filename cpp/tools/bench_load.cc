@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "tools/bench.h"
 
 namespace octavo::tools {
 
@@ -45,6 +46,22 @@ RequestId Add(Engine& engine, const std::vector<int32_t>& prompt, const Sampling
   const auto id = engine.AddRequest(prompt, params);
   OCTAVO_CHECK(id.ok(), id.status().message().c_str());
   return *id;
+}
+
+int32_t RunStep(Engine& engine, const std::vector<int32_t>& tokens, StepTimes* times) {
+  const auto start = BenchClock::now();
+  const StepPlan* plan = engine.BeginStep();
+  const auto planned = BenchClock::now();
+  OCTAVO_CHECK(plan, "nothing to plan");
+  const int32_t rows = plan->num_rows;
+  const auto out = engine.FinishStep(plan->step_id, {tokens.data(), size_t(plan->num_samples)});
+  const auto finished = BenchClock::now();
+  OCTAVO_CHECK(out.ok(), "a step did not finish");
+  if (times) {
+    times->begin_us.push_back(Nanoseconds(start, planned) / 1000);
+    times->finish_us.push_back(Nanoseconds(planned, finished) / 1000);
+  }
+  return rows;
 }
 
 }  // namespace octavo::tools

@@ -22,4 +22,11 @@ EngineConfig LoadConfig(int32_t running);
 std::unique_ptr<Engine> MakeEngine(const EngineConfig& config);
 RequestId Add(Engine& engine, const std::vector<int32_t>& prompt, const SamplingParams& params);
 
+struct StepTimes {
+  std::vector<double> begin_us;
+  std::vector<double> finish_us;
+};
+// Plans and finishes a step with these tokens; null `times`: unmeasured. How many rows it had.
+int32_t RunStep(Engine& engine, const std::vector<int32_t>& tokens, StepTimes* times);
+
 }  // namespace octavo::tools

@@ -19,9 +19,7 @@ constexpr double kFinishBudget = 10;
 
 double ProcessMicros() { return 1e6 * double(std::clock()) / CLOCKS_PER_SEC; }
 
-struct Times {
-  std::vector<double> begin_us;
-  std::vector<double> finish_us;
+struct Times : StepTimes {
   double cpu_us = 0;  // of the process, a step
 };
 
@@ -35,18 +33,8 @@ Times Run(Engine& engine, int32_t warm, int32_t steps, Before before) {
   for (int32_t i = 0; i < warm + steps; ++i) {
     before();
     const double cpu = ProcessMicros();
-    const auto start = BenchClock::now();
-    const StepPlan* plan = engine.BeginStep();
-    const auto planned = BenchClock::now();
-    OCTAVO_CHECK(plan, "nothing to plan");
-    const auto out = engine.FinishStep(plan->step_id, {tokens.data(), size_t(plan->num_samples)});
-    const auto finished = BenchClock::now();
-    OCTAVO_CHECK(out.ok(), "a step did not finish");
-    if (i >= warm) {
-      busy += ProcessMicros() - cpu;
-      times.begin_us.push_back(Nanoseconds(start, planned) / 1000);
-      times.finish_us.push_back(Nanoseconds(planned, finished) / 1000);
-    }
+    RunStep(engine, tokens, i < warm ? nullptr : &times);
+    if (i >= warm) busy += ProcessMicros() - cpu;
     if (engine.config().enable_kv_events) engine.TakeEvents(&events);
   }
   times.cpu_us = busy / steps;

@@ -19,26 +19,12 @@ constexpr int32_t kMeasuredSteps = 256;
 constexpr double kScheduleBudget = 50;
 constexpr double kFinishBudget = 10;
 
-struct StepTimes {
-  std::vector<double> begin_us;
-  std::vector<double> finish_us;
-};
-
 // Plans and finishes steps with a token that ends nobody.
 void RunSteps(Engine& engine, int32_t steps, int32_t rows, StepTimes* times) {
   const std::vector<int32_t> tokens(rows, 5);
   for (int32_t i = 0; i < steps; ++i) {
-    const auto start = BenchClock::now();
-    const StepPlan* plan = engine.BeginStep();
-    const auto planned = BenchClock::now();
-    OCTAVO_CHECK(plan, "nothing to plan");
-    const auto out = engine.FinishStep(plan->step_id, {tokens.data(), size_t(plan->num_samples)});
-    const auto finished = BenchClock::now();
-    OCTAVO_CHECK(out.ok(), "a step did not finish");
-    if (!times) continue;
-    OCTAVO_CHECK(plan->num_rows == rows, "not everybody decodes");
-    times->begin_us.push_back(Nanoseconds(start, planned) / 1000);
-    times->finish_us.push_back(Nanoseconds(planned, finished) / 1000);
+    const int32_t planned = RunStep(engine, tokens, times);
+    OCTAVO_CHECK(!times || planned == rows, "not everybody decodes");
   }
 }
 

@@ -1,14 +1,9 @@
-// Marks functions that run on the host and on the device, so that schedules and masks are tested
-// without a GPU.
+// Small functions for schedules and masks, which are tested on the host, without a GPU.
 #pragma once
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define OCTAVO_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define OCTAVO_HOST_DEVICE inline
-#endif
+#include "base/host_device.h"
 
 namespace octavo::cuda {
 

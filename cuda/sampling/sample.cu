@@ -8,12 +8,12 @@
 // S * V a pass (at most 50 MB of rows come from L2 in the later ones). Sources: SampleArgs; radix
 // select.
 #include "base/ops_check.h"
+#include "base/uniform.h"
 #include "common/launch.h"
 #include "common/rows.h"
 #include "octavo/cuda_ops.h"
 #include "sampling/cut.cuh"
 #include "sampling/edits.cuh"
-#include "sampling/random.h"
 #include "sampling/shape.h"
 
 namespace octavo::cuda {

@@ -4,7 +4,7 @@
 #include <numeric>
 #include <set>
 
-#include "cpu/random.h"
+#include "base/uniform.h"
 #include "cpu/tensor.h"
 #include "cpu/top.h"
 #include "doctest/doctest.h"

@@ -10,8 +10,9 @@ import pytest
 
 from octavo.cli.bench_steps import Grid
 
-# Single runs scatter by a fifth on a busy machine. The number is fixed, and the median of all of them counts:
-# stopping at the first median that happens to be near enough would pass a biased prediction too.
+# Single runs scatter by a fifth on a busy machine. The number is fixed: stopping at the first median that is
+# near enough would pass a biased prediction too. Between the second and the eighth of nine lies the true
+# median with 96 %; a prediction is wrong when all of that is outside the limits.
 RUNS = 9
 
 
@@ -35,5 +36,7 @@ def test_a_prediction_from_measured_steps_comes_true(script: ModuleType, tmp_pat
     requests = script.make_traffic(48, rate, seed=0, input_len=60, output_len=20)
     # Processor time of one thread: what others do on the machine is not ours.
     runs = [script.compare(llm, requests, grid, "cpu") for _ in range(RUNS)]
-    ratios = script.median_ratios(runs)
-    assert script.within(ratios), f"predicted / real, of all runs: {[run['ratios'] for run in runs]}"
+    limits = {"output_tokens_per_second": script.THROUGHPUT_LIMIT, "ttft_p50": script.TTFT_LIMIT}
+    for name, limit in limits.items():
+        ratios = sorted(run["ratios"][name] for run in runs)
+        assert ratios[1] <= 1 + limit and ratios[-2] >= 1 - limit, f"{name}, predicted / real: {ratios}"
