@@ -17,7 +17,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv.block_size = c.block_size;
   kv.num_slots = c.max_num_seqs;
   kv.max_tokens_per_slot = c.max_model_len;
-  kv.max_chunk = c.max_steps_in_flight * c.max_num_batched_tokens;
+  kv.ahead = kv::AheadOf(c);
   kv.groups = c.groups;
   kv.snapshot_interval = c.snapshot_interval;
   kv.enable_prefix_caching = c.enable_prefix_caching;

@@ -46,14 +46,13 @@ int32_t CacheGroup::MatchRun(const PrefixMap& map, const PrefixChain& chain, int
 }
 
 int64_t ParentsFor(std::span<const GroupSpec> groups, int32_t block_size, int32_t tokens,
-                   int64_t chunk) {
+                   const Ahead& ahead) {
   GroupSpec full;
   full.block_size = block_size;
   if (groups.empty()) groups = {&full, 1};
-  const int32_t most = static_cast<int32_t>(std::min<int64_t>(chunk, tokens));
   int64_t parents = 0;
   for (const GroupSpec& spec : groups) {
-    const int32_t peak = MakeGroup(spec, 0, spec.block_size)->Peak(tokens, most);
+    const int32_t peak = MakeGroup(spec, 0, spec.block_size)->Peak(tokens, ahead);
     parents += (peak + spec.split - 1) / spec.split;
   }
   return parents;

@@ -5,6 +5,7 @@
 // in blocks of this group.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -43,6 +44,16 @@ class Links {
   const BlockId* blocks_ = nullptr;
 };
 
+// How far planning runs ahead of what is processed, for one request: `tokens` in `steps` steps.
+struct Ahead {
+  int32_t tokens = 1 << 30;
+  int32_t steps = 1;
+};
+inline Ahead AheadOf(const EngineConfig& config) {
+  const int64_t tokens = int64_t{config.max_steps_in_flight} * config.max_num_batched_tokens;
+  return {static_cast<int32_t>(std::min<int64_t>(tokens, 1 << 30)), config.max_steps_in_flight};
+}
+
 class CacheGroup {
  public:
   CacheGroup(int index, int32_t block_size, int32_t unit)
@@ -60,8 +71,8 @@ class CacheGroup {
   virtual int32_t FirstLive(int32_t processed) const = 0;
   // Whether a step writes only the block of its last token (a state), not those it passes through.
   virtual bool WritesOnlyLast() const { return false; }
-  // The most blocks a request holds on its way to `tokens` tokens in chunks of at most `chunk`.
-  virtual int32_t Peak(int32_t tokens, int32_t chunk) const = 0;
+  // The most blocks a request holds on its way to `tokens` tokens.
+  virtual int32_t Peak(int32_t tokens, const Ahead& ahead) const = 0;
   // The longest prefix of at most `tokens` tokens (a multiple of `align`) whose live blocks the map
   // holds. Writes entry i of the table to hits[i], kNoBlock where the entry is dead. `links` reach
   // as far as `tokens`; a group that keeps everything links its own hits.
@@ -93,10 +104,10 @@ class CacheGroup {
   int32_t unit_;
 };
 
-// Parents that a request of `tokens` tokens holds at most when it is alone, in chunks of up to
-// `chunk`. No groups: one of full attention with `block_size`.
+// Parents that a request of `tokens` tokens holds at most when it is alone. No groups: one of full
+// attention with `block_size`.
 int64_t ParentsFor(std::span<const GroupSpec> groups, int32_t block_size, int32_t tokens,
-                   int64_t chunk);
+                   const Ahead& ahead);
 
 std::unique_ptr<CacheGroup> MakeGroup(const GroupSpec& spec, int index, int32_t unit);
 

@@ -14,7 +14,7 @@ class FullAttentionGroup final : public CacheGroup {
 
   bool KeepsEverything() const override { return true; }
   int32_t FirstLive(int32_t) const override { return 0; }
-  int32_t Peak(int32_t tokens, int32_t) const override { return Entries(tokens); }
+  int32_t Peak(int32_t tokens, const Ahead&) const override { return Entries(tokens); }
   int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
                 const Links&, BlockId* hits) const override {
     const int32_t limit = std::min(tokens / block_size(), Covered(chain));

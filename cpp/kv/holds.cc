@@ -50,7 +50,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
       pool_.Prove(b);
       held.push_back(b);
     }
-    all.of[g] += need.of[g] + std::max(0, group.Peak(gate, config_.max_chunk) - live);
+    all.of[g] += need.of[g] + std::max(0, group.Peak(gate, config_.ahead) - live);
   }
   if (!pool_.Fits(all, keep_parents)) {
     DropHold(hold);

@@ -71,7 +71,10 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
   }
   rows_.resize(size_t(config.num_slots) * groups_.size());
   clips_ = has_states_ && config.enable_prefix_caching && config.clip_chunks;
-  if (has_states_) junctions_.resize(config.num_slots);
+  if (has_states_) {
+    junctions_.resize(config.num_slots);
+    trails_.resize(rows_.size());
+  }
   sources_.resize(groups_.size());
   const int32_t copies = std::max(config.max_open_copies, config.num_slots) * num_groups();
   if (sub_block_hits_) open_copies_.reserve(static_cast<size_t>(copies));
@@ -169,7 +172,7 @@ BlockNeed KvManager::PeakNeed(const Hit& hit, int32_t tokens) const {
     const CacheGroup& group = *groups_[g];
     const int32_t entries = group.Entries(hit.tokens);
     const int32_t dead = std::max(0, group.FirstLive(hit.tokens) - group.Head());
-    need.of[g] = std::max(0, group.Peak(tokens, config_.max_chunk) - (entries - dead));
+    need.of[g] = std::max(0, group.Peak(tokens, config_.ahead) - (entries - dead));
   }
   return need;
 }
@@ -177,7 +180,7 @@ BlockNeed KvManager::PeakNeed(const Hit& hit, int32_t tokens) const {
 BlockNeed KvManager::RemainingNeed(RowSlot slot, int32_t tokens) const {
   BlockNeed need;
   for (int g = 0; g < num_groups(); ++g) {
-    need.of[g] = std::max(0, groups_[g]->Peak(tokens, config_.max_chunk) - at(slot, g).held);
+    need.of[g] = std::max(0, groups_[g]->Peak(tokens, config_.ahead) - at(slot, g).held);
   }
   return need;
 }
@@ -271,6 +274,7 @@ void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
     Row& r = at(slot, g);
     r.length = r.published = groups_[g]->Entries(hit.tokens);
     r.dead = std::max(0, groups_[g]->FirstLive(hit.tokens));
+    if (has_states_) trails_[size_t(Index(slot)) * groups_.size() + g] = {};
     for (int32_t i = 0; i < r.length; ++i) {
       if (const int32_t ahead = i + kRecordDistance; ahead < r.length) {
         pool_.Prefetch(scratch_[g][ahead] == kNoBlock ? kNullBlock : scratch_[g][ahead]);
@@ -332,19 +336,35 @@ void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bo
     const CacheGroup& group = *groups_[g];
     Row& r = at(slot, g);
     const int32_t live = std::min(group.FirstLive(processed), r.length);
+    const bool states = has_states_ && group.WritesOnlyLast();
     for (int32_t i = std::max(r.dead, group.Head()); i < live; ++i) {
       int32_t& entry = row(g, slot)[i];
       if (entry == Index(kNullBlock)) continue;
       const BlockId b = pool_.FromTable(entry, g);
       // What it hit or others hit has proven its worth; the rest of its trail has not.
       const bool own = pool_.refs(b) == 1 && pool_.OrdinaryClass(b) != EvictionClass::kProven;
-      if (packed || (own && !Retained(group, i, prompt_len, junction))) Forget(b);
+      const bool kept = !packed && (!own || Retained(group, i, prompt_len, junction));
+      const bool trails = !kept && states && !packed && map_.Contains(b);
+      if (!kept && !trails) Forget(b);
       pool_.Unref(b);
+      if (trails) LeaveTrail(slot, g, b);
       entry = Index(kNullBlock);
       --r.held;
     }
     r.dead = std::max(r.dead, live);
   }
+}
+
+// A conversation resumes from the last state it passed. Keeping that one costs nothing: its block
+// is free, and only stays cached until somebody needs it.
+void KvManager::LeaveTrail(RowSlot slot, int group, BlockId b) {
+  Trail& trail = trails_[size_t(Index(slot)) * groups_.size() + group];
+  const BlockId old = trail.block;
+  const bool there = old != kNoBlock && map_.Contains(old) && map_.SerialOf(old) == trail.serial;
+  if (there && pool_.refs(old) == 0 && pool_.OrdinaryClass(old) != EvictionClass::kProven) {
+    Forget(old);
+  }
+  trail = {b, map_.SerialOf(b)};
 }
 
 bool KvManager::Retained(const CacheGroup& group, int32_t index, int32_t prompt_len,

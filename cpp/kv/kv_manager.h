@@ -37,7 +37,7 @@ struct KvConfig {
   int32_t block_size = 16;
   int32_t num_slots = 0;
   int32_t max_tokens_per_slot = 0;
-  int32_t max_chunk = 1 << 30;    // the most tokens of one request a step
+  Ahead ahead;
   std::vector<GroupSpec> groups;  // empty: one of full attention
   int32_t snapshot_interval = 0;  // see EngineConfig
   bool enable_prefix_caching = true;
@@ -99,8 +99,8 @@ class KvManager final : private EvictionSink {
   bool GrowSparing(RowSlot slot, int32_t tokens, const BlockNeed& keep);
   // Gives back the blocks that no token after the first `processed` ones reads. Of these, windows
   // and states stay findable where a request is likely to resume: at the end of the prompt (before
-  // its last token) and every snapshot_interval tokens; `packed`: nowhere, so that what is left
-  // fills as few parents as it can.
+  // its last token) and every snapshot_interval tokens, and the latest state until the next one is
+  // let go of; `packed`: nowhere, so that what is left fills as few parents as it can.
   void FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed = false);
   // Shortens a chunk so that it ends where a state is worth keeping: at the last boundary before
   // the end of the tokens, every snapshot_interval tokens, and where the hit's prefix parts from
@@ -179,6 +179,12 @@ class KvManager final : private EvictionSink {
   // How many leading tokens every group (of keys and values) has offered to the map.
   int32_t published_tokens(RowSlot slot) const;
   int32_t free_blocks() const { return pool_.free_parents(); }
+  // Blocks that each group could take if no other did, summed: it grows with every block let go.
+  int64_t room() const {
+    int64_t sum = 0;
+    for (int g = 0; g < num_groups(); ++g) sum += pool_.free_blocks(g);
+    return sum;
+  }
   std::span<const BlockTableView> tables() const { return views_; }
   const BlockPool& pool() const { return pool_; }
   const PrefixMap& map() const { return map_; }
@@ -211,6 +217,12 @@ class KvManager final : private EvictionSink {
     bool timed = false;     // some may be retained for a time that starts with their release
   };
 
+  // The latest state that a row let go of, while the block's serial is this.
+  struct Trail {
+    BlockId block = kNoBlock;
+    int64_t serial = 0;
+  };
+
   Row& at(RowSlot slot, int group) { return rows_[size_t(Index(slot)) * groups_.size() + group]; }
   const Row& at(RowSlot slot, int group) const {
     return rows_[size_t(Index(slot)) * groups_.size() + group];
@@ -238,6 +250,7 @@ class KvManager final : private EvictionSink {
   void LinkGroups();
   bool IsCopied(BlockId block) const;
   void RetainBlock(BlockId block, const RetentionPlan* plan, int group, int32_t index);
+  void LeaveTrail(RowSlot slot, int group, BlockId block);
   bool Retained(const CacheGroup& group, int32_t index, int32_t prompt_len, int32_t junction) const;
   int32_t MatchGroups(const PrefixChain& chain, int32_t tokens, bool states);
   int32_t Clip(int32_t junction, int32_t start, int32_t count, int32_t num_tokens) const;
@@ -255,6 +268,7 @@ class KvManager final : private EvictionSink {
   bool has_states_ = false;
   bool clips_ = false;              // chunks end where a state can be resumed from
   std::vector<int32_t> junctions_;  // [slot], of the hit it was admitted with; states only
+  std::vector<Trail> trails_;       // [slot, group]; states only
   std::vector<std::unique_ptr<CacheGroup>> groups_;
   BlockPool pool_;
   PrefixMap map_;

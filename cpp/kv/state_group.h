@@ -22,8 +22,10 @@ class StateGroup final : public CacheGroup {
     return std::max(0, Entries(processed) - 1);
   }
   bool WritesOnlyLast() const override { return true; }
-  // The state read and the state written.
-  int32_t Peak(int32_t tokens, int32_t) const override { return std::min(2, Entries(tokens)); }
+  // The state that the first open step reads, and those that all of them write.
+  int32_t Peak(int32_t tokens, const Ahead& ahead) const override {
+    return std::min(1 + ahead.steps, Entries(tokens));
+  }
   int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
                 const Links& links, BlockId* hits) const override {
     const int32_t limit = std::min(tokens / block_size(), Covered(chain));

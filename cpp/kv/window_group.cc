@@ -11,9 +11,10 @@ int32_t WindowGroup::FirstLive(int32_t processed) const {
   return std::max(head_, oldest / block_size());
 }
 
-int32_t WindowGroup::Peak(int32_t tokens, int32_t chunk) const {
-  // During a chunk both its own blocks and the window before it are held; either end may be ragged.
-  const int64_t span = int64_t{window_} + chunk;
+int32_t WindowGroup::Peak(int32_t tokens, const Ahead& ahead) const {
+  // Until its steps have run, a chunk's blocks and the window before it are held; either end may be
+  // ragged.
+  const int64_t span = int64_t{window_} + std::min(ahead.tokens, tokens);
   const int64_t most = head_ + (span + block_size() - 1) / block_size() + 1;
   return static_cast<int32_t>(std::min<int64_t>(most, Entries(tokens)));
 }

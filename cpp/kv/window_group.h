@@ -20,7 +20,7 @@ class WindowGroup final : public CacheGroup {
 
   int32_t Head() const override { return head_; }
   int32_t FirstLive(int32_t processed) const override;
-  int32_t Peak(int32_t tokens, int32_t chunk) const override;
+  int32_t Peak(int32_t tokens, const Ahead& ahead) const override;
   int32_t Match(const PrefixMap& map, const PrefixChain& chain, int32_t tokens, int32_t align,
                 const Links& links, BlockId* hits) const override;
 

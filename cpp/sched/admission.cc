@@ -11,6 +11,11 @@ namespace {
 // How many waiting requests one pass looks at behind a head that does not fit.
 constexpr size_t kMaxPassedOver = 64;
 
+// A request that did not fit cannot fit before room comes free or less is promised to others: what
+// others cache of its prompt takes as much room as it saves. Yet one such request a step is looked
+// up, so that what it will hit stays recent; all that a pass looks at have their turn.
+constexpr uint64_t kRetrySteps = kMaxPassedOver;
+
 // Linear aging needs no bookkeeping: "one level of priority equals so much waiting" is a constant
 // key. Priorities beyond what 62 bits of microseconds express count as the last one that they do.
 OrderKey OrderOf(const EngineConfig& config, int32_t priority, int64_t now_us, uint64_t arrival) {
@@ -110,6 +115,17 @@ int32_t Scheduler::LookupCap(const Request& r) const {
   return cap;
 }
 
+bool Scheduler::StillDoesNotFit(const Request& r) {
+  // What a part of a prompt takes depends on the step, alone it may start afresh, and a connector
+  // is to be asked each time.
+  if (!config_.full_prompt_gate || running_.empty() || remote_) return false;
+  if (r.refused_room < 0) return false;
+  if (kv_.room() > r.refused_room || pass_.reserved.total() < r.refused_promised) return false;
+  if (next_step_ - r.refused_step < kRetrySteps || pass_.retried) return true;
+  pass_.retried = true;
+  return false;
+}
+
 bool Scheduler::OfferRoom(Request& r) {
   return remote_ && remote_->YieldTo(r, running_.empty() && num_open() == 0);
 }
@@ -118,6 +134,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   // Output of a step from before its preemption is still to come and belongs before what it
   // computes next.
   if (r.in_flight > 0) return Admission::kNotNow;
+  if (StillDoesNotFit(r)) return Admission::kDoesNotFit;
   const int32_t cap = LookupCap(r);
   kv::KvManager::Hit hit = kv_.Match(r.chain(), cap);
   if (remote_) {
@@ -174,6 +191,9 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
     const bool in_its_way = (hit.tokens > 0 && hit.partial == 0) || r.transfer != 0;
     if (!in_its_way || !running_.empty() || num_open() > 0 || (remote_ && remote_->OthersHold(r))) {
+      r.refused_room = kv_.room();
+      r.refused_promised = pass_.reserved.total();
+      r.refused_step = next_step_;
       return Admission::kDoesNotFit;
     }
     // Alone, and yet too large: its hit lies scattered over more parents than it fills, or what was
@@ -199,6 +219,7 @@ void Scheduler::StartRunning(Request& r, int32_t hit_tokens) {
   r.status = RequestStatus::kRunning;
   r.admitted_step = next_step_;
   r.local_only = false;
+  r.refused_room = -1;
   r.asked_us = 0;
   --num_waiting_;
   stats_.prefix_queries += r.num_tokens;

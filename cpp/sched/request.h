@@ -97,6 +97,10 @@ struct alignas(64) Request {
   // The rest.
   int32_t scored = 0;  // prompt positions whose logprob was asked for already
   int32_t overtaken = 0;
+  // What was free, and promised to others, when it last did not fit, and the step of that.
+  int64_t refused_room = -1;  // -1: it was never refused, or must be looked at again
+  int32_t refused_promised = 0;
+  uint64_t refused_step = 0;
   uint64_t transfer = 0;       // the load it waits for, or that pins its prefix; 0: none
   uint64_t admitted_step = 0;  // its hit is computed once this step is over
   int64_t asked_us = 0;        // when a connector first did not know what it has; 0: not yet

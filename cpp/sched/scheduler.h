@@ -106,6 +106,7 @@ class Scheduler {
     int32_t encoder_budget = 0;  // embeddings
     bool many = false;           // more than one request competes
     bool preempted = false;
+    bool retried = false;  // a request that no room came free for was looked up
   };
   enum class Admission { kAdmitted, kDoesNotFit, kNotNow, kStepIsFull, kLoading };
 
@@ -114,6 +115,7 @@ class Scheduler {
   void AdmitWaiting();
   Admission TryAdmit(Request& request);
   Admission TryAdmit(Request& request, const kv::KvManager::Hit& hit);
+  bool StillDoesNotFit(const Request& request);
   int32_t LookupCap(const Request& request) const;
   bool OfferRoom(Request& request);
   void StartRunning(Request& request, int32_t hit_tokens);

@@ -177,8 +177,7 @@ Status CheckDrafts(const EngineConfig& c) {
 // Whether one request of full length fits when it is alone; the last token needs no KV.
 Status CheckPool(const EngineConfig& c) {
   const auto parents_for = [&c](int32_t model_len) {
-    return kv::ParentsFor(c.groups, c.block_size, model_len - 1,
-                          c.max_steps_in_flight * int64_t{c.max_num_batched_tokens});
+    return kv::ParentsFor(c.groups, c.block_size, model_len - 1, kv::AheadOf(c));
   };
   const int64_t needed = parents_for(c.max_model_len);
   if (needed <= c.num_blocks - 1) return Status::Ok();

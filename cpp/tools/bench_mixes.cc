@@ -77,6 +77,29 @@ Times Preempted() {
   return times;
 }
 
+// A queue of long prompts that are cached for the most part, but find no room.
+Times Crowded() {
+  EngineConfig c = DecodeConfig();
+  c.max_model_len = 16'384;
+  c.max_num_seqs = 2 * kRunning;
+  c.num_blocks = kRunning * 78;
+  c.watermark = 0.15;
+  const auto engine = MakeEngine(c);
+  for (int32_t i = 0; i < kRunning - 1; ++i) Add(*engine, Prompt(kContext, i), Greedy(600));
+  std::vector<int32_t> shared = Prompt(12'000, kRunning);
+  Add(*engine, shared, Greedy(4000));
+  const auto nothing = [] {};
+  while (engine->Stats().waiting > 0) Run(*engine, 1, 0, nothing);
+  shared.resize(15'000);
+  for (int32_t i = 0; i < 64; ++i) {
+    shared[12'000] = i;
+    Add(*engine, shared, Greedy(600));
+  }
+  const Times times = Run(*engine, kWarmSteps, 128, nothing);
+  OCTAVO_CHECK(engine->Stats().waiting > 32, "the queue finds room");
+  return times;
+}
+
 // Prompts of 512 tokens, half of them an image out of 64; a step takes 16 prompts.
 Times Images() {
   constexpr int32_t kLength = 512;
@@ -129,6 +152,7 @@ Measures BenchMixes(const Effort& effort) {
     events.enable_kv_events = true;
     Report(&all, "events", Decode(events));
     Report(&all, "preemption", Preempted());
+    Report(&all, "queue", Crowded());
     Report(&all, "images", Images());
   }
   return all;

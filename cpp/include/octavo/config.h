@@ -56,7 +56,7 @@ struct EngineConfig {
   int32_t block_size = 16;  // tokens a block, a power of two <= kMaxBlockSize
   std::vector<GroupSpec> groups;  // empty: one group of full attention with `block_size`
   // Window and state groups keep a snapshot of their past every so many tokens, besides those at a
-  // prompt's end; 0: only these; -1: keep whatever is not evicted.
+  // prompt's end and behind the latest token; 0: only these; -1: keep whatever is not evicted.
   int32_t snapshot_interval = 0;
   bool enable_prefix_caching = true;
   // A hit may end inside a block, which is then copied: the executor must make the copies of a step

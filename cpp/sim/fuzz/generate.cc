@@ -159,9 +159,8 @@ EngineConfig MakeConfig(uint64_t seed) {
   constexpr int32_t kIntervals[] = {0, -1, 16};
   if (!c.groups.empty()) c.snapshot_interval = kIntervals[random.Below(3)];
   // From just enough for the longest request to a few times that.
-  const int64_t chunk = int64_t{c.max_steps_in_flight} * c.max_num_batched_tokens;
   const int32_t least =
-      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, chunk));
+      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, kv::AheadOf(c)));
   c.num_blocks = least + random.Below(c.groups.empty() ? 2 * least : least);
   const auto is_state = [](const GroupSpec& g) { return g.kind == GroupKind::kState; };
   if (random.OneIn(2) && std::none_of(c.groups.begin(), c.groups.end(), is_state)) {

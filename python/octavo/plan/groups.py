@@ -16,7 +16,7 @@ from dataclasses import dataclass
 MAX_GROUPS = 8  # limits of the core: kMaxCacheGroups, kMaxGroupSplit and kMaxSplitGrid
 MAX_SPLIT = 64
 MAX_SPLIT_GRID = 4096
-STEPS_IN_FLIGHT = 2  # a window keeps its blocks until the steps that read them have run
+STEPS_IN_FLIGHT = 2  # of the engine; blocks and states are kept until the steps that read them have run
 GOOD_WASTE = 0.05  # the share of a parent that may hold nothing before a larger one is looked for
 ALIGN = 64  # bytes; every block begins on a cache line
 
@@ -44,7 +44,7 @@ class LayerGroup:
         """The most blocks a request holds on its way to `tokens` tokens in steps of up to `chunk`."""
         entries = -(-tokens // block_size)
         if self.recurrent:
-            return min(entries, 2)  # the state read and the state written
+            return min(entries, 1 + STEPS_IN_FLIGHT)  # the state read first, and those written
         if not self.window:
             return entries
         span = self.window + min(STEPS_IN_FLIGHT * chunk, tokens)

@@ -46,19 +46,25 @@ TEST_CASE("a prompt sent again resumes from its last state, also with a step in 
 }
 
 TEST_CASE("a conversation resumes from the state at its latest boundary") {
-  for (int lag : {0, 1}) {
-    CAPTURE(lag);
-    EngineConfig c = Config({kFull, kState});
-    c.snapshot_interval = 4;
-    Harness h(c);
-    const RequestId id = h.Add(Prompt(6), Greedy(20));
-    Drain(h, lag);
-    std::vector<int32_t> prompt = Prompt(6);
-    const auto& said = h.done(id).tokens;
-    prompt.insert(prompt.end(), said.begin(), said.end());
-    prompt.push_back(1);
-    // 25 of the 26 tokens were processed.
-    CHECK(CachedTokens(h, prompt, lag) == 24);
+  for (int interval : {0, 4}) {
+    for (int lag : {0, 1}) {
+      CAPTURE(interval);
+      CAPTURE(lag);
+      EngineConfig c = Config({kFull, kState});
+      c.snapshot_interval = interval;
+      Harness h(c);
+      const RequestId id = h.Add(Prompt(6), Greedy(20));
+      Drain(h, lag);
+      std::vector<int32_t> prompt = Prompt(6);
+      const auto& said = h.done(id).tokens;
+      prompt.insert(prompt.end(), said.begin(), said.end());
+      prompt.push_back(1);
+      const std::vector<int32_t> start(prompt.begin(), prompt.begin() + 18);
+      // 25 of the 26 tokens were processed.
+      CHECK(CachedTokens(h, prompt, lag) == 24);
+      // Of the boundaries on the way there only those of the interval were kept.
+      CHECK(CachedTokens(h, start, lag) == (interval == 4 ? 16 : 4));
+    }
   }
 }
 
@@ -131,7 +137,7 @@ TEST_CASE("a waiting request whose hit lies scattered over too many parents star
     c.max_num_batched_tokens = 3;
     c.max_num_seqs = 3;
     c.snapshot_interval = -1;
-    c.num_blocks = 1 + int32_t(kv::ParentsFor(c.groups, 4, c.max_model_len - 1, 6));
+    c.num_blocks = 1 + int32_t(kv::ParentsFor(c.groups, 4, c.max_model_len - 1, {.tokens = 6}));
     Harness h(c);
     for (int i = 0; i < 60; ++i) {
       h.Add(Prompt(40 + int32_t(random() % 23), int32_t(random() % 3)), Greedy(20));
@@ -157,7 +163,7 @@ TEST_CASE("a request alone is never preempted for ever by what it left behind") 
                               .split = 2 + int32_t(random() % 10)}});
     c.max_num_batched_tokens = 1;
     c.snapshot_interval = int32_t(random() % 10) - 1;
-    c.num_blocks = 1 + int32_t(kv::ParentsFor(c.groups, 4, c.max_model_len - 1, 2));
+    c.num_blocks = 1 + int32_t(kv::ParentsFor(c.groups, 4, c.max_model_len - 1, {.tokens = 2}));
     Harness h(c);
     const RequestId id = h.Add(Prompt(2 + int32_t(random() % 30)), Greedy(64));
     Drain(h, 0);

@@ -43,8 +43,7 @@ EngineConfig RandomConfig(std::mt19937& random, const SimulationOptions& options
   if (options.drafts) c.max_draft_tokens = 1 + Below(random, 8);
   // From just enough for the longest request to a few times that.
   const int32_t least =
-      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1,
-                                 c.max_steps_in_flight * c.max_num_batched_tokens));
+      1 + int32_t(kv::ParentsFor(c.groups, c.block_size, c.max_model_len - 1, kv::AheadOf(c)));
   c.num_blocks = least + Below(random, options.groups ? least : 2 * least);
   c.policy = Below(random, 2) ? SchedulingPolicy::kPriority : SchedulingPolicy::kFcfs;
   c.victim = Below(random, 2) ? VictimPolicy::kLast : VictimPolicy::kCost;

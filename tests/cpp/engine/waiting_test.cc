@@ -178,5 +178,25 @@ TEST_CASE("without aging somebody unimportant waits longer") {
   CHECK(crowd.Late() > 0);
 }
 
+TEST_CASE("who does not fit is admitted in the step that finds enough room") {
+  EngineConfig c = SmallConfig();
+  c.num_blocks = 13;
+  c.max_model_len = 44;
+  Harness h(c);
+  const RequestId first = h.Add(Prompt(8, 1), Greedy(10));
+  h.Add(Prompt(20, 2), Greedy(20));
+  h.Step();
+  const RequestId last = h.Add(Prompt(36, 3), Greedy(2));
+  while (!h.finished(first)) {
+    CHECK(h.stats().waiting == 1);
+    h.Step();
+  }
+  while (h.stats().running > 0 && !h.finished(last)) {
+    const int32_t room = h.engine.kv().free_blocks();
+    h.Step();
+    CHECK((h.stats().waiting == 0 || h.finished(last)) == (room >= 9));
+  }
+}
+
 }  // namespace
 }  // namespace octavo::engine

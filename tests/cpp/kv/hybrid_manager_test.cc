@@ -145,7 +145,16 @@ TEST_CASE("a state is filed only where a chunk ended on a boundary, once it is p
   REQUIRE(kv.Grow(kA, 18));
   kv.Publish(kA, chain.view(), 18);
   kv.PublishStates(kA, chain.view(), 18);
-  CHECK(kv.Match(chain.view(), 18).tokens == 0);  // of prompt 100, 8 was no end
+  // The latest state that was let go of is still found, but nothing holds it.
+  CHECK(kv.Match(chain.view(), 18).tokens == 8);
+  CHECK(Held(kv, kA, 1) == Entries{3, 4});
+  // The next one takes its place: of prompt 100, 8 was no end.
+  kv.PublishStates(kA, chain.view(), 20);
+  REQUIRE(kv.Grow(kA, 24));
+  kv.Publish(kA, chain.view(), 24);
+  kv.FreeDead(kA, 24, 100);
+  CHECK(kv.Match(chain.view(), 19).tokens == 0);
+  CHECK(kv.Match(chain.view(), 22).tokens == 20);
   kv.CheckInvariants();
 }
 

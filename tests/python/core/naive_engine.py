@@ -45,6 +45,7 @@ class NaiveRequest:
     in_flight: int = 0
     epoch: int = 0
     overtaken: int = 0
+    refused: tuple[int, int, int] | None = None  # room, promises and step when it last did not fit
     cached: int = -1
     state: str = "waiting"
     drafts: list[int] = field(default_factory=list)
@@ -85,6 +86,7 @@ class NaiveEngine:
             config.num_blocks, config.block_size, config.enable_prefix_caching, config.sub_block_hits
         )
         self.waiting: list[NaiveRequest] = []
+        self.steps = 0
         self.running: list[NaiveRequest] = []
         self.open: list[NaiveStep] = []
         self.quarantine: list[int] = []  # for each slot that is not free yet: open steps to wait for
@@ -128,7 +130,7 @@ class NaiveEngine:
         self.budget = self.config.max_num_batched_tokens
         self.reserved = 0
         self.many = len(self.running) + len(self.waiting) > 1
-        self.preempted = False
+        self.preempted = self.retried = False
         self.promised = -1
         self._plan_running()
         if not self.preempted:
@@ -136,6 +138,7 @@ class NaiveEngine:
         if not self.step.rows:
             return None
         self.open.append(self.step)
+        self.steps += 1
         return self.step
 
     def _plan_running(self) -> None:
@@ -287,11 +290,24 @@ class NaiveEngine:
     def _admit(self, r: NaiveRequest) -> str:
         if r.in_flight > 0:
             return "not now"
+        if self._still_does_not_fit(r):
+            return "does not fit"
         hit = self.cache.match(r.tokens, r.salt, len(r.tokens) - 1)
         outcome = self._admit_with(r, hit)
         if outcome == "does not fit" and hit.partial:
             outcome = self._admit_with(r, Hit(hit.blocks))
         return outcome
+
+    def _still_does_not_fit(self, r: NaiveRequest) -> bool:
+        if not self.config.full_prompt_gate or not self.running or r.refused is None:
+            return False
+        room, promised, step = r.refused
+        if self.cache.num_free > room or self.reserved < promised:
+            return False
+        if self.steps - step >= 64 and not self.retried:
+            self.retried = True
+            return False
+        return True
 
     def _admit_with(self, r: NaiveRequest, hit: Hit) -> str:
         whole = len(hit.blocks) * self.config.block_size
@@ -304,7 +320,9 @@ class NaiveEngine:
             keep += int(self.config.watermark * self.config.num_blocks)
         held = self.cache.admit(hit, start + count, keep, r.wish)
         if held is None:
+            r.refused = (self.cache.num_free, self.reserved, self.steps)
             return "does not fit"
+        r.refused = None
         if hit.partial:
             self.step.copies.append((hit.source, held.blocks[len(hit.blocks)], hit.partial))
         r.held, r.computed, r.state = held, start, "running"

@@ -84,9 +84,9 @@ def test_windows_and_states_share_one_pool() -> None:
     assert max(cut.waste) <= GOOD_WASTE
 
 
-def test_a_request_holds_two_states_at_most(tmp_path: Path) -> None:
+def test_a_request_holds_the_state_read_and_one_for_each_step_ahead(tmp_path: Path) -> None:
     state = footprint(tmp_path, **NINE_B).groups[1]
-    assert [state.peak(tokens, 16, 2048) for tokens in (1, 16, 17, 100_000)] == [1, 1, 2, 2]
+    assert [state.peak(tokens, 16, 2048) for tokens in (1, 16, 17, 33, 100_000)] == [1, 1, 2, 3, 3]
 
 
 def test_the_engine_is_told_of_the_state_group_and_the_interval(tiny_folder: Any) -> None:
