@@ -23,6 +23,7 @@ enum class Column {
   kRowSlot,
   kSeqLen,
   kRequest,
+  kCrossLen,  // embeddings that the row's tokens see in cross groups; 0 without
   kSampleToken,
   kSampleRow,
   kNumLogprobs,
@@ -66,6 +67,7 @@ inline constexpr ColumnSpec kColumns[] = {
     {Column::kRowSlot, "row_slot", DType::kI32, Extent::kRow},
     {Column::kSeqLen, "seq_len", DType::kI32, Extent::kRow},
     {Column::kRequest, "request", DType::kU64, Extent::kRow},
+    {Column::kCrossLen, "cross_len", DType::kI32, Extent::kRow},
     {Column::kSampleToken, "sample_token", DType::kI32, Extent::kSample},
     {Column::kSampleRow, "sample_row", DType::kI32, Extent::kSample},
     {Column::kNumLogprobs, "num_logprobs", DType::kI32, Extent::kSample},

@@ -13,13 +13,13 @@ StepBatch::StepBatch(const EngineConfig& config, HostMemory& memory) : arena_(co
 
 StepBatch::Pointers StepBatch::PointersOf(int slot) const {
   const auto i32 = [&](Column c) { return arena_.At<int32_t>(slot, c); };
-  return {i32(Column::kTokenId),     i32(Column::kPosition),
-          i32(Column::kQueryStart),  i32(Column::kRowSlot),
-          i32(Column::kSeqLen),      arena_.At<uint64_t>(slot, Column::kRequest),
-          i32(Column::kSampleToken), i32(Column::kSampleRow),
-          i32(Column::kNumLogprobs), i32(Column::kScoreToken),
-          i32(Column::kScoreTarget), i32(Column::kScoreRow),
-          i32(Column::kScoreTop)};
+  return {i32(Column::kTokenId),    i32(Column::kPosition),
+          i32(Column::kQueryStart), i32(Column::kRowSlot),
+          i32(Column::kSeqLen),     arena_.At<uint64_t>(slot, Column::kRequest),
+          i32(Column::kCrossLen),   i32(Column::kSampleToken),
+          i32(Column::kSampleRow),  i32(Column::kNumLogprobs),
+          i32(Column::kScoreToken), i32(Column::kScoreTarget),
+          i32(Column::kScoreRow),   i32(Column::kScoreTop)};
 }
 
 void StepBatch::BindPlan(int slot) {
@@ -34,6 +34,7 @@ void StepBatch::BindPlan(int slot) {
   p.row_slot = i32(Column::kRowSlot);
   p.seq_len = i32(Column::kSeqLen);
   p.request = u64(Column::kRequest);
+  p.cross_len = i32(Column::kCrossLen);
   p.sample_token = i32(Column::kSampleToken);
   p.sample_row = i32(Column::kSampleRow);
   p.temperature = f32(Column::kTemperature);

@@ -76,6 +76,9 @@ class StepBatch {
     p.max_seq_len = std::max(p.max_seq_len, position + 1);
     return row;
   }
+  // The tokens of the latest row see so many embeddings. Called for every row or, where there are
+  // no cross groups, for none.
+  void SetCrossLen(int32_t embeddings) { at_.cross_len[plan().num_rows - 1] = embeddings; }
   // The latest row is sampled from at its last token, or `from_end` tokens before it. Returns the
   // sample's index.
   int32_t AddSample(bool plain_greedy, int32_t num_logprobs, int32_t from_end = 0) {
@@ -118,6 +121,7 @@ class StepBatch {
   struct Pointers {
     int32_t *token_id, *position, *query_start, *row_slot, *seq_len;
     uint64_t* request;
+    int32_t* cross_len;
     int32_t *sample_token, *sample_row, *num_logprobs;
     int32_t *score_token, *score_target, *score_row, *score_top;
   };

@@ -16,6 +16,12 @@
 
 namespace octavo::kv {
 
+// The encoder item whose keys and values a request sees through the cross groups.
+struct CrossItem {
+  Hash128 hash;            // of its content, as it was submitted
+  int32_t embeddings = 0;  // 0: none
+};
+
 // The chain of a request's full units, as far as its tokens are known. A unit is the greatest
 // common divisor of all groups' block sizes; a larger block is filed under the hash of its last
 // unit, which covers everything before it, and its parent's is that of the unit before its first.
@@ -24,6 +30,7 @@ struct PrefixChain {
   std::span<const Hash128> hashes;  // one a full unit
   Hash128 root;
   const RetentionPlan* retention = nullptr;  // null: nothing was asked for
+  const CrossItem* cross = nullptr;          // null without cross groups; part of the root
 };
 
 // Reads the serial of the content before each block of a prefix: that of the block before it in a
@@ -56,15 +63,21 @@ inline Ahead AheadOf(const EngineConfig& config) {
 
 class CacheGroup {
  public:
-  CacheGroup(int index, int32_t block_size, int32_t unit)
-      : index_(index), block_size_(block_size), unit_(unit) {}
+  CacheGroup(int index, int32_t block_size, int32_t unit, bool cross = false)
+      : index_(index), block_size_(block_size), unit_(unit), cross_(cross) {}
   virtual ~CacheGroup() = default;
 
   int32_t block_size() const { return block_size_; }
   // Whether every token is kept, so that the blocks of a prefix say all of it.
   virtual bool KeepsEverything() const { return false; }
+  // Whether its blocks hold an item's embeddings and none of a request's tokens.
+  bool cross() const { return cross_; }
   // Entries in the table of a request of `tokens` tokens, null ones included.
-  int32_t Entries(int32_t tokens) const { return (tokens + block_size_ - 1) / block_size_; }
+  int32_t Entries(int32_t tokens) const { return cross_ ? 0 : Blocks(tokens); }
+  // The same of a request with this item.
+  int32_t CrossEntries(const CrossItem* item) const {
+    return cross_ && item ? Blocks(item->embeddings) : 0;
+  }
 
   // Blocks in [head, first_live) are dead once `processed` tokens are: no later token reads them.
   virtual int32_t Head() const { return 0; }
@@ -88,7 +101,7 @@ class CacheGroup {
   int index() const { return index_; }
   // How many of this group's blocks the chain covers.
   int32_t Covered(const PrefixChain& chain) const {
-    return static_cast<int32_t>(chain.hashes.size()) * unit_ / block_size_;
+    return cross_ ? 0 : static_cast<int32_t>(chain.hashes.size()) * unit_ / block_size_;
   }
 
  protected:
@@ -97,15 +110,34 @@ class CacheGroup {
                    const Links& links, BlockId* hits) const;
 
  private:
+  int32_t Blocks(int32_t count) const { return (count + block_size_ - 1) / block_size_; }
   int32_t LastUnit(int32_t block) const { return (block + 1) * (block_size_ / unit_) - 1; }
 
   int index_;
   int32_t block_size_;
   int32_t unit_;
+  bool cross_;
 };
 
-// Parents that a request of `tokens` tokens holds at most when it is alone. No groups: one of full
-// attention with `block_size`.
+// The content of one block of an item: compared whole like the tokens of another block.
+class CrossKey {
+ public:
+  static constexpr int32_t kWords = 6;
+
+  // `root` keeps salts apart.
+  CrossKey(const CrossItem& item, const Hash128& root, const CacheGroup& group, int32_t index);
+  CrossKey(const CrossKey&) = delete;
+  CrossKey& operator=(const CrossKey&) = delete;
+  // Valid as long as this.
+  const PrefixKey& key() const { return key_; }
+
+ private:
+  int32_t words_[kWords];
+  PrefixKey key_;
+};
+
+// Parents that a request of `tokens` tokens and the longest item holds at most when it is alone. No
+// groups: one of full attention with `block_size`.
 int64_t ParentsFor(std::span<const GroupSpec> groups, int32_t block_size, int32_t tokens,
                    const Ahead& ahead);
 

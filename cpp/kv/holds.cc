@@ -19,7 +19,7 @@ int32_t KvManager::NewHold() {
 }
 
 bool KvManager::Cached(const PrefixChain& chain, int group, int32_t index) const {
-  return Find(chain, group, index) != kNoBlock;
+  return !groups_[group]->cross() && Find(chain, group, index) != kNoBlock;
 }
 
 int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t gate,
@@ -33,6 +33,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
   // What is cached is taken first: only then is it known what reviving it leaves.
   for (int g = 0; g < num_groups(); ++g) {
     const CacheGroup& group = *groups_[g];
+    if (group.cross()) continue;
     OCTAVO_CHECK(tokens % group.block_size() == 0, "a load ends inside a block");
     const int32_t entries = std::min(group.Entries(tokens), group.Covered(chain));
     OCTAVO_CHECK(entries == group.Entries(tokens), "a load reaches past the known tokens");
@@ -52,6 +53,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
     }
     all.of[g] += need.of[g] + std::max(0, group.Peak(gate, config_.ahead) - live);
   }
+  if (has_cross_) all += CrossNeedBeside(chain);
   if (!pool_.Fits(all, keep_parents)) {
     DropHold(hold);
     missing->resize(first);
@@ -70,6 +72,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
 int32_t KvManager::HoldFiled(RowSlot slot, int32_t tokens, std::vector<KvBlock>* blocks) {
   const int32_t hold = NewHold();
   for (int g = 0; g < num_groups(); ++g) {
+    if (groups_[g]->cross()) continue;
     const int32_t whole = std::min(length(slot, g), tokens / groups_[g]->block_size());
     for (int32_t i = 0; i < whole; ++i) {
       const int32_t entry = row(g, slot)[i];

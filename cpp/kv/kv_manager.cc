@@ -23,7 +23,9 @@ std::vector<GroupSpec> GroupsOf(const KvConfig& config) {
 
 int32_t UnitOf(const KvConfig& config) {
   int32_t unit = 0;
-  for (const GroupSpec& spec : GroupsOf(config)) unit = std::gcd(unit, spec.block_size);
+  for (const GroupSpec& spec : GroupsOf(config)) {
+    if (spec.kind != GroupKind::kCross) unit = std::gcd(unit, spec.block_size);
+  }
   return unit;
 }
 
@@ -33,9 +35,13 @@ std::vector<int32_t> SplitsOf(const KvConfig& config) {
   return splits;
 }
 
+// Of all keys of the prefix map, in tokens.
 int32_t WidestOf(const KvConfig& config) {
   int32_t widest = 1;
-  for (const GroupSpec& spec : GroupsOf(config)) widest = std::max(widest, spec.block_size);
+  for (const GroupSpec& spec : GroupsOf(config)) {
+    const bool cross = spec.kind == GroupKind::kCross;
+    widest = std::max(widest, cross ? CrossKey::kWords : spec.block_size);
+  }
   return widest;
 }
 
@@ -60,10 +66,13 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
       sub_block_hits_(FindsPartial(config)) {
   for (const GroupSpec& spec : GroupsOf(config)) {
     groups_.push_back(MakeGroup(spec, static_cast<int>(groups_.size()), unit_));
-    align_ = std::lcm(align_, spec.block_size);
-    keeps_everything_ = keeps_everything_ && spec.kind == GroupKind::kFull;
+    const CacheGroup& group = *groups_.back();
+    if (!group.cross()) align_ = std::lcm(align_, spec.block_size);
+    keeps_everything_ = keeps_everything_ && (group.KeepsEverything() || group.cross());
     has_states_ = has_states_ || spec.kind == GroupKind::kState;
-    const int64_t stride = groups_.back()->Entries(config.max_tokens_per_slot);
+    has_cross_ = has_cross_ || group.cross();
+    const CrossItem longest{{}, spec.encoder_len};
+    const int64_t stride = group.Entries(config.max_tokens_per_slot) + group.CrossEntries(&longest);
     tables_.emplace_back(memory, size_t(config.num_slots) * stride);
     OCTAVO_CHECK(tables_.back().data(), "no memory for the block tables");
     views_.push_back({tables_.back().data(), stride, spec.block_size});
@@ -87,19 +96,22 @@ void KvManager::LinkGroups() {
   }
   const std::vector<int> whole = order_;
   for (int g = 0; g < num_groups(); ++g) {
-    if (!groups_[g]->KeepsEverything()) order_.push_back(g);
+    if (!groups_[g]->KeepsEverything() && !groups_[g]->cross()) order_.push_back(g);
     const auto same = [&](int other) {
       return groups_[other]->block_size() == groups_[g]->block_size();
     };
     const auto anchor = std::find_if(whole.begin(), whole.end(), same);
-    anchors_.push_back(groups_[g]->KeepsEverything() ? g : anchor != whole.end() ? *anchor : -1);
+    const int linked = anchor != whole.end() && !groups_[g]->cross() ? *anchor : -1;
+    anchors_.push_back(groups_[g]->KeepsEverything() ? g : linked);
   }
 }
 
-KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens) {
-  if (!config_.enable_prefix_caching) return {};
+KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens, bool fresh) {
   Hit hit;
+  hit.cross = chain.cross;
+  if (!config_.enable_prefix_caching) return hit;
   hit.retention = chain.retention;
+  hit.cross_cached = has_cross_ && !fresh && MatchCross(chain);
   if (has_states_) hit.junction = MatchGroups(chain, max_tokens, /*states=*/false);
   hit.tokens = MatchGroups(chain, max_tokens, /*states=*/true);
   if (sub_block_hits_) hit.partial = FindPartial(chain, hit.tokens, max_tokens);
@@ -163,7 +175,9 @@ BlockNeed KvManager::LengthsOf(RowSlot slot) const {
 BlockNeed KvManager::AdmissionNeed(const Hit& hit, int32_t tokens) const {
   BlockNeed lengths;
   for (int g = 0; g < num_groups(); ++g) lengths.of[g] = groups_[g]->Entries(hit.tokens);
-  return GrowthNeed(lengths, tokens);
+  BlockNeed need = GrowthNeed(lengths, tokens);
+  if (has_cross_) need += CrossNeed(hit);
+  return need;
 }
 
 BlockNeed KvManager::PeakNeed(const Hit& hit, int32_t tokens) const {
@@ -174,6 +188,7 @@ BlockNeed KvManager::PeakNeed(const Hit& hit, int32_t tokens) const {
     const int32_t dead = std::max(0, group.FirstLive(hit.tokens) - group.Head());
     need.of[g] = std::max(0, group.Peak(tokens, config_.ahead) - (entries - dead));
   }
+  if (has_cross_) need += CrossNeed(hit);
   return need;
 }
 
@@ -194,7 +209,8 @@ bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockN
   // The hit's blocks are taken first: only then is it known what reviving them leaves.
   AttachHit(slot, hit);
   for (int g = 0; g < num_groups() && hit.partial > 0; ++g) pool_.Ref(sources_[g]);
-  const BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
+  BlockNeed need = GrowthNeed(LengthsOf(slot), tokens);
+  if (has_cross_) need += CrossNeed(hit);
   BlockNeed all = need;
   all += keep;
   if (!pool_.Fits(all, keep_parents)) {
@@ -246,7 +262,8 @@ void KvManager::ProveHit(RowSlot slot, const Hit& hit) {
 
 void KvManager::RetainBlock(BlockId b, const RetentionPlan* plan, int group, int32_t index) {
   if (!plan) return;
-  const auto* wish = plan->Of(index * groups_[group]->block_size());
+  // What an encoder made of an item is worth as much as the start of the prompt.
+  const auto* wish = plan->Of(groups_[group]->cross() ? 0 : index * groups_[group]->block_size());
   if (wish) Retain(b, *wish);
 }
 
@@ -272,7 +289,8 @@ void KvManager::AttachHit(RowSlot slot, const Hit& hit) {
   if (has_states_) junctions_[Index(slot)] = hit.junction;
   for (int g = 0; g < num_groups(); ++g) {
     Row& r = at(slot, g);
-    r.length = r.published = groups_[g]->Entries(hit.tokens);
+    const int32_t cross = hit.cross_cached ? groups_[g]->CrossEntries(hit.cross) : 0;
+    r.length = r.published = groups_[g]->Entries(hit.tokens) + cross;
     r.dead = std::max(0, groups_[g]->FirstLive(hit.tokens));
     if (has_states_) trails_[size_t(Index(slot)) * groups_.size() + g] = {};
     for (int32_t i = 0; i < r.length; ++i) {
@@ -308,7 +326,8 @@ bool KvManager::GrowSparing(RowSlot slot, int32_t tokens, const BlockNeed& keep)
 void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
   for (int g = 0; g < num_groups(); ++g) {
     Row& r = at(slot, g);
-    const int32_t entries = std::max(r.length, groups_[g]->Entries(tokens));
+    const int32_t entries = groups_[g]->cross() ? r.length + need.of[g]
+                                                : std::max(r.length, groups_[g]->Entries(tokens));
     OCTAVO_CHECK(entries <= views_[g].row_stride, "a block table row is full");
     int32_t* const table = row(g, slot);
     // A state group skips what the chunk passes over; those entries are null already.
@@ -324,7 +343,9 @@ void KvManager::Append(RowSlot slot, int32_t tokens, BlockNeed need) {
 void KvManager::OnEvict(BlockId block) {
   const PrefixKey key = map_.KeyOf(block);
   const bool whole = map_.Whole(block);
-  if (whole && eviction_listener_) eviction_listener_->OnEvict(block, key);
+  // An item's blocks are in no connector's tier.
+  const bool offered = whole && !groups_[key.group]->cross();
+  if (offered && eviction_listener_) eviction_listener_->OnEvict(block, key);
   if (map_.Remove(block) && whole) events_.Removed(block, key);
   expiry_.Cancel(block);
   ++evictions_;
@@ -405,7 +426,7 @@ int32_t KvManager::ExclusiveBlocks(RowSlot slot) const {
 int32_t KvManager::published_tokens(RowSlot slot) const {
   int32_t tokens = config_.max_tokens_per_slot;
   for (int g = 0; g < num_groups(); ++g) {
-    if (groups_[g]->WritesOnlyLast()) continue;
+    if (groups_[g]->WritesOnlyLast() || groups_[g]->cross()) continue;
     tokens = std::min(tokens, at(slot, g).published * groups_[g]->block_size());
   }
   return tokens;
@@ -450,7 +471,7 @@ void KvManager::CachedContent(std::vector<KvEvent>* events) const {
   for (int32_t b = 1; b < pool_.num_places(); ++b) {
     const BlockId block{b};
     if (!map_.IsNamed(block)) continue;
-    events->push_back(MakeKvEvent(KvEventKind::kStored, block, map_.KeyOf(block)));
+    events->push_back(MakeKvEvent(KvEventKind::kStored, block, Told(map_.KeyOf(block))));
   }
   std::stable_sort(events->begin(), events->end(),
                    [](const KvEvent& a, const KvEvent& b) { return a.start < b.start; });

@@ -78,8 +78,11 @@ class KvManager final : private EvictionSink {
     // part from the prefix there too.
     int32_t junction = 0;
     const RetentionPlan* retention = nullptr;  // of whoever asked
+    const CrossItem* cross = nullptr;          // of whoever asked
+    bool cross_cached = false;                 // all of its blocks are
   };
-  Hit Match(const PrefixChain& chain, int32_t max_tokens);
+  // An item's blocks are hit, all or none, whatever the prompt hits; never when `fresh`.
+  Hit Match(const PrefixChain& chain, int32_t max_tokens, bool fresh = false);
 
   // Blocks that admitting with `hit` up to `tokens` tokens takes besides the hit's, and the most it
   // will ever hold on the way there.
@@ -117,6 +120,10 @@ class KvManager final : private EvictionSink {
   // first `processed` tokens, when these end on a boundary.
   void Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens);
   void PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed);
+  // Files the blocks of the slot's item, all at once, as soon as the step that encodes it is
+  // planned; and takes them out again, for it did not.
+  void PublishCross(RowSlot slot, const PrefixChain& chain);
+  void UnpublishCross(RowSlot slot);
   // Brings the cache lines on their way that a Publish of the slot's next block will need. The
   // first call is for its row, the second, some requests later, for what the block's hash names.
   void PrefetchRow(RowSlot slot) const;
@@ -203,6 +210,7 @@ class KvManager final : private EvictionSink {
   bool caching() const { return config_.enable_prefix_caching; }
   bool keeps_everything() const { return keeps_everything_; }
   bool has_states() const { return has_states_; }
+  bool has_cross() const { return has_cross_; }
 
   // Aborts with a message when an invariant does not hold. O(pool + tables).
   void CheckInvariants() const;
@@ -239,6 +247,15 @@ class KvManager final : private EvictionSink {
   void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
   bool PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index,
                     int64_t before);
+  bool PublishBlock(BlockId block, const PrefixKey& key, const PrefixChain& chain, int32_t index);
+  bool MatchCross(const PrefixChain& chain);
+  BlockNeed CrossNeed(const Hit& hit) const;
+  BlockNeed CrossNeedBeside(const PrefixChain& chain) const;
+  // What events say of a key: an item's block has no tokens.
+  PrefixKey Told(PrefixKey key) const {
+    if (groups_[key.group]->cross()) key.tokens = {};
+    return key;
+  }
   std::optional<int64_t> SerialBefore(RowSlot slot, int group, int32_t index) const;
   std::optional<int64_t> SerialBefore(const PrefixChain& chain, int group, int32_t index) const;
   BlockId Find(const PrefixChain& chain, int group, int32_t index) const;
@@ -266,6 +283,7 @@ class KvManager final : private EvictionSink {
   int32_t align_;
   bool keeps_everything_ = true;  // no group ever gives blocks of a running request back
   bool has_states_ = false;
+  bool has_cross_ = false;
   bool clips_ = false;              // chunks end where a state can be resumed from
   std::vector<int32_t> junctions_;  // [slot], of the hit it was admitted with; states only
   std::vector<Trail> trails_;       // [slot, group]; states only

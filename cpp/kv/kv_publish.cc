@@ -42,7 +42,11 @@ BlockId KvManager::Find(const PrefixChain& chain, int group, int32_t index) cons
 // also the hash of something else.
 bool KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int32_t index,
                              int64_t before) {
-  const PrefixKey key = groups_[group]->KeyOf(chain, index, before);
+  return PublishBlock(b, groups_[group]->KeyOf(chain, index, before), chain, index);
+}
+
+bool KvManager::PublishBlock(BlockId b, const PrefixKey& key, const PrefixChain& chain,
+                             int32_t index) {
   auto result = map_.Insert(b, key);
   while (result == PrefixMap::InsertResult::kOrphan) {
     Forget(map_.Place(key));
@@ -50,8 +54,8 @@ bool KvManager::PublishBlock(BlockId b, int group, const PrefixChain& chain, int
   }
   if (result == PrefixMap::InsertResult::kCollision) return false;
   pool_.SetClass(b, EvictionClass::kProbationary);
-  RetainBlock(b, chain.retention, group, index);
-  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
+  RetainBlock(b, chain.retention, key.group, index);
+  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, Told(key));
   return true;
 }
 
@@ -145,6 +149,7 @@ void KvManager::PublishStates(RowSlot slot, const PrefixChain& chain, int32_t pr
 
 void KvManager::Unpublish(RowSlot slot, int32_t tokens) {
   for (int g = 0; g < num_groups(); ++g) {
+    if (groups_[g]->cross()) continue;
     int32_t& done = at(slot, g).published;
     for (; done > tokens / groups_[g]->block_size(); --done) {
       const int32_t entry = row(g, slot)[done - 1];

@@ -136,13 +136,13 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   if (r.in_flight > 0) return Admission::kNotNow;
   if (StillDoesNotFit(r)) return Admission::kDoesNotFit;
   const int32_t cap = LookupCap(r);
-  kv::KvManager::Hit hit = kv_.Match(r.chain(), cap);
+  kv::KvManager::Hit hit = kv_.Match(r.chain(), cap, r.packed);
   if (remote_) {
     switch (Consult(r, hit.tokens)) {
       case RemoteKv::Answer::kLocal:
         break;
       case RemoteKv::Answer::kLookAgain:
-        hit = kv_.Match(r.chain(), cap);
+        hit = kv_.Match(r.chain(), cap, r.packed);
         break;
       case RemoteKv::Answer::kLoading:
         r.status = RequestStatus::kWaitingForRemoteKv;
@@ -177,6 +177,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
     if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
   }
   if (count == 0) return Admission::kNotNow;
+  if (kv_.has_cross() && !CanEncodeCross(r, hit)) return Admission::kStepIsFull;
 
   // What it will hold at most, less what it takes now, is kept free for it; so is what others were
   // promised before.
@@ -189,7 +190,8 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
       running_.empty() ? 0 : static_cast<int32_t>(config_.watermark * config_.num_blocks);
   const RowSlot slot{free_slots_.back()};
   if (!kv_.Admit(slot, hit, start + count, keep, keep_parents)) {
-    const bool in_its_way = (hit.tokens > 0 && hit.partial == 0) || r.transfer != 0;
+    const bool in_its_way =
+        (hit.tokens > 0 && hit.partial == 0) || hit.cross_cached || r.transfer != 0;
     if (!in_its_way || !running_.empty() || num_open() > 0 || (remote_ && remote_->OthersHold(r))) {
       r.refused_room = kv_.room();
       r.refused_promised = pass_.reserved.total();
@@ -209,6 +211,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
   stats_.copied_tokens += hit.partial;
   StartRunning(r, start);
   AddRow(r, count);
+  if (kv_.has_cross()) UseCross(r, hit);
   if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it
   pass_.reserved += kv_.RemainingNeed(slot, r.num_tokens);
   return Admission::kAdmitted;

@@ -59,6 +59,7 @@ bool Scheduler::AddDraftRow(Request& r, size_t index) {
   const int32_t count = 1 + r.drafts;
   r.Flush();
   batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens + r.drafts, r.computed, count);
+  if (kv_.has_cross()) batch_.SetCrossLen(r.cross.embeddings);
   const int32_t sample = batch_.AddSample(r.plain_greedy, r.num_logprobs(), r.drafts);
   for (int32_t i = r.drafts - 1; i >= 0; --i) {
     batch_.AddSample(r.plain_greedy, r.num_logprobs(), i);

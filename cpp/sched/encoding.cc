@@ -29,10 +29,7 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
   const auto refuse = [](size_t i, auto... text) {
     return Status::InvalidArgument(StrCat("encoder_items[", i, "] ", text...));
   };
-  if (items.empty()) return Status::Ok();
-  if (config_.encoder_cache_size == 0) {
-    return refuse(0, "cannot be kept: encoder_cache_size is 0, set it to the embeddings to keep");
-  }
+  if (Status s = CheckCrossItems(items); !s.ok()) return s;
   if (items.size() > kMaxEncoderItems) {
     return Status::InvalidArgument(
         StrCat("encoder_items has ", items.size(), " entries: give at most ", kMaxEncoderItems));
@@ -43,6 +40,10 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
   int64_t total = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     const EncoderItem& item = items[i];
+    if (item.cross) continue;
+    if (config_.encoder_cache_size == 0) {
+      return refuse(i, "cannot be kept: encoder_cache_size is 0, set it to the embeddings to keep");
+    }
     if (item.start < end || item.length < 1 || int64_t{item.start} + item.length > length) {
       return refuse(i, "has start=", item.start, " and length=", item.length,
                     ": spans lie one after another within the prompt's ", length, " tokens");
@@ -64,7 +65,8 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
                     ": hash all that decides the embeddings");
     }
     for (size_t j = 0; j < i; ++j) {
-      const bool same = items[j].hash[0] == item.hash[0] && items[j].hash[1] == item.hash[1];
+      const bool same =
+          !items[j].cross && items[j].hash[0] == item.hash[0] && items[j].hash[1] == item.hash[1];
       if (same && items[j].embeddings != item.embeddings) {
         return refuse(i, "has embeddings=", item.embeddings, ", but item ", j,
                       " with the same hash has ", items[j].embeddings);
@@ -121,7 +123,7 @@ int32_t Scheduler::ClipToEncoder(const Request& r, int32_t start, int32_t count,
 }
 
 void Scheduler::HandOutEncoding(StepRecord& step) {
-  if (config_.encoder_cache_size == 0) return;
+  if (config_.encoder_cache_size == 0 && !kv_.has_cross()) return;
   step.encoder_evicted.assign(encoder_.evicted().begin(), encoder_.evicted().end());
   encoder_.ClearEvicted();
   batch_.SetEncoders(step.encoder_evicted, step.encoder_inputs, step.encoder_spans);
@@ -153,13 +155,13 @@ void Scheduler::UseEncoder(Request& r, int32_t start, int32_t count) {
       } else {
         use.entry = encoder_.Insert(use.hash(), use.item.embeddings, step.id);
         pass_.encoder_budget -= use.item.embeddings;
-        step.encoder_inputs.push_back({Value(r.id), static_cast<int32_t>(i), use.entry});
+        step.encoder_inputs.push_back({Value(r.id), use.index, use.entry, row});
       }
     }
     const int32_t from = std::max(use.item.start, start);
     const int32_t to = std::min(use.end(), start + count);
-    step.encoder_spans.push_back({token + from - start, to - from, from - use.item.start, use.entry,
-                                  static_cast<int32_t>(i), row});
+    step.encoder_spans.push_back(
+        {token + from - start, to - from, from - use.item.start, use.entry, use.index, row});
   }
 }
 
@@ -182,6 +184,7 @@ void Scheduler::ReleaseEncoder(Request& r) {
 
 void Scheduler::ForgetEncoded(const StepRecord& step, const Request* request) {
   for (const EncoderInput& input : step.encoder_inputs) {
+    if (input.entry < 0) continue;  // blocks, which go with what the step or row has filed
     // The entry may have been evicted and given out again since.
     const bool same = encoder_.embeddings(input.entry) > 0 && encoder_.step(input.entry) == step.id;
     if (same && (!request || input.request == Value(request->id))) encoder_.Forget(input.entry);

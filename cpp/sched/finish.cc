@@ -103,6 +103,7 @@ void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed)
   // The KV of this step is not to be trusted, what was processed before is.
   if (row.epoch == r.epoch) {
     kv_.Unpublish(r.row_slot(), processed);
+    if (r.cross_step == first_open_) kv_.UnpublishCross(r.row_slot());
   } else {
     for (BlockId b : record(first_open_).published) kv_.Forget(b);
   }

@@ -194,9 +194,23 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   }
   r.items.clear();
   r.first_item = 0;
-  for (const EncoderItem& item : input.encoder_items) r.items.push_back({item});
   r.hashes.clear();
   r.root = hasher.Root(input.cache_salt);
+  r.cross = {};
+  r.cross_step = 0;
+  for (size_t i = 0; i < input.encoder_items.size(); ++i) {
+    const EncoderItem& item = input.encoder_items[i];
+    const int32_t index = static_cast<int32_t>(i);
+    if (!item.cross) {
+      r.items.push_back({item, index});
+      continue;
+    }
+    // Every token sees it, so it stands before all of them like the salt.
+    r.cross = {{item.hash[0], item.hash[1]}, item.embeddings};
+    r.cross_index = index;
+    const uint64_t key[] = {item.hash[0], item.hash[1], static_cast<uint64_t>(item.embeddings)};
+    r.root = hasher.Next(r.root, {}, std::as_bytes(std::span(key)));
+  }
   r.retention.Assign(input.retention, r.prompt_len);
   if (config.enable_prefix_caching) {
     r.hashes.reserve(r.stop_len / unit);

@@ -63,6 +63,7 @@ class RequestEdits final : public batch::LogitEdits {
 // One image or audio clip of a request.
 struct EncoderUse {
   EncoderItem item;
+  int32_t index = 0;   // among the items of the request
   int32_t entry = -1;  // of the encoder cache, while this request uses it
   int32_t end() const { return item.start + item.length; }
   Hash128 hash() const { return {item.hash[0], item.hash[1]}; }
@@ -116,6 +117,9 @@ struct alignas(64) Request {
   kv::RetentionPlan retention;
   std::vector<EncoderUse> items;  // images and audio, in order of their spans
   int32_t first_item = 0;         // earlier ones are processed
+  kv::CrossItem cross;            // what its tokens see through cross groups
+  int32_t cross_index = 0;        // of that item, among the items of the request
+  uint64_t cross_step = 0;  // the step that was to encode it for this request; 0: it was a hit
 
   RowSlot row_slot() const { return RowSlot{slot}; }
   bool live() const { return status != RequestStatus::kFinished; }
@@ -123,7 +127,8 @@ struct alignas(64) Request {
     return {{tokens, static_cast<size_t>(num_tokens)},
             hashes,
             root,
-            retention.empty() ? nullptr : &retention};
+            retention.empty() ? nullptr : &retention,
+            cross.embeddings > 0 ? &cross : nullptr};
   }
   // A new token stays in the hot line: finishing a step then touches no other, and the next row of
   // this request writes it to `tokens`, which it needs anyway.

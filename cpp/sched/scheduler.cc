@@ -30,6 +30,11 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   quarantine_.reserve(rows);
   // A failed step takes the later open ones with it: one output a row. A finished one has one a
   // sample at most.
+  for (const GroupSpec& spec : config.groups) {
+    if (spec.kind != GroupKind::kCross) continue;
+    longest_cross_ =
+        longest_cross_ > 0 ? std::min(longest_cross_, spec.encoder_len) : spec.encoder_len;
+  }
   outputs_.resize(std::max(config.max_steps_in_flight * rows, batch::MaxSamples(config)));
   for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   for (StepRecord& step : records_) {
@@ -220,6 +225,8 @@ void Scheduler::AddRow(Request& r, int32_t count) {
   } else {
     batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens, r.computed, count);
   }
+  if (kv_.has_cross()) [[unlikely]]
+    batch_.SetCrossLen(r.cross.embeddings);
   stats_.scheduled_tokens += count;
   if (r.computed < r.prompt_len) {
     stats_.prompt_tokens += std::min(r.prompt_len - r.computed, count);
@@ -308,6 +315,7 @@ void Scheduler::CheckInvariants() const {
     OCTAVO_CHECK(r->status == RequestStatus::kRunning, "a running request is not running");
     OCTAVO_CHECK(!previous || previous->order < r->order, "the running list is out of order");
     for (int g = 0; g < kv_.num_groups(); ++g) {
+      if (config_.groups.size() > 0 && config_.groups[g].kind == GroupKind::kCross) continue;
       OCTAVO_CHECK(r->computed <= kv_.length(r->row_slot(), g) * kv_.tables()[g].block_size,
                    "more tokens computed than the blocks hold");
     }

@@ -121,7 +121,8 @@ class Scheduler {
   void StartRunning(Request& request, int32_t hit_tokens);
   // encoding.cc
   int32_t StepEncoderBudget() const {
-    return config_.encoder_budget > 0 ? config_.encoder_budget : config_.encoder_cache_size;
+    if (config_.encoder_budget > 0) return config_.encoder_budget;
+    return config_.encoder_cache_size > 0 ? config_.encoder_cache_size : longest_cross_;
   }
   void HandOutEncoding(StepRecord& step);
   Status CheckEncoderItems(const RequestInput& input) const;
@@ -133,6 +134,10 @@ class Scheduler {
   void ReleaseEncoder(Request& request);
   void ForgetEncoded(const StepRecord& step, const Request* request);
   void CheckEncoderInvariants() const;
+  // cross.cc
+  Status CheckCrossItems(std::span<const EncoderItem> items) const;
+  bool CanEncodeCross(const Request& request, const kv::KvManager::Hit& hit) const;
+  void UseCross(Request& request, const kv::KvManager::Hit& hit);
   // drafts.cc
   bool AddDraftRow(Request& request, size_t index);
   void ShortenToFit(Request& request);
@@ -185,7 +190,8 @@ class Scheduler {
   batch::StepBatch& batch_;
   Clock& clock_;
   encoder::EncoderCache encoder_;
-  int32_t num_encoding_ = 0;  // live requests with images or audio
+  int32_t num_encoding_ = 0;   // live requests with images or audio in their prompts
+  int32_t longest_cross_ = 0;  // embeddings; of any item that every cross group holds, 0: no groups
   ChainHasher hasher_;
   std::unique_ptr<RemoteKv> remote_;  // null without a connector
 

@@ -1,5 +1,6 @@
 // Every number that a caller controls is checked here, once, before anything uses it.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -116,6 +117,7 @@ Status CheckWish(const std::string& name, int64_t priority, int64_t duration_ms)
 }
 
 constexpr int32_t kMaxSink = 65536;
+constexpr int32_t kMaxEncoderLen = 1 << 22;
 
 Status CheckGroup(const GroupSpec& g, size_t index) {
   const std::string name = StrCat("groups[", index, "].");
@@ -133,6 +135,11 @@ Status CheckGroup(const GroupSpec& g, size_t index) {
     return OutOfRange((name + "sink").c_str(), g.sink,
                       "give up to 65536 tokens to windows, 0 to others");
   }
+  const bool cross = g.kind == GroupKind::kCross;
+  if (cross ? g.encoder_len < 1 || g.encoder_len > kMaxEncoderLen : g.encoder_len != 0) {
+    return OutOfRange((name + "encoder_len").c_str(), g.encoder_len,
+                      "give cross groups 1 to 4194304 embeddings, 0 to others");
+  }
   if (g.split < 1 || g.split > kMaxGroupSplit) {
     return OutOfRange((name + "split").c_str(), g.split, "give 1 to 64 blocks a parent");
   }
@@ -143,6 +150,14 @@ Status CheckGroups(const EngineConfig& c) {
   if (c.groups.size() > size_t(kMaxCacheGroups)) {
     return Status::InvalidArgument(
         StrCat("groups has ", c.groups.size(), " entries: give at most ", kMaxCacheGroups));
+  }
+  const bool only_cross =
+      !c.groups.empty() && std::all_of(c.groups.begin(), c.groups.end(), [](const GroupSpec& g) {
+        return g.kind == GroupKind::kCross;
+      });
+  if (only_cross) {
+    return Status::InvalidArgument(
+        "groups are all of kind cross: add one that holds the tokens themselves");
   }
   int64_t grid = 1;
   for (size_t i = 0; i < c.groups.size(); ++i) {
@@ -264,9 +279,9 @@ Status Validate(const EngineConfig& c) {
       {"kv_load_timeout_ms", c.kv_load_timeout_ms, 0, 1'000'000'000,
        "give 0 (never) or milliseconds"},
       {"encoder_cache_size", c.encoder_cache_size, 0, 1 << 22,
-       "give 0 (no images or audio) to 4194304 embeddings"},
+       "give 0 (no images or audio in prompts) to 4194304 embeddings"},
       {"encoder_budget", c.encoder_budget, 0, 1 << 22,
-       "give 0 (encoder_cache_size) to 4194304 embeddings"},
+       "give 0 (encoder_cache_size, or the longest encoder_len) to 4194304 embeddings"},
   };
   for (const auto& r : ranges) {
     if (r.value < r.low || r.value > r.high) {

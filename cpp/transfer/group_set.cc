@@ -7,6 +7,7 @@ namespace octavo::transfer {
 GroupSet::GroupSet(const EngineConfig& config) : specs_(config.groups) {
   if (specs_.empty()) specs_.push_back({.block_size = config.block_size});
   for (const GroupSpec& spec : specs_) {
+    if (spec.kind == GroupKind::kCross) continue;
     unit_ = std::gcd(unit_, spec.block_size);
     largest_ = std::max(largest_, spec.block_size);
     align_ = std::lcm(align_, spec.block_size);

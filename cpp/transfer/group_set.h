@@ -35,7 +35,7 @@ class GroupSet {
     // A missing block that the candidate needs is needed by every candidate that ends after it. Of
     // groups that keep everything the first missing block says it all.
     for (int g = 0; g < size(); ++g) {
-      if (groups_[g]->FirstLive(end) > 0) continue;
+      if (groups_[g]->FirstLive(end) > 0 || groups_[g]->cross()) continue;
       int32_t i = local_hit / specs_[g].block_size;
       while (i < end / specs_[g].block_size && has(g, i)) ++i;
       end = std::min(end, i * specs_[g].block_size / align_ * align_);
@@ -56,6 +56,7 @@ class GroupSet {
   template <typename Has>
   int32_t LastMissing(int g, int32_t end, int32_t local_hit, const Has& has) const {
     const kv::CacheGroup& group = *groups_[g];
+    if (group.cross()) return -1;  // an item's blocks are neither saved nor loaded
     const int32_t size = specs_[g].block_size;
     const int32_t first = local_hit / size;
     for (int32_t i = end / size; i-- > std::max(first, group.FirstLive(end));) {

@@ -75,6 +75,7 @@ KvMatch HostTier::Match(const KvRequest& request, int32_t local_hit, const KvRes
   // Whoever waits for these blocks finds them recent: making room for their load must not take
   // them.
   for (int g = 0; g < groups_.size(); ++g) {
+    if (groups_.spec(g).kind == GroupKind::kCross) continue;
     const int32_t size = groups_.spec(g).block_size;
     for (int32_t i = end / size; i-- > local_hit / size;) {
       const BlockId b = find(g, i);

@@ -211,8 +211,10 @@ GroupKind KindOf(const std::string& name) {
   if (name == "sliding_window") return GroupKind::kSlidingWindow;
   if (name == "chunked_local") return GroupKind::kChunkedLocal;
   if (name == "state") return GroupKind::kState;
-  throw py::value_error("kind='" + name +
-                        "' is unknown: give 'full', 'sliding_window', 'chunked_local' or 'state'");
+  if (name == "cross") return GroupKind::kCross;
+  throw py::value_error(
+      "kind='" + name +
+      "' is unknown: give 'full', 'sliding_window', 'chunked_local', 'state' or 'cross'");
 }
 
 void BindGroup(py::module_& m) {
@@ -220,15 +222,18 @@ void BindGroup(py::module_& m) {
       m, "CacheGroup",
       "Layers that share block tables: what they keep of the past, and how many of "
       "their blocks one block of the pool holds (split).")
-      .def(py::init([](const std::string& kind, int block_size, int window, int sink, int split) {
-             return GroupSpec{KindOf(kind), block_size, window, sink, split};
+      .def(py::init([](const std::string& kind, int block_size, int window, int sink, int split,
+                       int encoder_len) {
+             return GroupSpec{KindOf(kind), block_size, window, sink, split, encoder_len};
            }),
            py::arg("kind") = "full", py::kw_only(), py::arg("block_size") = 16,
-           py::arg("window") = 0, py::arg("sink") = 0, py::arg("split") = 1)
+           py::arg("window") = 0, py::arg("sink") = 0, py::arg("split") = 1,
+           py::arg("encoder_len") = 0)
       .def_readonly("block_size", &GroupSpec::block_size)
       .def_readonly("window", &GroupSpec::window)
       .def_readonly("sink", &GroupSpec::sink)
-      .def_readonly("split", &GroupSpec::split);
+      .def_readonly("split", &GroupSpec::split)
+      .def_readonly("encoder_len", &GroupSpec::encoder_len);
 }
 
 void BindConfig(py::module_& m) {
@@ -360,7 +365,16 @@ void BindPlan(py::module_& m) {
           "Entries whose embeddings are no longer kept; drop them first.")
       .def_property_readonly(
           "encoder_inputs", [](const StepPlan& p) { return TuplesOf(p.encoder_inputs); },
-          "(request, item, entry): encode the item before the forward pass, keep it as the entry.")
+          "(request, item, entry): encode the item before the forward pass, keep it as the entry. "
+          "Entry -1: a cross item, write its keys and values into the blocks of its row.")
+      .def_property_readonly(
+          "encoder_rows",
+          [](const StepPlan& p) {
+            std::vector<int> rows;
+            for (const EncoderInput& i : p.encoder_inputs) rows.push_back(i.row);
+            return rows;
+          },
+          "Of each of encoder_inputs, the row of the step that takes it first.")
       .def_property_readonly(
           "encoder_spans", [](const StepPlan& p) { return TuplesOf(p.encoder_spans); },
           "(token, count, offset, entry, item, row): tokens of the step that take embeddings, from "
@@ -368,7 +382,7 @@ void BindPlan(py::module_& m) {
 }
 
 EncoderItem MakeEncoderItem(const py::bytes& hash, int start, int length, int embeddings,
-                            bool bidirectional) {
+                            bool bidirectional, bool cross) {
   const std::string_view digest = hash;
   EncoderItem item;
   if (digest.size() != sizeof(item.hash)) {
@@ -380,14 +394,18 @@ EncoderItem MakeEncoderItem(const py::bytes& hash, int start, int length, int em
   item.length = length;
   item.embeddings = embeddings;
   item.bidirectional = bidirectional;
+  item.cross = cross;
   return item;
 }
 
 void BindEncoderItem(py::module_& m) {
-  py::class_<EncoderItem>(m, "EncoderItem",
-                          "An image or audio clip of a prompt: a span of placeholder tokens.")
+  py::class_<EncoderItem>(
+      m, "EncoderItem",
+      "An image or audio clip of a prompt: a span of placeholder tokens. cross: "
+      "no span (start and length 0), every token sees it through the cross "
+      "groups.")
       .def(py::init(&MakeEncoderItem), py::arg("hash"), py::arg("start"), py::arg("length"),
-           py::arg("embeddings"), py::arg("bidirectional") = false);
+           py::arg("embeddings"), py::arg("bidirectional") = false, py::arg("cross") = false);
 }
 
 std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {

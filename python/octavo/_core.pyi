@@ -13,10 +13,13 @@ class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
     """
-    def __init__(self, kind: str = 'full', *, block_size: typing.SupportsInt | typing.SupportsIndex = 16, window: typing.SupportsInt | typing.SupportsIndex = 0, sink: typing.SupportsInt | typing.SupportsIndex = 0, split: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    def __init__(self, kind: str = 'full', *, block_size: typing.SupportsInt | typing.SupportsIndex = 16, window: typing.SupportsInt | typing.SupportsIndex = 0, sink: typing.SupportsInt | typing.SupportsIndex = 0, split: typing.SupportsInt | typing.SupportsIndex = 1, encoder_len: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
     @property
     def block_size(self) -> int:
+        ...
+    @property
+    def encoder_len(self) -> int:
         ...
     @property
     def sink(self) -> int:
@@ -181,7 +184,12 @@ class StepPlan:
     @property
     def encoder_inputs(self) -> list[tuple[int, int, int]]:
         """
-        (request, item, entry): encode the item before the forward pass, keep it as the entry.
+        (request, item, entry): encode the item before the forward pass, keep it as the entry. Entry -1: a cross item, write its keys and values into the blocks of its row.
+        """
+    @property
+    def encoder_rows(self) -> list[int]:
+        """
+        Of each of encoder_inputs, the row of the step that takes it first.
         """
     @property
     def encoder_spans(self) -> list[tuple[int, int, int, int, int, int]]:
@@ -226,9 +234,9 @@ class Retention:
         ...
 class EncoderItem:
     """
-    An image or audio clip of a prompt: a span of placeholder tokens.
+    An image or audio clip of a prompt: a span of placeholder tokens. cross: no span (start and length 0), every token sees it through the cross groups.
     """
-    def __init__(self, hash: bytes, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, embeddings: typing.SupportsInt | typing.SupportsIndex, bidirectional: bool = False) -> None:
+    def __init__(self, hash: bytes, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, embeddings: typing.SupportsInt | typing.SupportsIndex, bidirectional: bool = False, cross: bool = False) -> None:
         ...
 class Engine:
     """

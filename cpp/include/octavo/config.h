@@ -34,16 +34,18 @@ enum class GroupKind : uint8_t {
   kSlidingWindow,  // of the last `window` tokens
   kChunkedLocal,   // of the current chunk of `window` tokens
   kState,          // one recurrent state; snapshots at block boundaries
+  kCross,          // keys and values of a request's encoder item; every token sees all of them
 };
 
 // Layers that share block tables. Their blocks take 1 / split of a parent of the pool, so that
-// groups whose blocks differ in bytes share it.
+// groups whose blocks differ in bytes share it. A block of kCross holds `block_size` embeddings.
 struct GroupSpec {
   GroupKind kind = GroupKind::kFull;
   int32_t block_size = 16;  // tokens a block, a power of two <= kMaxBlockSize
   int32_t window = 0;       // tokens; kSlidingWindow and kChunkedLocal only
   int32_t sink = 0;         // leading tokens that stay visible; windows only
   int32_t split = 1;        // blocks of this group in one parent, 1 to 64
+  int32_t encoder_len = 0;  // embeddings of the longest item; kCross only
 };
 
 inline constexpr int32_t kMaxCacheGroups = 8;
@@ -81,7 +83,8 @@ struct EngineConfig {
 
   // Encoders. In embeddings; 0: requests bring no images or audio.
   int32_t encoder_cache_size = 0;  // kept at once
-  int32_t encoder_budget = 0;      // computed a step; 0: encoder_cache_size
+  // Computed a step; 0: encoder_cache_size or, where that is 0 too, the longest encoder_len.
+  int32_t encoder_budget = 0;
 
   // Policies.
   SchedulingPolicy policy = SchedulingPolicy::kFcfs;

@@ -15,7 +15,7 @@
 namespace octavo {
 
 // Blocks of one cache group, one line for each row slot. Entries past a row's length are the null
-// block.
+// block. Of a cross group entry i holds embeddings i * block_size and on, not tokens.
 struct BlockTableView {
   const int32_t* data = nullptr;  // [num_slots, row_stride]
   int64_t row_stride = 0;
@@ -43,6 +43,7 @@ struct StepPlan {
   const int32_t* row_slot = nullptr;
   const int32_t* seq_len = nullptr;  // tokens whose KV exists once this step has run
   const uint64_t* request = nullptr;
+  const int32_t* cross_len = nullptr;  // embeddings that the row's tokens see; 0 without
   // [S]
   const int32_t* sample_token = nullptr;  // index into the N tokens
   const int32_t* sample_row = nullptr;

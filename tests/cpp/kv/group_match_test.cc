@@ -38,6 +38,8 @@ bool Reads(const GroupSpec& s, int32_t query, int32_t p) {
       return p < s.sink || p / s.window == query / s.window;
     case GroupKind::kState:
       return p == query - 1;
+    case GroupKind::kCross:
+      break;  // holds no tokens
   }
   return false;
 }
