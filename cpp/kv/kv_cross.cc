@@ -54,11 +54,13 @@ void KvManager::PublishCross(RowSlot slot, const PrefixChain& chain) {
   }
 }
 
-void KvManager::UnpublishCross(RowSlot slot) {
+void KvManager::ForgetCross(const PrefixChain& chain) {
   for (int g = 0; g < num_groups(); ++g) {
-    if (!groups_[g]->cross()) continue;
-    for (const int32_t entry : blocks(slot, g)) Forget(pool_.FromTable(entry, g));
-    at(slot, g).published = 0;
+    const int32_t entries = groups_[g]->CrossEntries(chain.cross);
+    for (int32_t i = 0; i < entries; ++i) {
+      const CrossKey content(*chain.cross, chain.root, *groups_[g], i);
+      for (BlockId b; (b = map_.Find(content.key())) != kNoBlock;) Forget(b);
+    }
   }
 }
 

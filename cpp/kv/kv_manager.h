@@ -121,9 +121,10 @@ class KvManager final : private EvictionSink {
   void Publish(RowSlot slot, const PrefixChain& chain, int32_t tokens);
   void PublishStates(RowSlot slot, const PrefixChain& chain, int32_t processed);
   // Files the blocks of the slot's item, all at once, as soon as the step that encodes it is
-  // planned; and takes them out again, for it did not.
+  // planned.
   void PublishCross(RowSlot slot, const PrefixChain& chain);
-  void UnpublishCross(RowSlot slot);
+  // Takes every copy of the chain's item out of the map, whoever holds it.
+  void ForgetCross(const PrefixChain& chain);
   // Brings the cache lines on their way that a Publish of the slot's next block will need. The
   // first call is for its row, the second, some requests later, for what the block's hash names.
   void PrefetchRow(RowSlot slot) const;
@@ -211,6 +212,7 @@ class KvManager final : private EvictionSink {
   bool keeps_everything() const { return keeps_everything_; }
   bool has_states() const { return has_states_; }
   bool has_cross() const { return has_cross_; }
+  bool is_cross(int group) const { return groups_[group]->cross(); }
 
   // Aborts with a message when an invariant does not hold. O(pool + tables).
   void CheckInvariants() const;

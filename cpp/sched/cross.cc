@@ -52,13 +52,11 @@ bool Scheduler::CanEncodeCross(const Request& r, const kv::KvManager::Hit& hit) 
 // REQUIRES: the request's row is the latest of the step.
 void Scheduler::UseCross(Request& r, const kv::KvManager::Hit& hit) {
   ++stats_.encoder_queries;
-  r.cross_step = 0;
   if (hit.cross_cached) {
     ++stats_.encoder_hits;
     return;
   }
   pass_.encoder_budget -= r.cross.embeddings;
-  r.cross_step = planned_->id;
   planned_->encoder_inputs.push_back(
       {Value(r.id), r.cross_index, /*entry=*/-1, batch_.num_rows() - 1});
   // A request after this one hits it: every step encodes before its forward pass.

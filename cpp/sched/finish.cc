@@ -103,10 +103,11 @@ void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed)
   // The KV of this step is not to be trusted, what was processed before is.
   if (row.epoch == r.epoch) {
     kv_.Unpublish(r.row_slot(), processed);
-    if (r.cross_step == first_open_) kv_.UnpublishCross(r.row_slot());
   } else {
     for (BlockId b : record(first_open_).published) kv_.Forget(b);
   }
+  // Every row of it read its item, which nothing has proven right.
+  if (kv_.has_cross()) kv_.ForgetCross(r.chain());
   Emit(r, -1, sample, FinishReason::kError, -1);
   Close(r, FinishReason::kError);
 }

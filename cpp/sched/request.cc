@@ -197,7 +197,6 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.hashes.clear();
   r.root = hasher.Root(input.cache_salt);
   r.cross = {};
-  r.cross_step = 0;
   for (size_t i = 0; i < input.encoder_items.size(); ++i) {
     const EncoderItem& item = input.encoder_items[i];
     const int32_t index = static_cast<int32_t>(i);

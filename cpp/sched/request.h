@@ -119,7 +119,6 @@ struct alignas(64) Request {
   int32_t first_item = 0;         // earlier ones are processed
   kv::CrossItem cross;            // what its tokens see through cross groups
   int32_t cross_index = 0;        // of that item, among the items of the request
-  uint64_t cross_step = 0;  // the step that was to encode it for this request; 0: it was a hit
 
   RowSlot row_slot() const { return RowSlot{slot}; }
   bool live() const { return status != RequestStatus::kFinished; }

@@ -37,12 +37,14 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   }
   outputs_.resize(std::max(config.max_steps_in_flight * rows, batch::MaxSamples(config)));
   for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  // A row files the blocks its tokens fill and at most one that was full before, and those of the
+  // items that the step encodes.
+  size_t filed = kv.num_groups() * (config.max_num_batched_tokens / kv.unit() + 2 * rows);
+  if (kv.has_cross()) filed += kv.num_groups() * static_cast<size_t>(StepEncoderBudget());
   for (StepRecord& step : records_) {
     step.rows.reserve(rows);
-    // A row files the blocks its tokens fill and at most one that was full before.
     step.copies.reserve(batch::MaxCopies(config));
-    step.published.reserve(kv.num_groups() *
-                           (config.max_num_batched_tokens / kv.unit() + 2 * rows));
+    step.published.reserve(filed);
   }
   if (connector) Attach(*connector);
 }
@@ -300,8 +302,11 @@ EngineStats Scheduler::Stats() const {
   s.cached_blocks = kv_.map().size();
   s.encoder_entries = encoder_.size();
   s.encoder_embeddings = encoder_.capacity() - encoder_.free();
+  int group = 0;  // the first that holds tokens
+  while (kv_.is_cross(group)) ++group;
   for (const Request* r : running_) {
-    s.kv_slots_allocated += int64_t{kv_.length(r->row_slot())} * kv_.tables()[0].block_size;
+    s.kv_slots_allocated +=
+        int64_t{kv_.length(r->row_slot(), group)} * kv_.tables()[group].block_size;
     s.kv_slots_filled += r->computed;
   }
   return s;
@@ -315,7 +320,7 @@ void Scheduler::CheckInvariants() const {
     OCTAVO_CHECK(r->status == RequestStatus::kRunning, "a running request is not running");
     OCTAVO_CHECK(!previous || previous->order < r->order, "the running list is out of order");
     for (int g = 0; g < kv_.num_groups(); ++g) {
-      if (config_.groups.size() > 0 && config_.groups[g].kind == GroupKind::kCross) continue;
+      if (kv_.is_cross(g)) continue;
       OCTAVO_CHECK(r->computed <= kv_.length(r->row_slot(), g) * kv_.tables()[g].block_size,
                    "more tokens computed than the blocks hold");
     }

@@ -33,6 +33,11 @@ inline uint64_t TokenDigest(int32_t token, int32_t position) {
   return uint64_t(uint32_t(token)) << 32 | uint32_t(position);
 }
 
+// What an encoder makes of one place of an item: a cell that every token of a request sees.
+inline Cell EncodedCell(uint64_t content, int32_t index) {
+  return {Mix(content, uint64_t(index)), 0, index};
+}
+
 // A recurrent state as the next token meets it, and after that token.
 inline uint64_t StateBefore(uint64_t state) { return Mix(state, 1); }
 inline uint64_t StateAfter(uint64_t before, uint64_t digest) { return Mix(before, digest); }

@@ -21,6 +21,7 @@ HashModel::HashModel(const EngineConfig& config, const batch::Arena& arena)
     g.cells.resize(size_t(config.num_blocks) * spec.split * spec.block_size);
   }
   states_.resize(groups_.size());
+  cross_.resize(groups_.size());
   owner_.assign(size_t(config.num_blocks) * places, -1);
 }
 
@@ -72,6 +73,20 @@ void HashModel::WriteBlock(int group, int32_t block, std::span<const Cell> cells
   std::copy(cells.begin(), cells.end(), g.cells.begin() + int64_t{block} * g.spec.block_size);
 }
 
+void HashModel::EncodeCross(const StepPlan& plan, std::span<const uint64_t> contents,
+                            std::span<const int32_t> embeddings) {
+  for (size_t i = 0; i < plan.encoder_inputs.size(); ++i) {
+    const EncoderInput& input = plan.encoder_inputs[i];
+    if (input.entry >= 0) continue;
+    OCTAVO_CHECK(plan.request[input.row] == input.request, "an item names another request's row");
+    for (Group& g : groups_) {
+      for (int32_t e = 0; e < embeddings[i] && IsCross(g); ++e) {
+        Write(g, plan, plan.row_slot[input.row], EncodedCell(contents[i], e));
+      }
+    }
+  }
+}
+
 Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
   for (int32_t i = 0; i < plan.num_copies; ++i) Copy(plan, i);
   // Row after row: a row may hit blocks that an earlier row of the same step writes.
@@ -110,6 +125,7 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
   const int32_t slot = plan.row_slot[row];
   const int32_t start = plan.position[plan.query_start[row]];
   for (const Group& g : groups_) {
+    if (IsCross(g)) cross_[g.index] = SumCross(g, plan, row);
     if (!IsState(g)) continue;
     const Cell before = start > 0 ? Read(g, plan, slot, start - 1) : Cell{};
     states_[g.index] = StateBefore(before.digest + uint64_t(before.position + 1 != start));
@@ -124,6 +140,7 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
     uint64_t digest = TokenDigest(token, p);
     for (const Group& g : groups_) digest = Mix(digest, See(g, plan, slot, p));
     for (Group& g : groups_) {
+      if (IsCross(g)) continue;
       if (!IsState(g)) {
         Write(g, plan, slot, {digest, token, p});
         continue;
@@ -137,6 +154,7 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
 uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
                         int32_t position) const {
   if (IsState(g)) return states_[g.index];
+  if (IsCross(g)) return cross_[g.index];
   // The digest before covers all that came before it.
   if (g.spec.kind == GroupKind::kFull) {
     return position == 0 ? 0 : Read(g, plan, slot, position - 1).digest;
@@ -159,6 +177,14 @@ uint64_t HashModel::Sum(const Group& g, const StepPlan& plan, int32_t slot, int3
   return sum;
 }
 
+uint64_t HashModel::SumCross(const Group& g, const StepPlan& plan, int32_t row) {
+  uint64_t sum = 0;
+  for (int32_t e = 0; e < plan.cross_len[row]; ++e) {
+    sum += Shown(Read(g, plan, plan.row_slot[row], e));
+  }
+  return sum;
+}
+
 int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
   const int32_t row = plan.sample_row[sample];
   const int32_t slot = plan.row_slot[row];
@@ -171,8 +197,9 @@ int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
   const int32_t known = history ? std::min(last + 1, plan.history_len[sample]) : 0;
   uint64_t digest = 1;
   for (const Group& g : groups_) {
-    digest = Mix(digest, IsState(g) ? Shown(Read(g, plan, slot, last))
-                                    : Sum(g, plan, slot, last, last + 1, history, known));
+    digest = Mix(digest, IsState(g)   ? Shown(Read(g, plan, slot, last))
+                         : IsCross(g) ? SumCross(g, plan, row)
+                                      : Sum(g, plan, slot, last, last + 1, history, known));
   }
   return Choose(plan, sample, digest);
 }

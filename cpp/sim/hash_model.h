@@ -2,7 +2,8 @@
 // back through the block tables from a cache that it wrote itself.
 //
 // A token's digest covers the token and what each group shows it: the digest before it (full),
-// those in its window or chunk and the sink's (windows), a running hash (states). Every group keeps
+// those in its window or chunk and the sink's (windows), a running hash (states), all that the
+// encoder wrote (cross). Every group keeps
 // the digest in blocks of its own, all in one memory: a block that is shared wrongly, reused too
 // early, by another group too, never written or read under a stale table gives other digests and so
 // other tokens.
@@ -24,6 +25,11 @@ class HashModel final : public Executor {
  public:
   HashModel(const EngineConfig& config, const batch::Arena& arena);
 
+  // Writes the items that the plan wants in the cross groups. `contents`: one for each of its
+  // encoder_inputs; `embeddings`: how many each has.
+  void EncodeCross(const StepPlan& plan, std::span<const uint64_t> contents,
+                   std::span<const int32_t> embeddings);
+  // REQUIRES: EncodeCross, where the plan wants it.
   Status Execute(const StepPlan& plan, std::span<int32_t> tokens) override;
 
   // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
@@ -48,6 +54,7 @@ class HashModel final : public Executor {
   };
 
   bool IsState(const Group& g) const { return g.spec.kind == GroupKind::kState; }
+  bool IsCross(const Group& g) const { return g.spec.kind == GroupKind::kCross; }
   int32_t BlockAt(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
   const Cell& Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
   void Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell);
@@ -59,6 +66,7 @@ class HashModel final : public Executor {
   // agree.
   uint64_t Sum(const Group& g, const StepPlan& plan, int32_t slot, int32_t query, int32_t end,
                const int32_t* history, int32_t known) const;
+  uint64_t SumCross(const Group& g, const StepPlan& plan, int32_t row);
   int32_t Sample(const StepPlan& plan, int32_t sample);
   int32_t Choose(const StepPlan& plan, int32_t sample, uint64_t digest) const;
   bool Allowed(const StepPlan& plan, int32_t sample, int32_t token) const;
@@ -67,6 +75,7 @@ class HashModel final : public Executor {
   const batch::Arena& arena_;
   std::vector<Group> groups_;
   std::vector<uint64_t> states_;  // of the row being written, one a group
+  std::vector<uint64_t> cross_;   // what it sees of its item, one a group
   std::vector<int8_t> owner_;     // of each place: the group that wrote there last
   std::vector<int32_t> latest_;   // what each row slot sampled last
   uint32_t fail_one_in_ = 0;

@@ -28,6 +28,11 @@ Oracle::Oracle(const EngineConfig& config, std::span<const GroupSpec> groups,
   tokens_.reserve(size_t(stop_len_));
   shown_.reserve(size_t(stop_len_) + 1);
   shown_.push_back(0);
+  for (const EncoderItem& item : spec.items) {
+    for (int32_t i = 0; item.cross && i < item.embeddings; ++i) {
+      cross_ += Shown(EncodedCell(item.hash[0], i));
+    }
+  }
   for (int32_t token : spec.prompt) Append(token);
 }
 
@@ -36,9 +41,10 @@ void Oracle::Append(int32_t token) {
   const uint64_t before = StateBefore(state_);
   uint64_t digest = TokenDigest(token, p);
   for (const GroupSpec& g : groups_) {
-    const uint64_t seen = g.kind == GroupKind::kState  ? before
-                          : g.kind == GroupKind::kFull ? digest_
-                                                       : Sum(g, p, p);
+    const uint64_t seen = g.kind == GroupKind::kState   ? before
+                          : g.kind == GroupKind::kCross ? cross_
+                          : g.kind == GroupKind::kFull  ? digest_
+                                                        : Sum(g, p, p);
     digest = Mix(digest, seen);
   }
   tokens_.push_back(token);
@@ -57,8 +63,9 @@ Oracle::Answer Oracle::Next() {
   const int32_t last = int32_t(tokens_.size()) - 1;
   uint64_t digest = 1;
   for (const GroupSpec& g : groups_) {
-    digest = Mix(digest, g.kind == GroupKind::kState ? Shown({state_, tokens_[last], last})
-                                                     : Sum(g, last, last + 1));
+    digest = Mix(digest, g.kind == GroupKind::kState   ? Shown({state_, tokens_[last], last})
+                         : g.kind == GroupKind::kCross ? cross_
+                                                       : Sum(g, last, last + 1));
   }
   const SamplingParams& p = spec_->params;
   if (p.temperature > 0) digest = Drawn(digest, p.seed, uint64_t(outputs()));

@@ -26,10 +26,11 @@ struct RequestSpec {
   int32_t priority = 0;
   std::vector<RetentionRange> kept;
   int32_t decode_priority = kOrdinaryPriority;
+  std::vector<EncoderItem> items;  // hash[0] is the content
 
   // Valid as long as the spec.
   RequestInput input() const {
-    return {prompt, params, priority, salt, {kept, decode_priority, 0}};
+    return {prompt, params, priority, salt, {kept, decode_priority, 0}, items};
   }
 };
 
@@ -68,6 +69,7 @@ class Oracle {
   std::vector<uint64_t> shown_;  // shown_[p]: the sum over the cells of the first p tokens
   uint64_t digest_ = 0;          // of the last token
   uint64_t state_ = 0;           // after it; states of all groups are equal
+  uint64_t cross_ = 0;           // what every token sees of the cross item
 };
 
 }  // namespace octavo::sim

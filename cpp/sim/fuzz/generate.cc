@@ -156,6 +156,7 @@ EngineConfig MakeConfig(uint64_t seed) {
   c.max_steps_in_flight = random.Between(1, kMaxStepsInFlight);
   DrawPolicies(random, &c);
   c.groups = RandomGroups(random);
+  DrawCross(seed, &c);
   constexpr int32_t kIntervals[] = {0, -1, 16};
   if (!c.groups.empty()) c.snapshot_interval = kIntervals[random.Below(3)];
   // From just enough for the longest request to a few times that.
@@ -207,6 +208,7 @@ RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
                          random.OneIn(2) ? 0 : random.Between(1, 50)});
     spec.decode_priority = random.Below(kMaxPriority + 1);
   }
+  if (HasCross(config)) spec.items.push_back(MakeCrossItem(config, seed));
   return spec;
 }
 

@@ -18,6 +18,12 @@ bool UsesConnector(uint64_t config_seed, const EngineConfig& config);
 // How often a run checks all invariants: after one operation in so many.
 int32_t CheckInterval(uint64_t config_seed);
 
+// Cross groups for one engine in four, and the item of a request to such an engine, one of a few
+// (cross.cc).
+void DrawCross(uint64_t seed, EngineConfig* config);
+bool HasCross(const EngineConfig& config);
+EncoderItem MakeCrossItem(const EngineConfig& config, uint64_t seed);
+
 // A request that such an engine accepts. Requests come in families that share prefixes.
 RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed);
 

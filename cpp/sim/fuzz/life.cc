@@ -107,6 +107,7 @@ bool Life::Begin() {
   OpenStep& step = open_.emplace_back();
   step.plan = *plan;
   step.tokens.resize(size_t(plan->num_samples));
+  NameCross(step);
   return true;
 }
 
@@ -138,6 +139,7 @@ void Life::CheckPlan(const StepPlan& plan) {
                  "a token has two samples");
     previous = row;
   }
+  if (HasCross(config_)) CheckCross(plan);
 }
 
 void Life::CheckRow(const StepPlan& plan, int32_t row) {
@@ -181,6 +183,7 @@ void Life::CheckRow(const StepPlan& plan, int32_t row) {
 void Life::Run() {
   for (OpenStep& step : open_) {
     if (step.executed) continue;
+    model_.EncodeCross(step.plan, step.contents, step.embeddings);
     OCTAVO_CHECK(model_.Execute(step.plan, step.tokens).ok(), "the model never fails a step");
     step.executed = true;
     return;

@@ -52,6 +52,8 @@ class Life {
   struct OpenStep {
     StepPlan plan;
     std::vector<int32_t> tokens;
+    std::vector<uint64_t> contents;   // of what it encodes
+    std::vector<int32_t> embeddings;  // the same
     bool executed = false;
   };
   using Guests = std::vector<Guest*>;
@@ -72,6 +74,9 @@ class Life {
   void TakeEvents();
   void DrainTransfers();
   Guest* Find(uint64_t id) const;
+  // cross.cc
+  void CheckCross(const StepPlan& plan);
+  void NameCross(OpenStep& step);
   // faults.cc
   bool Strike(OpKind kind, uint64_t argument);
   bool StrikeEnd(OpKind kind, uint64_t argument);
