@@ -471,7 +471,7 @@ void KvManager::CachedContent(std::vector<KvEvent>* events) const {
   for (int32_t b = 1; b < pool_.num_places(); ++b) {
     const BlockId block{b};
     if (!map_.IsNamed(block)) continue;
-    events->push_back(MakeKvEvent(KvEventKind::kStored, block, Told(map_.KeyOf(block))));
+    events->push_back(MakeKvEvent(KvEventKind::kStored, block, map_.KeyOf(block)));
   }
   std::stable_sort(events->begin(), events->end(),
                    [](const KvEvent& a, const KvEvent& b) { return a.start < b.start; });

@@ -253,11 +253,6 @@ class KvManager final : private EvictionSink {
   bool MatchCross(const PrefixChain& chain);
   BlockNeed CrossNeed(const Hit& hit) const;
   BlockNeed CrossNeedBeside(const PrefixChain& chain) const;
-  // What events say of a key: an item's block has no tokens.
-  PrefixKey Told(PrefixKey key) const {
-    if (groups_[key.group]->cross()) key.tokens = {};
-    return key;
-  }
   std::optional<int64_t> SerialBefore(RowSlot slot, int group, int32_t index) const;
   std::optional<int64_t> SerialBefore(const PrefixChain& chain, int group, int32_t index) const;
   BlockId Find(const PrefixChain& chain, int group, int32_t index) const;

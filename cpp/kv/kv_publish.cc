@@ -55,7 +55,7 @@ bool KvManager::PublishBlock(BlockId b, const PrefixKey& key, const PrefixChain&
   if (result == PrefixMap::InsertResult::kCollision) return false;
   pool_.SetClass(b, EvictionClass::kProbationary);
   RetainBlock(b, chain.retention, key.group, index);
-  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, Told(key));
+  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
   return true;
 }
 

@@ -169,15 +169,15 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
   }
   if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
   count = kv_.ClipChunk(hit, start, count, r.num_tokens);
+  if (kv_.has_cross() && CrossWork(r, hit) > pass_.encoder_budget) return Admission::kStepIsFull;
   if (!r.items.empty()) {
     EncoderLimit limit = EncoderLimit::kNone;
-    count = ClipToEncoder(r, start, count, &limit);
+    count = ClipToEncoder(r, start, count, &limit, CrossWork(r, hit));
     if (count == 0 && limit == EncoderLimit::kStep) return Admission::kStepIsFull;
     if (count == 0) return Admission::kDoesNotFit;
     if (!config_.enable_chunked_prefill && count < wanted) return Admission::kStepIsFull;
   }
   if (count == 0) return Admission::kNotNow;
-  if (kv_.has_cross() && !CanEncodeCross(r, hit)) return Admission::kStepIsFull;
 
   // What it will hold at most, less what it takes now, is kept free for it; so is what others were
   // promised before.

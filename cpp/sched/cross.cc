@@ -45,10 +45,6 @@ Status Scheduler::CheckCrossItems(std::span<const EncoderItem> items) const {
   return Status::Ok();
 }
 
-bool Scheduler::CanEncodeCross(const Request& r, const kv::KvManager::Hit& hit) const {
-  return hit.cross_cached || r.cross.embeddings <= pass_.encoder_budget;
-}
-
 // REQUIRES: the request's row is the latest of the step.
 void Scheduler::UseCross(Request& r, const kv::KvManager::Hit& hit) {
   ++stats_.encoder_queries;

@@ -35,7 +35,10 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
         StrCat("encoder_items has ", items.size(), " entries: give at most ", kMaxEncoderItems));
   }
   const int64_t length = static_cast<int64_t>(input.prompt.size());
-  const int32_t most = std::min(config_.encoder_cache_size, StepEncoderBudget());
+  // The chunk that a cross item is encoded for may begin with another item.
+  int32_t cross = 0;
+  for (const EncoderItem& item : items) cross += item.cross ? item.embeddings : 0;
+  const int32_t most = std::min(config_.encoder_cache_size, StepEncoderBudget() - cross);
   int64_t end = 0;
   int64_t total = 0;
   for (size_t i = 0; i < items.size(); ++i) {
@@ -50,7 +53,8 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
     }
     if (item.embeddings < 1 || item.embeddings > most) {
       return refuse(i, "has embeddings=", item.embeddings,
-                    ": one step encodes and the cache keeps ", "at most ", most,
+                    ": one step encodes and the cache keeps at most ", most,
+                    cross > 0 ? " beside the cross item" : "",
                     ", raise encoder_cache_size and encoder_budget");
     }
     if (item.bidirectional && item.length > config_.max_num_batched_tokens) {
@@ -84,12 +88,12 @@ Status Scheduler::CheckEncoderItems(const RequestInput& input) const {
 }
 
 int32_t Scheduler::ClipToEncoder(const Request& r, int32_t start, int32_t count,
-                                 EncoderLimit* limit) const {
+                                 EncoderLimit* limit, int32_t reserved) const {
   size_t i = static_cast<size_t>(r.first_item);
   while (i < r.items.size() && r.items[i].end() <= start) ++i;
   const size_t first = i;
   int32_t end = start + count;
-  int32_t compute = pass_.encoder_budget;
+  int32_t compute = pass_.encoder_budget - reserved;
   int32_t room = encoder_.available();
   EncoderLimit why = EncoderLimit::kNone;
   for (; count > 0 && i < r.items.size() && r.items[i].item.start < end; ++i) {

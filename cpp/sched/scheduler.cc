@@ -45,6 +45,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
     step.rows.reserve(rows);
     step.copies.reserve(batch::MaxCopies(config));
     step.published.reserve(filed);
+    if (kv.has_cross()) step.encoder_inputs.reserve(rows);
   }
   if (connector) Attach(*connector);
 }

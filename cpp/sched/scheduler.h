@@ -127,8 +127,9 @@ class Scheduler {
   void HandOutEncoding(StepRecord& step);
   Status CheckEncoderItems(const RequestInput& input) const;
   enum class EncoderLimit { kNone, kStep, kCache };
+  // `reserved`: of the step's budget, for the request's cross item.
   int32_t ClipToEncoder(const Request& request, int32_t start, int32_t count,
-                        EncoderLimit* limit = nullptr) const;
+                        EncoderLimit* limit = nullptr, int32_t reserved = 0) const;
   void UseEncoder(Request& request, int32_t start, int32_t count);
   void AdvanceEncoder(Request& request, int32_t processed);
   void ReleaseEncoder(Request& request);
@@ -136,7 +137,10 @@ class Scheduler {
   void CheckEncoderInvariants() const;
   // cross.cc
   Status CheckCrossItems(std::span<const EncoderItem> items) const;
-  bool CanEncodeCross(const Request& request, const kv::KvManager::Hit& hit) const;
+  // The embeddings that admitting the request with this hit has to encode for its cross item.
+  int32_t CrossWork(const Request& request, const kv::KvManager::Hit& hit) const {
+    return hit.cross_cached ? 0 : request.cross.embeddings;
+  }
   void UseCross(Request& request, const kv::KvManager::Hit& hit);
   // drafts.cc
   bool AddDraftRow(Request& request, size_t index);

@@ -17,9 +17,12 @@ struct KvEvent {
   int32_t group;
   BlockId block;
   uint64_t hash[2];
-  uint64_t parent[2];           // of the content before it; meaningless when `start` is 0
-  int32_t start;                // position of the block's first token in its sequence
-  std::vector<int32_t> tokens;  // of a stored block
+  uint64_t parent[2];  // of the content before it; meaningless when `start` is 0
+  int32_t start;       // position of the block's first token in its sequence
+  // Of a stored block. In a cross group, whose blocks hold no tokens, what identifies it: its
+  // item's hash in four words, the item's embeddings, and its place; `start` then counts
+  // embeddings.
+  std::vector<int32_t> tokens;
 };
 
 }  // namespace octavo

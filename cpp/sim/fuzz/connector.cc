@@ -46,6 +46,7 @@ KvMatch FaultyConnector::Match(const KvRequest& request, int32_t local_hit,
 FaultyConnector::Job FaultyConnector::Describe(const KvTransfer& t, bool load) const {
   Job job{t.id, load, false, t.last_token, {}};
   for (const KvBlock& b : t.blocks) {
+    OCTAVO_CHECK(groups_.spec(b.group).kind != GroupKind::kCross, "a transfer moves an item");
     const int32_t end = (b.index + 1) * groups_.spec(b.group).block_size;
     Piece piece{b, ContentOf(t.request, b.group, b.index), end, {}};
     if (const auto found = store_.find(piece.content); load && found != store_.end()) {
@@ -102,6 +103,7 @@ KvStart FaultyConnector::OnRelease(const KvTransfer& save, KvRelease) {
 
 void FaultyConnector::OnEvict(const KvContent& content) {
   OCTAVO_CHECK(!dead_, "a dead connector is told of an eviction");
+  OCTAVO_CHECK(groups_.spec(content.group).kind != GroupKind::kCross, "an item is offered");
   store_[Fold(content.group, content.hash)] = model_->ReadBlock(content.group, content.block);
 }
 

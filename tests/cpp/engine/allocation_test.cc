@@ -48,7 +48,11 @@ void SubmitAll(CoreEngine& engine, const Load& load) {
     }
     if (i % 3 == 0) p.num_prompt_logprobs = 1;
     if (i % 5 == 0) p.eos_token_ids = {9};
-    REQUIRE(engine.AddRequest(Prompt(10 + i, i % 4), p, i % 3, "").ok());
+    const EncoderItem item{{uint64_t(i) % 5, 1}, 0, 0, 7 + i % 5, false, /*cross=*/true};
+    const std::vector<int32_t> prompt = Prompt(10 + i, i % 4);
+    RequestInput input{prompt, p, i % 3};
+    if (engine.kv().has_cross()) input.encoder_items = {&item, 1};
+    REQUIRE(engine.AddRequest(input).ok());
   }
 }
 
@@ -156,6 +160,17 @@ TEST_CASE("a step allocates nothing with six groups, also while requests are pre
     CHECK(engine.Stats().prefix_hits > 0);
     CHECK((engine.Stats().preemptions > 0) == (num_blocks == 70));
   }
+}
+
+TEST_CASE("a step allocates nothing while items are encoded, hit and evicted") {
+  const GroupSpec cross{.kind = GroupKind::kCross, .block_size = 4, .split = 2, .encoder_len = 12};
+  const Load load{.num_blocks = 30, .lag = 1, .groups = {{.block_size = 4}, cross}};
+  ManualClock clock;
+  CoreEngine engine(ConfigOf(load), clock, SystemMemory());
+  for (int round = 0; round < 2; ++round) CHECK(AllocationsOf(engine, load) == 0);
+  CHECK(engine.Stats().encoder_hits > 0);
+  CHECK(engine.Stats().encoder_hits < engine.Stats().encoder_queries);
+  CHECK(engine.Stats().preemptions > 0);
 }
 
 TEST_CASE("a step allocates nothing while blocks are copied") {

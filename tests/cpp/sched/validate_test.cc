@@ -118,6 +118,23 @@ TEST_CASE("drafts beside a recurrent state are refused, because it cannot take t
   CHECK(Has(text, "groups[1]"));
 }
 
+TEST_CASE("a cross group says how long its items are, and stands beside one that holds tokens") {
+  const auto with = [](std::vector<GroupSpec> groups) {
+    return Said([&](C& c) { c.groups = groups; });
+  };
+  const GroupSpec cross{.kind = GroupKind::kCross, .encoder_len = 200};
+  CHECK(with({GroupSpec{}, cross}).empty());
+  CHECK(Has(with({GroupSpec{}, {.kind = GroupKind::kCross}}), "groups[1].encoder_len=0"));
+  CHECK(Has(with({GroupSpec{.encoder_len = 5}}), "groups[0].encoder_len=5"));
+  CHECK(Has(with({GroupSpec{}, {.kind = GroupKind::kCross, .window = 4, .encoder_len = 5}}),
+            "groups[1].window=4"));
+  CHECK(Has(with({cross}), "all of kind cross"));
+  // 63 blocks of tokens and 38 of the longest item, in 100.
+  const std::string large = with({GroupSpec{}, {.kind = GroupKind::kCross, .encoder_len = 600}});
+  CHECK(Has(large, "max_model_len=1000 does not fit a pool of 100 usable blocks"));
+  CHECK(Has(large, "num_blocks of at least 102"));
+}
+
 TEST_CASE("without chunked prefill a step must hold a whole prompt, and nothing cuts it") {
   const std::string small = Said([](C& c) {
     c.enable_chunked_prefill = false;
