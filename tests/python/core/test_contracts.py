@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TESTS = ROOT / "tests"
-CONTRACTS = ["kv", "batch", "step", "transfer"]
+CONTRACTS = ["kv", "batch", "step", "transfer", "encoder"]
 
 
 def known_names() -> set[str]:
