@@ -93,7 +93,9 @@ void Scheduler::CountPromised() {
   // A block for everybody who runs and what their prompts still need: nobody is preempted because
   // of a guess.
   pass_.counted = true;
-  for (int g = 0; g < kv_.num_groups(); ++g) pass_.promised.of[g] = num_running();
+  for (int g = 0; g < kv_.num_groups(); ++g) {
+    pass_.promised.of[g] = kv_.is_cross(g) ? 0 : num_running();
+  }
   for (const Request* r : running_) {
     if (r->computed + 1 >= r->num_tokens) continue;
     pass_.promised += kv_.RemainingNeed(r->row_slot(), r->num_tokens);

@@ -221,12 +221,15 @@ class NaiveEngine:
             for i in list(reversed(later))[:VICTIM_WINDOW]:
                 held = self.running[i].held
                 lost = max(0, self.running[i].computed - held.published * self.config.block_size)
-                freed = sum(self.cache.refs[b] == 1 for b in held.blocks)
+                freed = sum(self.cache.refs[b] == 1 for b in self._blocks_of(self.running[i]))
                 if freed and (best is None or lost / freed < best[0]):
                     best = (lost / freed, i)
             if best:
                 return best[1]
         return later[-1]
+
+    def _blocks_of(self, r: NaiveRequest) -> list[int]:
+        return r.held.blocks
 
     def _preempt(self, index: int) -> None:
         r = self.running.pop(index)
@@ -280,7 +283,7 @@ class NaiveEngine:
                         break
                 continue
             passed += 1
-            if passed == 64:
+            if passed == 64 or outcome == "step is full":
                 break
             if outcome == "does not fit" and head is None:
                 head = r

@@ -83,7 +83,7 @@ def test_every_column_has_the_type_that_executors_expect() -> None:
     for name, dtype in types.items():
         expected = "float32" if name in floats else "uint64" if name in longs else "int32"
         assert dtype == ("int64" if name == "sample_index" else expected), name
-    assert len(types) == 33
+    assert len(types) == 34
 
 
 def test_the_block_table_is_the_core_s_own_memory() -> None:
