@@ -90,6 +90,7 @@ int64_t ParentsFor(std::span<const GroupSpec> groups, int32_t block_size, int32_
 std::unique_ptr<CacheGroup> MakeGroup(const GroupSpec& spec, int index, int32_t unit) {
   switch (spec.kind) {
     case GroupKind::kFull:
+    case GroupKind::kLatent:
       return std::make_unique<FullAttentionGroup>(index, spec.block_size, unit);
     case GroupKind::kSlidingWindow:
     case GroupKind::kChunkedLocal:

@@ -49,7 +49,7 @@ int32_t WidestOf(const KvConfig& config) {
 bool FindsPartial(const KvConfig& config) {
   bool can = config.sub_block_hits && config.enable_prefix_caching;
   for (const GroupSpec& spec : GroupsOf(config)) {
-    can = can && spec.kind == GroupKind::kFull && spec.block_size == UnitOf(config);
+    can = can && KeepsEveryToken(spec.kind) && spec.block_size == UnitOf(config);
   }
   return can && UnitOf(config) == WidestOf(config);
 }

@@ -156,7 +156,7 @@ uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
   if (IsState(g)) return states_[g.index];
   if (IsCross(g)) return cross_[g.index];
   // The digest before covers all that came before it.
-  if (g.spec.kind == GroupKind::kFull) {
+  if (KeepsEveryToken(g.spec.kind)) {
     return position == 0 ? 0 : Read(g, plan, slot, position - 1).digest;
   }
   return Sum(g, plan, slot, position, position, nullptr, 0);

@@ -43,7 +43,7 @@ void Oracle::Append(int32_t token) {
   for (const GroupSpec& g : groups_) {
     const uint64_t seen = g.kind == GroupKind::kState   ? before
                           : g.kind == GroupKind::kCross ? cross_
-                          : g.kind == GroupKind::kFull  ? digest_
+                          : KeepsEveryToken(g.kind)     ? digest_
                                                         : Sum(g, p, p);
     digest = Mix(digest, seen);
   }

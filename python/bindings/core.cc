@@ -212,9 +212,10 @@ GroupKind KindOf(const std::string& name) {
   if (name == "chunked_local") return GroupKind::kChunkedLocal;
   if (name == "state") return GroupKind::kState;
   if (name == "cross") return GroupKind::kCross;
-  throw py::value_error(
-      "kind='" + name +
-      "' is unknown: give 'full', 'sliding_window', 'chunked_local', 'state' or 'cross'");
+  if (name == "latent") return GroupKind::kLatent;
+  throw py::value_error("kind='" + name +
+                        "' is unknown: give 'full', 'sliding_window', 'chunked_local', 'state', "
+                        "'cross' or 'latent'");
 }
 
 void BindGroup(py::module_& m) {

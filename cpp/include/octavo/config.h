@@ -30,12 +30,18 @@ inline constexpr int32_t kMaxPromptLookup = 64;
 
 // What one group of layers keeps of the past.
 enum class GroupKind : uint8_t {
-  kFull,           // keys and values of every token (multi-head latent attention too)
+  kFull,           // keys and values of every token
   kSlidingWindow,  // of the last `window` tokens
   kChunkedLocal,   // of the current chunk of `window` tokens
   kState,          // one recurrent state; snapshots at block boundaries
   kCross,          // keys and values of a request's encoder item; every token sees all of them
+  kLatent,         // one vector of every token, keys and values at once; kept like kFull
 };
+
+// Whether a running request of this kind never gives a block back, and every token sees all before.
+constexpr bool KeepsEveryToken(GroupKind kind) {
+  return kind == GroupKind::kFull || kind == GroupKind::kLatent;
+}
 
 // Layers that share block tables. Their blocks take 1 / split of a parent of the pool, so that
 // groups whose blocks differ in bytes share it. A block of kCross holds `block_size` embeddings.

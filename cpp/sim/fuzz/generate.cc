@@ -31,10 +31,10 @@ std::vector<GroupSpec> RandomGroups(Random& random) {
   // One group of full attention in half of all scenarios: what most models have.
   if (random.OneIn(2)) return {};
   constexpr GroupKind kKinds[] = {GroupKind::kFull, GroupKind::kSlidingWindow,
-                                  GroupKind::kChunkedLocal, GroupKind::kState};
+                                  GroupKind::kChunkedLocal, GroupKind::kState, GroupKind::kLatent};
   std::vector<GroupSpec> groups;
   for (int32_t n = random.Between(1, 4); n > 0; --n) {
-    groups.push_back(RandomGroup(random, kKinds[random.Below(4)]));
+    groups.push_back(RandomGroup(random, kKinds[random.Below(5)]));
   }
   constexpr int32_t kSplits[] = {1, 2, 3, 4, 5, 11};
   if (random.Below(3)) {

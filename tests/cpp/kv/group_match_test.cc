@@ -17,7 +17,7 @@ int32_t Below(std::mt19937& random, int32_t n) { return int32_t(random() % uint3
 
 GroupSpec RandomSpec(std::mt19937& random) {
   GroupSpec s;
-  s.kind = GroupKind(Below(random, 4));
+  s.kind = GroupKind(Below(random, 5));
   s.block_size = 1 << Below(random, 4);
   if (s.kind == GroupKind::kSlidingWindow || s.kind == GroupKind::kChunkedLocal) {
     s.window = 1 + Below(random, 24);
@@ -31,6 +31,7 @@ GroupSpec RandomSpec(std::mt19937& random) {
 bool Reads(const GroupSpec& s, int32_t query, int32_t p) {
   switch (s.kind) {
     case GroupKind::kFull:
+    case GroupKind::kLatent:
       return true;
     case GroupKind::kSlidingWindow:
       return p < s.sink || p > query - s.window;

@@ -211,5 +211,20 @@ TEST_CASE("groups of full attention agree on how much they copy, others never co
   }
 }
 
+TEST_CASE("latent vectors are kept, found and copied as keys and values of every token are") {
+  const GroupSpec full{.block_size = 8};
+  const GroupSpec latent{.kind = GroupKind::kLatent, .block_size = 8};
+  const OwnedChain chain(Count(0, 21), kBlockSize);
+  for (const std::vector<GroupSpec>& groups :
+       {std::vector<GroupSpec>{latent}, {latent, latent}, {full, latent}}) {
+    Pool pool(40, groups);
+    CHECK(pool.kv.keeps_everything());
+    pool.Run(chain);
+    CHECK(pool.Match(chain).tokens == 16);
+    CHECK(pool.Match(chain).partial == 4);
+  }
+  for (const GroupSpec& spec : {full, latent}) CHECK(ParentsFor({&spec, 1}, 8, 61, 8) == 8);
+}
+
 }  // namespace
 }  // namespace octavo::kv
