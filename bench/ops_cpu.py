@@ -119,6 +119,62 @@ def attention(case: Attention, dtype: torch.dtype) -> Result:
     return Result(case.name, best_us(ours), best_us(theirs))
 
 
+@dataclass(frozen=True)
+class Latent:
+    """Rows of one length over latents of 512 + 64: `heads` 16 is DeepSeek-V2 Lite's, 128 DeepSeek-V3's."""
+
+    name: str
+    rows: int
+    length: int
+    queries: int
+    heads: int
+
+
+LATENT = (
+    Latent("latent decode 1 x 2k, 16 heads", 1, 2048, 1, 16),
+    Latent("latent decode 8 x 1k, 16 heads", 8, 1024, 1, 16),
+    Latent("latent decode 1 x 2k, 128 heads", 1, 2048, 1, 128),
+    Latent("latent decode 4 x 1k, 128 heads", 4, 1024, 1, 128),
+    Latent("latent prefill 1 x 256, 16 heads", 1, 256, 256, 16),
+    Latent("latent chunk 64 on 1k, 16 heads", 1, 1024, 64, 16),
+    Latent("latent chunk 16 on 1k, 128 heads", 1, 1024, 16, 128),
+)
+
+
+def latent(case: Latent, dtype: torch.dtype) -> Result:
+    """Time latent attention beside torch's two products and softmax over dense keys of each row."""
+    wide, width, blocks = 512, 576, -(-case.length // BLOCK)
+    total = case.rows * blocks
+    cache = torch.randn(total + 1, BLOCK, width).to(dtype)
+    table = (torch.randperm(total) + 1).reshape(case.rows, blocks).int()
+    q = (torch.randn(case.rows * case.queries, case.heads, width) / 4).to(dtype)
+    out = torch.empty(*q.shape[:2], wide, dtype=dtype)
+    row_slot = torch.arange(case.rows, dtype=torch.int32)
+    start = (torch.arange(case.rows + 1) * case.queries).int()
+    seq_len = torch.full((case.rows,), case.length, dtype=torch.int32)
+    scale = 192**-0.5
+
+    def ours() -> None:
+        ops.latent_attention(out, q, cache, table, row_slot, start, seq_len, scale)
+
+    keys = cache[table.long()].view(case.rows, blocks * BLOCK, width)[:, : case.length].contiguous()
+    values, queries = keys[..., :wide], q.view(case.rows, case.queries * case.heads, width)
+    position = torch.arange(case.length - case.queries, case.length).repeat_interleave(case.heads)
+    hidden = torch.arange(case.length)[None] > position[:, None]
+
+    def theirs() -> torch.Tensor:
+        scores = torch.bmm(queries, keys.mT).float().mul_(scale)
+        if case.queries > 1:
+            scores.masked_fill_(hidden, -math.inf)
+        return torch.bmm(scores.softmax(-1).to(dtype), values)
+
+    ours()
+    difference = (out.view(case.rows, -1, wide) - theirs()).abs().max().item()
+    if difference > (1e-4 if dtype == torch.float32 else 5e-2):
+        raise SystemExit(f"{case.name}: octavo and torch differ by {difference}")
+    return Result(case.name, best_us(ours), best_us(theirs))
+
+
 def row_ops(tokens: int, dtype: torch.dtype) -> list[Result]:
     """Time the ops that go over rows, for `tokens` tokens of a model of width 768."""
     hidden, inner, heads, dim = 768, 2048, 16, 64
@@ -238,6 +294,7 @@ def main() -> int:
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
     results = [attention(case, dtype) for case in ATTENTION]
+    results += [latent(case, dtype) for case in LATENT]
     results += row_ops(1, dtype) + row_ops(32, dtype) + row_ops(512, dtype)
     if dtype == torch.float32:
         results += [scan(1, 1), scan(8, 1), scan(1, 128)]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "octavo/ops.h"
+#include "octavo/ops_latent.h"
 
 namespace octavo {
 
@@ -17,5 +18,32 @@ inline RopeArgs RopeOf(const NormRopeCacheArgs& a) {
 inline CacheWriteArgs CacheWriteOf(const NormRopeCacheArgs& a) {
   return {a.k, a.v, a.cache, a.slot};
 }
+
+// Latent attention is attention of all heads over one key head, whose values are the leading part
+// of its keys: the cache's K and V are the same memory.
+inline PagedAttentionArgs AttentionOf(const LatentAttentionArgs& a) {
+  PagedAttentionArgs p;
+  p.out = a.out;
+  p.q = a.q;
+  p.cache = a.cache;
+  p.cache.rank = 5;
+  const int64_t shape[] = {a.cache.shape[0], 2, 1, a.cache.shape[1], a.cache.shape[2]};
+  const int64_t stride[] = {a.cache.stride[0], 0, 0, a.cache.stride[1], 1};
+  for (int i = 0; i < p.cache.rank; ++i) {
+    p.cache.shape[i] = shape[i];
+    p.cache.stride[i] = stride[i];
+  }
+  p.block_table = a.block_table;
+  p.row_slot = a.row_slot;
+  p.query_start = a.query_start;
+  p.seq_len = a.seq_len;
+  p.scale = a.scale;
+  return p;
+}
+
+// ValidateIndices of an attention, its faults under the name of `op`.
+Status CheckAttentionIndices(const char* op, const PagedAttentionArgs& a);
+// Slots of tokens below `slots`; negative ones are skipped.
+Status CheckSlots(const char* op, const TensorView& slot, int64_t slots);
 
 }  // namespace octavo

@@ -83,17 +83,19 @@ Status ValidateIndices(const SlotMappingArgs& a) {
   return Status::Ok();
 }
 
-Status ValidateIndices(const CacheWriteArgs& a) {
-  const int64_t slots = a.cache.shape[0] * a.cache.shape[3];
-  const int64_t* slot = a.slot.ptr<int64_t>();
-  for (int64_t i = 0; i < a.slot.shape[0]; ++i) {
+Status CheckSlots(const char* op, const TensorView& column, int64_t slots) {
+  const int64_t* slot = column.ptr<int64_t>();
+  for (int64_t i = 0; i < column.shape[0]; ++i) {
     if (slot[i] >= slots) {
-      return InvalidOp("cache_write", "slot[" + std::to_string(i) + "] is " +
-                                          std::to_string(slot[i]) + ", need less than " +
-                                          std::to_string(slots) + " (negative: skip)");
+      return InvalidOp(op, "slot[" + std::to_string(i) + "] is " + std::to_string(slot[i]) +
+                               ", need less than " + std::to_string(slots) + " (negative: skip)");
     }
   }
   return Status::Ok();
+}
+
+Status ValidateIndices(const CacheWriteArgs& a) {
+  return CheckSlots("cache_write", a.slot, a.cache.shape[0] * a.cache.shape[3]);
 }
 
 Status ValidateIndices(const NormRopeCacheArgs& a) {
@@ -114,7 +116,10 @@ Status ValidateIndices(const KeepTokensArgs& a) {
 }
 
 Status ValidateIndices(const PagedAttentionArgs& a) {
-  const char* op = "paged_attention";
+  return CheckAttentionIndices("paged_attention", a);
+}
+
+Status CheckAttentionIndices(const char* op, const PagedAttentionArgs& a) {
   const int64_t rows = a.row_slot.shape[0];
   const int64_t block_size = a.cache.shape[3];
   OCTAVO_RETURN_IF_ERROR(CheckStarts(op, "query_start", a.query_start, a.q.shape[0]));

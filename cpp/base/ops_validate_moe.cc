@@ -38,6 +38,23 @@ Status CheckEntries(const char* op, const char* name, const TensorView& v, int64
   return Status::Ok();
 }
 
+// The groups cut the experts evenly, and those that are chosen hold enough of them.
+Status CheckGroups(const MoeRouteArgs& a) {
+  const int64_t experts = a.logits.shape[1], k = a.ids.shape[1];
+  const bool even = a.groups >= 1 && a.groups <= experts && experts % a.groups == 0;
+  const int64_t size = even ? experts / a.groups : 0;
+  if (even && a.top_groups >= 1 && a.top_groups <= a.groups && a.group_best >= 1 &&
+      a.group_best <= size && a.top_groups * size >= k) {
+    return Status::Ok();
+  }
+  return InvalidOp("moe_route", "groups is " + std::to_string(a.groups) + ", top_groups " +
+                                    std::to_string(a.top_groups) + " and group_best " +
+                                    std::to_string(a.group_best) + ", need even groups of the " +
+                                    std::to_string(experts) +
+                                    " experts, as many chosen as hold the " + std::to_string(k) +
+                                    " of a token, and scores that a group has");
+}
+
 }  // namespace
 
 Status Validate(const MoeRouteArgs& a) {
@@ -47,9 +64,19 @@ Status Validate(const MoeRouteArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckTable({op, "ids", a.ids, true}, DType::kI32, n, kAnyExtent));
   const int64_t k = a.ids.shape[1];
   OCTAVO_RETURN_IF_ERROR(CheckTable({op, "weights", a.weights, true}, DType::kF32, n, k));
-  if (experts <= kMaxExperts && k >= 1 && k <= experts) return Status::Ok();
-  return InvalidOp(op, "ids has " + std::to_string(k) + " columns and logits " +
-                           std::to_string(experts) + ", need 1 to as many experts, 65536 at most");
+  if (experts > kMaxExperts || k < 1 || k > experts) {
+    return InvalidOp(op, "ids has " + std::to_string(k) + " columns and logits " +
+                             std::to_string(experts) +
+                             ", need 1 to as many experts, 65536 at most");
+  }
+  OCTAVO_RETURN_IF_ERROR(CheckGroups(a));
+  if (!std::isfinite(a.scale)) {
+    return InvalidOp(op, "scale is " + std::to_string(a.scale) + ", need a finite number");
+  }
+  if (!a.bias.has_value()) return Status::Ok();
+  const OpTensor bias{op, "bias", *a.bias};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(bias, DType::kF32));
+  return CheckShape(bias, {experts});
 }
 
 Status Validate(const MoeGroupArgs& a) {

@@ -22,6 +22,7 @@ inline constexpr int kSumChunk = 256;
 struct AttentionTile {
   DType dtype = DType::kF32;
   int head_dim = 0;
+  int value_dim = 0;  // of a value and an output row, <= head_dim
   // Queries and output, at the tile's first token and the group's first head. Strides in elements.
   const void* q = nullptr;
   void* out = nullptr;
@@ -47,7 +48,7 @@ struct AttentionTile {
 };
 
 // What attention over some keys has found for a tile's rows: the largest score, the sum of
-// exp(score - largest), and the sum of exp(score - largest) * value. Row stride of `o` is the head
+// exp(score - largest), and the sum of exp(score - largest) * value. Row stride of `o` is the value
 // dim rounded up to kRowAlign.
 struct AttentionState {
   float* largest = nullptr;
@@ -148,7 +149,7 @@ struct Kernels {
   void (*attend)(const AttentionTile&, int64_t key_begin, int64_t key_end, AttentionState state,
                  float* scratch);
   // state += other, exactly as if their keys had been seen together (up to rounding).
-  void (*attend_merge)(int rows, int head_dim, AttentionState state, AttentionState other);
+  void (*attend_merge)(int rows, int value_dim, AttentionState state, AttentionState other);
   // Adds the sinks, divides by the sums and stores the tile's output.
   void (*attend_finish)(const AttentionTile&, AttentionState state);
 

@@ -46,6 +46,67 @@ void Weigh(const MoeRouteArgs& a, const float* logits, int64_t experts, int64_t 
   for (int64_t j = 0; j < k; ++j) weights[j] /= sum;
 }
 
+// The score of every expert.
+void ScoreAll(const MoeRouteArgs& a, const float* logits, int64_t experts, float* scores) {
+  const float largest = *std::max_element(logits, logits + experts);
+  float sum = 0.0f;
+  for (int64_t e = 0; e < experts; ++e) {
+    scores[e] = a.sigmoid ? 1.0f / (1.0f + std::exp(-logits[e])) : std::exp(logits[e] - largest);
+    sum += scores[e];
+  }
+  for (int64_t e = 0; e < experts && !a.sigmoid; ++e) scores[e] /= sum;
+}
+
+// Leaves the experts of the best groups in `choice`, -inf for the others. `sums` holds two floats
+// and `ids` two integers a group, then as many of each as a group has experts.
+void KeepGroups(const MoeRouteArgs& a, int64_t experts, float* choice, float* sums, int32_t* ids) {
+  const int64_t size = experts / a.groups;
+  float* best = sums + 2 * a.groups;
+  for (int64_t g = 0; g < a.groups; ++g) {
+    KeepLargest(choice + g * size, size, a.group_best, ids + 2 * a.groups, best);
+    sums[g] = 0.0f;
+    for (int64_t j = 0; j < a.group_best; ++j) sums[g] += best[j];
+  }
+  KeepLargest(sums, a.groups, a.top_groups, ids, sums + a.groups);
+  std::sort(ids, ids + a.top_groups);
+  int64_t kept = 0;
+  for (int64_t g = 0; g < a.groups; ++g) {
+    if (kept < a.top_groups && ids[kept] == g) {
+      ++kept;
+    } else {
+      std::fill(choice + g * size, choice + (g + 1) * size,
+                -std::numeric_limits<float>::infinity());
+    }
+  }
+}
+
+// The choice by biased scores, within groups.
+void ChooseLimited(const MoeRouteArgs& a, const float* logits, int64_t experts, int64_t k,
+                   int32_t* ids, float* weights) {
+  constexpr int64_t kTables = 8;  // of up to `experts` entries: scores, choice, sums and ids
+  static_assert(sizeof(float) == sizeof(int32_t));
+  float* scores = static_cast<float*>(
+      ThreadScratch(ScratchUse::kTask, kTables * experts * static_cast<int64_t>(sizeof(float))));
+  float* choice = scores + experts;
+  ScoreAll(a, logits, experts, scores);
+  for (int64_t e = 0; e < experts; ++e) {
+    choice[e] = a.bias.has_value() ? scores[e] + a.bias->ptr<float>()[e] : scores[e];
+  }
+  if (a.groups > 1) {
+    KeepGroups(a, experts, choice, choice + experts,
+               reinterpret_cast<int32_t*>(scores + 5 * experts));
+  }
+  KeepLargest(choice, experts, k, ids, weights);
+  // What DeepSeek adds where all chosen sigmoids are zero.
+  constexpr float kLeastSum = 1e-20f;
+  float sum = a.renormalize ? kLeastSum : 1.0f;
+  for (int64_t j = 0; j < k; ++j) {
+    weights[j] = scores[ids[j]];
+    if (a.renormalize) sum += weights[j];
+  }
+  for (int64_t j = 0; j < k; ++j) weights[j] /= sum;
+}
+
 void RouteRow(const MoeRouteArgs& a, int64_t n) {
   const int64_t experts = a.logits.shape[1], k = a.ids.shape[1];
   const float* logits = static_cast<const float*>(RowOf(a.logits, n));
@@ -56,8 +117,13 @@ void RouteRow(const MoeRouteArgs& a, int64_t n) {
     std::fill(weights, weights + k, std::numeric_limits<float>::quiet_NaN());
     return;
   }
-  KeepLargest(logits, experts, k, ids, weights);
-  Weigh(a, logits, experts, k, weights);
+  if (a.bias.has_value() || a.groups > 1) {
+    ChooseLimited(a, logits, experts, k, ids, weights);
+  } else {
+    KeepLargest(logits, experts, k, ids, weights);
+    Weigh(a, logits, experts, k, weights);
+  }
+  for (int64_t j = 0; j < k && a.scale != 1.0f; ++j) weights[j] *= a.scale;
 }
 
 }  // namespace

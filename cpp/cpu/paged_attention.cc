@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/ops_check.h"
+#include "cpu/attend_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
@@ -46,6 +47,7 @@ struct Call {
   int64_t kv_heads;
   int group;
   int head_dim;
+  int value_dim;
   int64_t row_stride;  // of a state's sums of values
   RowPlan* rows = nullptr;
   int64_t num_rows = 0;
@@ -61,7 +63,8 @@ struct Call {
         kv_heads(a.cache.shape[2]),
         group(static_cast<int>(a.q.shape[1] / a.cache.shape[2])),
         head_dim(static_cast<int>(a.q.shape[2])),
-        row_stride(CeilDiv(head_dim, kRowAlign) * kRowAlign) {}
+        value_dim(static_cast<int>(a.out.shape[2])),
+        row_stride(CeilDiv(value_dim, kRowAlign) * kRowAlign) {}
 
   int64_t StateFloats(int64_t m) const { return m * (row_stride + 2); }
   AttentionState StateAt(float* p, int64_t m) const { return {p, p + m, p + 2 * m}; }
@@ -121,6 +124,7 @@ Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index)
   const int64_t skip = tile_index * p.tile_tokens;
   t.dtype = a.q.dtype;
   t.head_dim = c.head_dim;
+  t.value_dim = c.value_dim;
   t.q = RowOf(a.q, p.first_token + skip, head * c.group);
   t.out = RowOf(a.out, p.first_token + skip, head * c.group);
   t.q_token_stride = a.q.stride[0];
@@ -182,7 +186,7 @@ void RunUnit(const Call& c, int64_t task) {
   c.kernels.attend(u.tile, u.key_begin, SplitEnd(p, u, 0), state, work);
   for (int64_t s = 1; s < p.splits; ++s) {
     c.kernels.attend(u.tile, SplitEnd(p, u, s - 1), SplitEnd(p, u, s), other, work);
-    c.kernels.attend_merge(m, c.head_dim, state, other);
+    c.kernels.attend_merge(m, c.value_dim, state, other);
   }
   c.kernels.attend_finish(u.tile, state);
 }
@@ -211,7 +215,7 @@ void MergeUnit(const Call& c, int64_t task) {
   const int64_t step = c.StateFloats(c.max_rows);
   const AttentionState state = c.StateAt(c.states + task * step, m);
   for (int64_t s = 1; s < p.splits; ++s) {
-    c.kernels.attend_merge(m, c.head_dim, state, c.StateAt(c.states + (task + s) * step, m));
+    c.kernels.attend_merge(m, c.value_dim, state, c.StateAt(c.states + (task + s) * step, m));
   }
   c.kernels.attend_finish(u.tile, state);
 }
@@ -221,6 +225,11 @@ void MergeUnit(const Call& c, int64_t task) {
 Status PagedAttention(const PagedAttentionArgs& a) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   OCTAVO_RETURN_IF_ERROR(ValidateIndices(a));
+  AttendRows(a);
+  return Status::Ok();
+}
+
+void AttendRows(const PagedAttentionArgs& a) {
   Call c(a);
   const int threads = NumThreads();
   const int64_t plan_bytes =
@@ -233,7 +242,7 @@ Status PagedAttention(const PagedAttentionArgs& a) {
     } else {
       ParallelFor(c.tasks, [&](int64_t t) { RunUnit(c, t); });
     }
-    return Status::Ok();
+    return;
   }
   const int64_t state_bytes =
       c.tasks * c.StateFloats(c.max_rows) * static_cast<int64_t>(sizeof(float));
@@ -241,7 +250,6 @@ Status PagedAttention(const PagedAttentionArgs& a) {
   ParallelFor(c.tasks, [&](int64_t t) { RunSplit(c, t); });
   // A merge reads a few rows per split: microseconds in all, less than waking the team again.
   for (int64_t t = 0; t < c.tasks; ++t) MergeUnit(c, t);
-  return Status::Ok();
 }
 
 }  // namespace octavo::cpu

@@ -126,6 +126,7 @@ void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); 
 }  // namespace
 
 void BindAttention(nb::module_& m);
+void BindLatent(nb::module_& m);
 void BindMoe(nb::module_& m);
 void BindSampling(nb::module_& m);
 void BindState(nb::module_& m);
@@ -154,6 +155,7 @@ NB_MODULE(_ops, m) {
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),
         nb::arg("weight_ready") = false);
   BindAttention(m);
+  BindLatent(m);
   BindMoe(m);
   BindSampling(m);
   BindState(m);

@@ -9,10 +9,19 @@ namespace octavo::bindings {
 namespace {
 
 void MoeRoute(const Tensor& ids, const Tensor& weights, const Tensor& logits, bool sigmoid,
-              bool renormalize) {
+              bool renormalize, const std::optional<Tensor>& bias, int64_t groups,
+              int64_t top_groups, int64_t group_best, float scale) {
   Call call;
-  const MoeRouteArgs args{call.View("ids", ids), call.View("weights", weights),
-                          call.View("logits", logits), sigmoid, renormalize};
+  const MoeRouteArgs args{call.View("ids", ids),
+                          call.View("weights", weights),
+                          call.View("logits", logits),
+                          sigmoid,
+                          renormalize,
+                          call.View("bias", bias),
+                          groups,
+                          top_groups,
+                          group_best,
+                          scale};
   call.Run(cpu::MoeRoute, nullptr, args);
 }
 
@@ -50,7 +59,8 @@ void ClampedSwiglu(const Tensor& out, const Tensor& gate_up, float alpha, float 
 void BindMoe(nb::module_& m) {
   const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
   m.def("moe_route", &MoeRoute, arg("ids"), arg("weights"), arg("logits"), nb::arg("sigmoid"),
-        nb::arg("renormalize"));
+        nb::arg("renormalize"), arg("bias").none() = nb::none(), nb::arg("groups") = 1,
+        nb::arg("top_groups") = 1, nb::arg("group_best") = 1, nb::arg("scale") = 1.0f);
   m.def("moe_group", &MoeGroup, arg("place"), arg("token"), arg("start"), arg("ids"));
   m.def("grouped_linear", &GroupedLinear, arg("out"), arg("x"), arg("weight"), arg("start"),
         arg("bias").none() = nb::none());

@@ -16,11 +16,11 @@ namespace octavo::cpu::OCTAVO_CPU_ISA {
 // Up to this many rows dot products win: transposing a key costs as much as about 8 rows of
 // horizontal sums.
 inline constexpr int kDotRows = 8;
-// Rows x vectors of the register tile of the matrix product: 6 x 4 accumulators of 32 registers, 6
-// x 2 of 16.
-inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxHeadDim = 1024;  // of the one wide head of latent attention
 // Key rows fetched ahead between two groups of rows of the matrix product.
 inline constexpr int64_t kAheadRows = 6;
+// Rows x vectors of the register tile of the matrix product: 6 x 4 accumulators of 32 registers, 6
+// x 2 of 16.
 inline constexpr int kTileM = 6;
 inline constexpr int kTileN = OCTAVO_CPU_REGISTERS >= 32 ? 4 : 2;
 
@@ -32,7 +32,7 @@ OCTAVO_INLINE int64_t HigherOf(int64_t a, int64_t b) { return a > b ? a : b; }
 // run of keys ends with its block, before the hardware's own prefetch gets going.
 struct Prefetcher {
   const char* const* keys = nullptr;
-  const char* const* values = nullptr;
+  const char* const* values = nullptr;  // null: they lie in the keys
   int64_t count = 0;
   int64_t row_bytes = 0;
   int64_t done = 0;
@@ -43,7 +43,7 @@ struct Prefetcher {
     for (; done < end; ++done) {
       for (int64_t b = 0; b < row_bytes; b += kLine) {
         __builtin_prefetch(keys[done] + b, 0, 2);
-        __builtin_prefetch(values[done] + b, 0, 2);
+        if (values != nullptr) __builtin_prefetch(values[done] + b, 0, 2);
       }
     }
   }
@@ -348,14 +348,15 @@ void BlockScores(const AttentionTile& t, const TileScratch& s, int64_t rows, con
 template <typename T>
 void BlockValues(const AttentionTile& t, const TileScratch& s, int64_t rows, const KeyBlock<T>& b,
                  bool whole, AttentionState state, Prefetcher* ahead) {
+  const int64_t stride = RoundUp(t.value_dim, kRowAlign);
   if (whole && (sizeof(T) == sizeof(float) || rows <= kDotRows)) {
-    Multiply(s.scores, kKeyBlock, rows, b.values, b.count, state.o, s.stride, t.head_dim, s.alpha,
+    Multiply(s.scores, kKeyBlock, rows, b.values, b.count, state.o, stride, t.value_dim, s.alpha,
              ahead);
     return;
   }
   const float* staged[kKeyBlock];
-  StageRows(b.values, b.count, t.head_dim, s.values, staged);
-  Multiply(s.scores, kKeyBlock, rows, staged, b.count, state.o, s.stride, s.stride, s.alpha, ahead);
+  StageRows(b.values, b.count, t.value_dim, s.values, staged);
+  Multiply(s.scores, kKeyBlock, rows, staged, b.count, state.o, stride, stride, s.alpha, ahead);
 }
 
 template <typename T>
@@ -368,9 +369,11 @@ void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, Atte
     state.largest[m] = -kInfinity;
     state.sum[m] = 0.0f;
   }
-  for (int64_t i = 0; i < rows * s.stride; i += kLanes) Store(state.o + i, VecF{});
+  const int64_t sums = rows * RoundUp(t.value_dim, kRowAlign);
+  for (int64_t i = 0; i < sums; i += kLanes) Store(state.o + i, VecF{});
 
-  const bool whole = t.head_dim % kLanes == 0;  // rows of the cache are whole vectors
+  // Rows of the cache are whole vectors.
+  const bool whole = t.head_dim % kLanes == 0 && t.value_dim % kLanes == 0;
   KeyBlock<T> blocks[2];
   blocks[0].Locate(t, key_begin, key_end);
   int now = 0;
@@ -380,7 +383,7 @@ void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, Atte
       KeyBlock<T>& next = blocks[now ^ 1];
       next.Locate(t, k0 + kKeyBlock, key_end);
       ahead.keys = reinterpret_cast<const char* const*>(next.keys);
-      ahead.values = reinterpret_cast<const char* const*>(next.values);
+      if (t.kv_stride != 0) ahead.values = reinterpret_cast<const char* const*>(next.values);
       ahead.count = next.count;
       ahead.row_bytes = t.head_dim * static_cast<int64_t>(sizeof(T));
     }
@@ -398,8 +401,8 @@ void Attend(const AttentionTile& t, int64_t key_begin, int64_t key_end, Attentio
 
 int64_t AttendScratch(int rows, int head_dim) { return TileScratch::Size(rows, head_dim); }
 
-void AttendMerge(int rows, int head_dim, AttentionState state, AttentionState other) {
-  const int64_t stride = RoundUp(head_dim, kRowAlign);
+void AttendMerge(int rows, int value_dim, AttentionState state, AttentionState other) {
+  const int64_t stride = RoundUp(value_dim, kRowAlign);
   for (int64_t m = 0; m < rows; ++m) {
     const float a = state.largest[m], b = other.largest[m];
     const float top = a > b ? a : b;
@@ -416,7 +419,7 @@ void AttendMerge(int rows, int head_dim, AttentionState state, AttentionState ot
 
 template <typename T>
 void FinishRows(const AttentionTile& t, AttentionState state) {
-  const int64_t stride = RoundUp(t.head_dim, kRowAlign);
+  const int64_t stride = RoundUp(t.value_dim, kRowAlign);
   const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
   for (int64_t m = 0; m < rows; ++m) {
     float scale = 1.0f;
@@ -432,8 +435,8 @@ void FinishRows(const AttentionTile& t, AttentionState state) {
         static_cast<T*>(t.out) + m / t.group * t.out_token_stride + m % t.group * t.out_head_stride;
     const float factor = scale / sum;
     int64_t d = 0;
-    for (; d + kLanes <= t.head_dim; d += kLanes) Store(out + d, Load(o + d) * factor);
-    if (d < t.head_dim) StorePart(out + d, Load(o + d) * factor, t.head_dim - d);
+    for (; d + kLanes <= t.value_dim; d += kLanes) Store(out + d, Load(o + d) * factor);
+    if (d < t.value_dim) StorePart(out + d, Load(o + d) * factor, t.value_dim - d);
   }
 }
 

@@ -14,15 +14,24 @@
 
 namespace octavo {
 
-// The k experts of each token with the largest logits, falling, the lower id first among equals,
-// and their weights: softmax over all E or sigmoid of each, with `renormalize` divided by the sum
-// of the k. A row with NaN gets the experts 0..k-1 and NaN weights, so that it fails alone.
+// The k experts of each token with the largest scores, falling, the lower id first among equals,
+// and their weights: the scores, softmax over all E or sigmoid of each, with `renormalize` divided
+// by the sum of the k, times `scale`. A row with NaN gets the experts 0..k-1 and NaN weights, so
+// that it fails alone.
+// DeepSeek's limits on the choice: `bias` is added to the scores that are compared, not to weights;
+// of `groups` runs of neighbouring experts only those `top_groups` take part whose `group_best`
+// largest (biased) scores have the largest sums.
 struct MoeRouteArgs {
   TensorView ids;      // [N, k] int32, out; 1 <= k <= E
   TensorView weights;  // [N, k] float32, out
   TensorView logits;   // [N, E] float32
   bool sigmoid = false;
   bool renormalize = false;
+  std::optional<TensorView> bias = std::nullopt;  // [E] float32
+  int64_t groups = 1;                             // a divisor of E
+  int64_t top_groups = 1;                         // their experts are at least k
+  int64_t group_best = 1;                         // up to E / groups
+  float scale = 1.0f;
 };
 
 // Sorts the pairs by expert, those of one expert by token. Pair (n, j) goes to place[n, j], where

@@ -37,6 +37,8 @@ __all__ = [
     "has_cuda",
     "isa",
     "keep_tokens",
+    "latent_attention",
+    "latent_cache_write",
     "linear",
     "logprobs",
     "norm_rope_cache",
@@ -284,6 +286,33 @@ def paged_attention(
     _backend(q).paged_attention(*args, *options, chunked)
 
 
+def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:
+    """Stores ``latent`` [N, C] and ``rope`` [N, R] side by side into one layer's ``cache`` [B, bs, C + R] at
+    ``slot`` [N] int64. A negative slot is skipped.
+    """
+    _backend(latent).latent_cache_write(latent, rope, cache, slot)
+
+
+def latent_attention(
+    out: Tensor,
+    q: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    scale: float,
+) -> None:
+    """Causal attention over latents, in the absorbed form: for all heads a key is a whole vector of ``cache``
+    [B, bs, C + R], and its value the first C entries.
+
+    q: [N, H, C + R], out: [N, H, C] of T, C + R up to 1024. Rows, positions and bits as in
+    ``paged_attention``. Source: DeepSeek-V2 (2024), 2.1. CPU only.
+    """
+    rows = (block_table, row_slot, query_start, seq_len)
+    _backend(q).latent_attention(out, q, cache, *rows, scale)
+
+
 def silu_mul(out: Tensor, gate_up: Tensor) -> None:
     """``out = silu(gate) * up`` with ``gate_up`` [N, 2I] = [gate | up]; out: [N, I] of T."""
     _backend(out).silu_mul(out, gate_up)
@@ -326,14 +355,31 @@ def keep_tokens(last_token: Tensor, token: Tensor, sample_row: Tensor, row_slot:
     _backend(token).keep_tokens(last_token, token, sample_row, row_slot)
 
 
-def moe_route(ids: Tensor, weights: Tensor, logits: Tensor, sigmoid: bool, renormalize: bool) -> None:
-    """The k experts of each token with the largest ``logits`` [N, E] float32, falling, into ``ids`` [N, k]
-    int32, and their weights into ``weights`` [N, k] float32.
+def moe_route(
+    ids: Tensor,
+    weights: Tensor,
+    logits: Tensor,
+    sigmoid: bool,
+    renormalize: bool,
+    bias: Tensor | None = None,
+    *,
+    groups: int = 1,
+    top_groups: int = 1,
+    group_best: int = 1,
+    scale: float = 1.0,
+) -> None:
+    """The k experts of each token with the largest scores, falling, into ``ids`` [N, k] int32, and their
+    weights into ``weights`` [N, k] float32, from ``logits`` [N, E] float32.
 
-    Weights are the softmax over all experts, or the sigmoid of each; ``renormalize`` divides them by the sum
-    of the k. Lower ids first among equals. A row with NaN gets NaN weights.
+    Scores are the softmax over all experts, or the sigmoid of each. They are the weights: ``renormalize``
+    divides them by the sum of the k, ``scale`` multiplies them. ``bias`` [E] float32 is added to the scores
+    that are compared, not to weights. Of ``groups`` runs of neighbouring experts those ``top_groups`` are
+    chosen from whose ``group_best`` largest compared scores have the largest sums. Lower ids first among
+    equals. A row with NaN gets NaN weights. Source of groups and bias: DeepSeek-V2 and -V3 (2024).
     """
-    _backend(logits).moe_route(ids, weights, logits, sigmoid, renormalize)
+    _backend(logits).moe_route(
+        ids, weights, logits, sigmoid, renormalize, bias, groups, top_groups, group_best, scale
+    )
 
 
 def moe_group(place: Tensor, token: Tensor, start: Tensor, ids: Tensor) -> None:

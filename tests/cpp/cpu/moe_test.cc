@@ -68,6 +68,44 @@ TEST_CASE("routing weighs by softmax over all experts, over those kept, or by si
   }
 }
 
+TEST_CASE("experts are chosen within the best groups, by scores that a bias may shift") {
+  // Sigmoids rise with the logits. Groups of two: sums of both are largest in the last and the
+  // first, the largest score stands in the second.
+  const double values[] = {1.0, 0.9, 3.0, -9.0, -1.0, -1.0, 1.2, 1.0};
+  Tensor logits(DType::kF32, {1, 8}), weights(DType::kF32, {1, 3});
+  for (int64_t e = 0; e < 8; ++e) logits.Set({0, e}, values[e]);
+  std::vector<int32_t> ids(3, -1);
+  std::vector<float> bias(8, 0.0f);
+  MoeRouteArgs a{Table(ids, 1, 3), weights.view(), logits.view(), true, false};
+  a.groups = 4;
+  a.top_groups = 2;
+  a.group_best = 2;
+  a.scale = 2.5f;
+  REQUIRE(MoeRoute(a).ok());
+  CHECK(ids == std::vector<int32_t>{6, 0, 7});
+  CHECK(weights.At({0, 1}) == doctest::Approx(2.5 / (1 + std::exp(-1.0))));
+  a.group_best = 1;
+  REQUIRE(MoeRoute(a).ok());
+  CHECK(ids == std::vector<int32_t>{2, 6, 7});
+  // The bias lifts the third group in; weights are scores without it.
+  bias[4] = 2.0f;
+  a.bias = Column(bias);
+  REQUIRE(MoeRoute(a).ok());
+  CHECK(ids == std::vector<int32_t>{4, 2, 5});
+  CHECK(weights.At({0, 0}) == doctest::Approx(2.5 / (1 + std::exp(1.0))));
+  a.renormalize = true;
+  REQUIRE(MoeRoute(a).ok());
+  CHECK(weights.At({0, 0}) + weights.At({0, 1}) + weights.At({0, 2}) == doctest::Approx(2.5));
+  a.groups = 3;
+  CHECK(Refused(MoeRoute(a), "moe_route: groups is 3"));
+  a.groups = 8;
+  CHECK(Refused(MoeRoute(a), "as many chosen as hold the 3 of a token"));
+  bias.resize(7);
+  a.groups = 4;
+  a.bias = Column(bias);
+  CHECK(Refused(MoeRoute(a), "moe_route: bias"));
+}
+
 TEST_CASE("a token whose router says NaN gets NaN weights and experts that exist") {
   std::vector<int32_t> ids(4, -1);
   Tensor logits(DType::kF32, {2, 5}), weights(DType::kF32, {2, 2});

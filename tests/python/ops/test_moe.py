@@ -28,6 +28,25 @@ def test_routing_equals_topk(sigmoid: bool, renormalize: bool, experts: int, k: 
     close(weights, top.values / top.values.sum(-1, keepdim=True) if renormalize else top.values)
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize(("groups", "top_groups", "best"), [(1, 1, 1), (8, 3, 1), (8, 4, 2), (4, 4, 3)])
+def test_routing_within_groups_equals_masking_the_others(
+    sigmoid: bool, groups: int, top_groups: int, best: int
+) -> None:
+    logits, bias = torch.randn(50, 64), torch.randn(64) / 4
+    ids, weights = torch.empty(50, 6, dtype=torch.int32), torch.empty(50, 6)
+    options = {"groups": groups, "top_groups": top_groups, "group_best": best, "scale": 1.5}
+    ops.moe_route(ids, weights, logits, sigmoid, True, bias, **options)  # type: ignore[arg-type]
+    scores = logits.sigmoid() if sigmoid else logits.softmax(-1)
+    compared = (scores + bias).view(50, groups, -1)
+    chosen = compared.topk(best).values.sum(-1).topk(top_groups).indices
+    mask = torch.zeros(50, groups, dtype=torch.bool).scatter_(1, chosen, True)
+    want = compared.masked_fill(~mask[..., None], -torch.inf).flatten(1).topk(6).indices
+    assert torch.equal(ids.long(), want)
+    kept = scores.double().gather(1, want)
+    close(weights, 1.5 * kept / kept.sum(-1, keepdim=True))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 4, 2), (9, 4, 1), (40, 16, 4)])
 def test_group_product_and_combine_are_a_sum_over_experts(
