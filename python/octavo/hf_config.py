@@ -17,6 +17,7 @@ from octavo.config import parse_dtype
 from octavo.errors import ModelError, did_you_mean
 from octavo.hf.architectures import ARCHITECTURES, Architecture
 from octavo.hf.experts import ExpertRule, experts
+from octavo.hf.latent import LatentSpec, deepseek_experts, latent_scale, latent_spec
 from octavo.hf.reader import MAX_LENGTH, Reader, read_json
 from octavo.hf.rope import RopeSpec, ropes
 from octavo.hf.spec import ModelSpec
@@ -80,27 +81,24 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
     quantization = config.get("quantization_config")
     mxfp4 = isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4"
     if quantization is not None and not (mxfp4 and architecture.sinks):
+        method = quantization.get("quant_method", "...") if isinstance(quantization, dict) else quantization
         remedy = "quantized checkpoints are not supported, use the float32, bfloat16 or float16 one"
-        raise config.error("quantization_config", "...", remedy)
+        raise config.error("quantization_config", method, remedy)
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads", high=1 << 16)
     kv_heads = config.integer("num_key_value_heads", heads, high=1 << 16)
     if heads % kv_heads:
         raise config.error("num_key_value_heads", kv_heads, f"it must divide num_attention_heads={heads}")
-    if config.get("head_dim") is None and hidden % heads:
-        raise config.error(
-            "hidden_size", hidden, f"num_attention_heads={heads} must divide it, or add head_dim"
-        )
-    head_dim = config.integer("head_dim", hidden // heads, high=1 << 12)
-    if head_dim % 2:
-        raise config.error("head_dim", head_dim, "it must be even")
+    latent = latent_spec(config, heads) if architecture.deepseek else None
+    head_dim = _head_dim(config, hidden, heads) if latent is None else latent.head_dim
     num_layers = config.integer("num_hidden_layers", high=1 << 12)
     vocab_size = config.integer("vocab_size")
     max_position = config.integer("max_position_embeddings", 2048, high=MAX_LENGTH)
     bias = config.flag("attention_bias")
     windows = layer_windows(config, architecture.windows, num_layers)
     rule = architecture.experts or ExpertRule()
-    rope, local_rope = ropes(config, head_dim, max_position, dual=architecture.dual_rope)
+    rotated = head_dim if latent is None else latent.rope_dim
+    rope, local_rope = ropes(config, rotated, max_position, dual=architecture.dual_rope)
     spec = ModelSpec(
         architecture=name,
         hidden_size=hidden,
@@ -135,11 +133,37 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),
     )
+    if latent is not None:
+        return _deepseek(config, spec, latent, architecture.deepseek)
     if architecture.llama4:
         return _llama4(config, spec)
     if architecture.granite:
         return _granite(config, spec)
     return _gemma(config, spec) if architecture.gemma else spec
+
+
+def _head_dim(config: Reader, hidden: int, heads: int) -> int:
+    if config.get("head_dim") is None and hidden % heads:
+        raise config.error(
+            "hidden_size", hidden, f"num_attention_heads={heads} must divide it, or add head_dim"
+        )
+    head_dim = config.integer("head_dim", hidden // heads, high=1 << 12)
+    if head_dim % 2:
+        raise config.error("head_dim", head_dim, "it must be even")
+    return head_dim
+
+
+def _deepseek(config: Reader, spec: ModelSpec, latent: LatentSpec, generation: int) -> ModelSpec:
+    """Add latent attention and experts. Layers behind the last predict further tokens and are not loaded."""
+    further = config.integer("num_nextn_predict_layers", 0, low=0, high=1 << 12)
+    layers = range(spec.num_layers, spec.num_layers + further)
+    return dataclasses.replace(
+        spec,
+        latent=latent,
+        attention_scale=latent_scale(latent, spec.rope),
+        experts=deepseek_experts(config, spec.num_layers, corrected=generation == 3),
+        skipped=tuple(f"model.layers.{layer}." for layer in layers),
+    )
 
 
 def _llama4(config: Reader, spec: ModelSpec) -> ModelSpec:

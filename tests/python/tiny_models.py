@@ -26,7 +26,7 @@ NAMES = (
     "bamba",
     "granite-hybrid",
 )
-NAMES += ("mixtral", "qwen3-moe", "gpt-oss", "llama4")
+NAMES += ("mixtral", "qwen3-moe", "gpt-oss", "llama4", "deepseek-v2", "deepseek-v3")
 
 _WORDS = (
     "the a cat dog sits runs jumps over under river stone paged attention cache block scheduler token image "
@@ -129,7 +129,28 @@ def config_of(name: str, **changes: Any) -> Any:
         fields |= {"num_local_experts": 4, "num_experts_per_tok": 2, "interleave_moe_layer_step": 2}
         fields |= {"attention_chunk_size": 40, "floor_scale": 24, "attn_scale": 0.3, "intermediate_size": 64}
         return transformers.Llama4TextConfig(**{**fields, **changes})
+    if name in ("deepseek-v2", "deepseek-v3"):
+        return _deepseek(name, changes)
     raise ValueError(f"{name!r} is not one of {', '.join(NAMES)}")
+
+
+def _deepseek(name: str, changes: dict[str, Any]) -> Any:
+    """Heads whose parts differ in width, a stretched context that the scale makes up for, a dense layer
+    before those with experts, and groups without which a token would have other experts."""
+    import transformers
+
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 256}
+    yarn |= {"beta_fast": 32, "beta_slow": 1, "mscale": 0.7, "mscale_all_dim": 0.9}
+    fields = _shape(num_key_value_heads=4, rope_parameters=yarn, kv_lora_rank=48, qk_rope_head_dim=16)
+    fields |= {"qk_nope_head_dim": 16, "v_head_dim": 24, "moe_intermediate_size": 40, "n_shared_experts": 2}
+    fields |= {"n_routed_experts": 12, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}
+    fields |= {"first_k_dense_replace": 1, "routed_scaling_factor": 1.3}
+    if name == "deepseek-v3":
+        return transformers.DeepseekV3Config(**{**fields, "q_lora_rank": None, **changes})
+    # A vector of the cache is then no multiple of a register, and no two widths are equal.
+    fields |= {"kv_lora_rank": 40, "qk_rope_head_dim": 12, "qk_nope_head_dim": 20}
+    fields |= {"q_lora_rank": 56, "topk_method": "group_limited_greedy"}
+    return transformers.DeepseekV2Config(**{**fields, **changes})
 
 
 def build_reference(config: Any, seed: int = 0) -> Any:
@@ -142,7 +163,8 @@ def build_reference(config: Any, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     tied = config.tie_word_embeddings
     with torch.no_grad():
-        for name, weight in sorted(model.named_parameters()):
+        biases = [pair for pair in model.named_buffers() if pair[0].endswith("e_score_correction_bias")]
+        for name, weight in sorted([*model.named_parameters(), *biases]):
             noise = torch.randn(weight.shape, generator=generator)
             if "norm" in name:
                 weight.add_(0.2 * noise)  # around one, or zero where the model adds the one itself

@@ -196,11 +196,13 @@ def check(contexts: list[int], batches: list[int], limit: int) -> None:
 def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     """The plan for people."""
     spec, footprint = fit.footprint.spec, fit.footprint
+    cached = f"{spec.num_kv_heads} KV heads of {spec.head_dim}"
+    if spec.latent is not None:
+        cached = f"latents of {spec.latent.rank} + {spec.latent.rope_dim} for all of them"
     print_facts(
         spec.architecture,
         {
-            "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, "
-            f"{spec.num_kv_heads} KV heads of {spec.head_dim}",
+            "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, {cached}",
             "dtype": f"{spec.dtype}, KV cache {fit.kv_dtype}",
             "context": f"{spec.context_limit:,} tokens",
         },
@@ -209,7 +211,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     limits = f"{footprint.max_num_batched_tokens} tokens and {footprint.max_num_seqs} rows a step"
     sizes["activations"] += f", the most that {limits} take"
     print_facts("Memory", sizes)
-    if len(footprint.groups) > 1:
+    if len(footprint.groups) > 1 or spec.latent is not None:
         print_facts("Blocks", blocks(fit))
     header = ["context", "KV each", "at most", *(f"batch {batch}" for batch in batches)]
     rows = []

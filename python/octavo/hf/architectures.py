@@ -25,6 +25,7 @@ class Architecture:
     granite: bool = False  # multipliers of embeddings, residuals, scores and logits
     sinks: bool = False  # GPT-OSS: of attention, and experts that may be stored in MXFP4
     llama4: bool = False  # layers without rotary positions, heads of length one, tempered queries
+    deepseek: int = 0  # its generation, 2 or 3: latent attention, and experts in groups
     experts: ExpertRule | None = None
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     text_tower: TextTower | None = None  # a text model beside others in one checkpoint
@@ -148,11 +149,45 @@ _LLAMA4_TOWER = TextTower(
     prefixes={"language_model.model.": "model.", "language_model.lm_head.": "lm_head."},
     others=("vision_model.", "multi_modal_projector."),
 )
+_DEEPSEEK2 = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 102400,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 1407,
+}
+_DEEPSEEK3 = {
+    **_DEEPSEEK2,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "vocab_size": 129280,
+    "max_position_embeddings": 4096,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2048,
+    "first_k_dense_replace": 3,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+}
 
 # A new model is one line here and one file in octavo/models.
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "BambaForCausalLM": Architecture("bamba", state="bamba", defaults=_BAMBA),
+        "DeepseekV2ForCausalLM": Architecture("deepseek_v2", deepseek=2, defaults=_DEEPSEEK2),
+        "DeepseekV3ForCausalLM": Architecture("deepseek_v3", deepseek=3, defaults=_DEEPSEEK3),
         "GraniteMoeHybridForCausalLM": Architecture(
             "granite_moe_hybrid", state="granite", granite=True, defaults=_GRANITE_HYBRID
         ),

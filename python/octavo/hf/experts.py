@@ -35,13 +35,18 @@ class ExpertSpec:
     layers: tuple[bool, ...]  # which layers have experts
     sigmoid: bool
     renormalize: bool
-    shared: bool
+    shared: int  # experts for every token, as one of their widths together
     bias: bool
     gate: tuple[float, float] | None  # (alpha, limit) of a clamped gate; None: the activation's
+    groups: int = 1  # of neighbouring experts, of which top_groups are chosen from
+    top_groups: int = 1
+    group_best: int = 1  # how many of a group's scores speak for it
+    scale: float = 1.0  # of all weights
+    corrected: bool = False  # a bias of each expert that the choice sees, not the weights
 
     def parameters(self, hidden: int) -> int:
         """Elements of one layer's router and experts."""
-        router = self.count * (hidden + self.bias)
+        router = self.count * (hidden + self.bias + self.corrected)
         biases = self.count * (2 * self.inner + hidden) * self.bias
         return router + biases + 3 * hidden * self.inner * (self.count + self.shared)
 
@@ -65,7 +70,7 @@ def experts(config: Reader, rule: ExpertRule, num_layers: int) -> ExpertSpec:
         layers=_layers(config, rule, num_layers),
         sigmoid=rule.sigmoid,
         renormalize=config.flag("norm_topk_prob") if renormalize is None else renormalize,
-        shared=rule.shared,
+        shared=int(rule.shared),
         bias=rule.bias,
         gate=_gate(config) if rule.clamped else None,
     )

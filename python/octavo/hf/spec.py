@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.hf.experts import ExpertSpec
+from octavo.hf.latent import LatentSpec
 from octavo.hf.names import TextTower
 from octavo.hf.rope import RopeSpec
 from octavo.hf.state import StateSpec
@@ -54,16 +55,18 @@ class ModelSpec:
     norm_offset: float = 0.0  # a norm multiplies by its weight and this
     sandwich_norms: bool = False  # both halves of a layer end in a norm too
     state: StateSpec | None = None  # of recurrent layers, which keep no keys and values
+    latent: LatentSpec | None = None  # attention that caches one vector of a token for all heads
     experts: ExpertSpec | None = None
     mxfp4: bool = False  # experts are stored in 4 bits
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
+    skipped: tuple[str, ...] = ()  # beginnings of the names that are not loaded
     text_tower: TextTower | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     def name_of(self, stored: str) -> str | None:
         """Return the model's name of a tensor in a checkpoint; None for one that is not loaded."""
         name = stored if self.text_tower is None else self.text_tower.name_of(stored)
-        if name is None:
+        if name is None or name.startswith(self.skipped):
             return None
         for old, new in self.renames:
             name = name.replace(old, new)
@@ -78,6 +81,11 @@ class ModelSpec:
     def kv_size(self) -> int:
         """Width of all key heads, and of all value heads."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def cached_size(self) -> int:
+        """Values that the cache holds of one token in a layer with attention."""
+        return 2 * self.kv_size if self.latent is None else self.latent.width
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -114,6 +122,8 @@ class ModelSpec:
         attention = hidden * (2 * self.q_size + 2 * self.kv_size)
         attention += (self.q_size + 2 * self.kv_size) * self.attention_bias + hidden * self.attention_out_bias
         attention += 2 * self.head_dim * self.qk_norm + self.num_heads * self.attention_sinks
+        if self.latent is not None:
+            attention = self.latent.parameters(hidden, self.num_heads, bias=self.attention_bias)
         mixers = attention * len(self.attention_layers)
         if self.state is not None:
             mixers += self.state.layer_parameters(hidden) * len(self.state.layers)

@@ -77,8 +77,9 @@ class AttentionPlans:
 class AttentionContext:
     """The cache and the rows of one step. The runner makes one and points it at each step's columns.
 
-    A layer asks for what its group offers: attend() where it has keys and values, state() where it is
-    recurrent. caches: one [B, 2, Hk, bs, D] view for each layer that attends, states: the (conv, scan) views
+    A layer asks for what its group offers: attend() where it has keys and values, attend_latent() where all
+    heads share one vector of each token, state() where it is recurrent. caches: one [B, 2, Hk, bs, D] or
+    latent [B, bs, W] view for each layer that attends, states: the (conv, scan) views
     of each recurrent one, made once, because slicing in every call would cost as much as the call;
     block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer. Of
     a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group [N] int64, where
@@ -163,6 +164,19 @@ class AttentionContext:
             chunked=chunked,
             plan=plan,
         )
+        return out
+
+    def attend_latent(
+        self, layer: int, q: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """Store latent [N, C] and rope [N, W - C] in the cache of `layer`, then return the attention of
+        q [N, H, W] over such vectors, whose first C entries are the values: [N, H, C].
+        """
+        cache, group = self.caches[layer], self.groups[layer]
+        ops.latent_cache_write(latent, rope, cache, self.slots[group])
+        out = torch.empty((*q.shape[:2], latent.shape[1]), dtype=q.dtype, device=q.device)
+        table = self.block_tables[group]
+        ops.latent_attention(out, q, cache, table, self.row_slot, self.query_start, self.seq_len, scale)
         return out
 
 

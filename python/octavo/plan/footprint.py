@@ -6,6 +6,7 @@ can be made for a machine one does not have. Needs no torch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ class Footprint:
         """Layers that share block tables, and how their blocks share the pool."""
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
         attention = layer_groups(spec.layer_windows, spec.attention_layers, chunked=spec.chunked_windows)
+        if spec.latent is not None:
+            attention = tuple(dataclasses.replace(group, latent=True) for group in attention)
         layer_bytes = self.block_size * self.token_layer_bytes
         if spec.state is None:
             return cut_pool(attention, layer_bytes, (), 0)
@@ -65,7 +68,7 @@ class Footprint:
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token in every layer that has them."""
+        """Keys and values of one token in every layer that has them, or its latents."""
         return len(self.spec.attention_layers) * self.token_layer_bytes
 
     @property
@@ -75,7 +78,7 @@ class Footprint:
 
     @property
     def token_layer_bytes(self) -> int:
-        return 2 * self.spec.kv_size * DTYPE_BYTES[self.spec.dtype]
+        return self.spec.cached_size * DTYPE_BYTES[self.spec.dtype]
 
     @property
     def activation_bytes(self) -> int:
@@ -86,6 +89,8 @@ class Footprint:
     def _token_activation_bytes(self) -> int:
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
         attention = 2 * spec.q_size + 2 * spec.kv_size  # q, k, v and the output
+        if spec.latent is not None:
+            attention = spec.latent.activations(spec.num_heads)
         mlp = 3 * spec.intermediate_size  # gate and up, then their product
         if spec.experts is not None:
             mlp = max(mlp, spec.experts.activations(spec.hidden_size))

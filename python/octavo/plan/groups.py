@@ -1,8 +1,9 @@
 """Layers that share block tables, and how the blocks of different groups share one pool.
 
-An attention group's block holds the keys and values of block_size tokens in the group's layers, a state
-group's block one state of all recurrent layers. Blocks of different groups differ in bytes; the pool is cut
-into parents that each hold a whole number of blocks of any one group, so no group has memory of its own.
+An attention group's block holds the keys and values of block_size tokens in the group's layers, or a latent
+of each for all heads, a state group's block one state of all recurrent layers. Blocks of different groups
+differ in bytes; the pool is cut into parents that each hold a whole number of blocks of any one group, so no
+group has memory of its own.
 Needs no torch.
 """
 
@@ -30,6 +31,7 @@ class LayerGroup:
     split: int  # blocks of this group in one parent
     recurrent: bool = False
     chunked: bool = False  # the window is a chunk that begins anew
+    latent: bool = False  # one vector of a token, no keys and values
 
     @property
     def kind(self) -> str:
@@ -37,7 +39,7 @@ class LayerGroup:
         if self.recurrent:
             return "state"
         if not self.window:
-            return "full"
+            return "latent" if self.latent else "full"
         return "chunked_local" if self.chunked else "sliding_window"
 
     def peak(self, tokens: int, block_size: int, chunk: int) -> int:

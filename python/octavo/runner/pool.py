@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 class Pool:
     """One allocation for the blocks of all groups; its pages are touched when a block is first written.
 
-    `memory` is [block, layer, 2, head, token, dim] where all blocks hold keys and values: one block of all
-    layers is one contiguous run, so that moving it is one copy. With states it is [block, bytes], and a
-    block of any group lies in a run of `bytes / split` of it. A group of fewer layers sees the same memory as
-    more, smaller blocks.
+    `memory` is [block, layer, 2, head, token, dim] where all blocks hold keys and values, [block, layer,
+    token, width] of latents: one block of all layers is one contiguous run, so that moving it is one copy.
+    With states it is [block, bytes], and a block of any group lies in a run of `bytes / split` of it. A group
+    of fewer layers sees the same memory as more, smaller blocks.
     """
 
     def __init__(self, plan: Plan, device: torch.device | None = None) -> None:
         spec, cut = plan.spec, plan.footprint.cut
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        token = (2, spec.num_kv_heads, plan.block_size, spec.head_dim)
+        token: tuple[int, ...] = (2, spec.num_kv_heads, plan.block_size, spec.head_dim)
+        if spec.latent is not None:
+            token = (plan.block_size, spec.latent.width)
         raw = torch.empty((plan.num_blocks, cut.parent_bytes), dtype=torch.uint8, device=device)
         self.memory = raw if spec.state else raw.view(self.dtype).view(plan.num_blocks, -1, *token)
-        self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]
+        self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]; latents: [B, bs, W]
         self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)
         self.groups = [0] * spec.num_layers  # of each layer
-        self.blocks: list[torch.Tensor] = []  # by group, [B, layer, 2, Hk, bs, D]; states: [B, bytes]
+        self.blocks: list[torch.Tensor] = []  # by group, [B, layer, ...] of these; states: [B, bytes]
         for number, (group, used) in enumerate(zip(cut.groups, cut.block_bytes)):
             # A block may be followed by bytes that no group can use.
             blocks = raw.view(plan.num_blocks * group.split, -1)[:, :used]

@@ -24,14 +24,17 @@ def roofline(footprint: Footprint, device: Device) -> core.CostModel:
     layers = max(footprint.weights_bytes // size - heads * table, 0) - _idle_parameters(footprint)
     visible = [spec.layer_windows[layer] for layer in spec.attention_layers]
     counts = [(window, visible.count(window)) for window in sorted(set(visible))]
+    # Scores and their sum over the values: two multiplications and two additions an element.
+    flops = 4 * spec.q_size
+    if spec.latent is not None:
+        flops = 2 * spec.num_heads * (spec.latent.width + spec.latent.rank)
     rate = device.flops_32bit if spec.dtype == "float32" else device.flops_16bit
     return core.CostModel.roofline(
         weight_bytes=float(footprint.weights_bytes - (heads - 1) * table * size),
         flops_of_a_token=2.0 * layers,
         flops_of_a_sample=2.0 * table,
         attention=[
-            # Scores and their sum over the values: two multiplications and two additions an element.
-            (window, float(count * footprint.token_layer_bytes), float(count * 4 * spec.q_size))
+            (window, float(count * footprint.token_layer_bytes), float(count * flops))
             for window, count in counts
         ],
         bytes_per_second=device.bandwidth * device.bandwidth_share,

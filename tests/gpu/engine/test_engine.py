@@ -18,6 +18,7 @@ from octavo import LLM, SamplingParams
 Make = Callable[..., LLM]
 SOAK_SECONDS = 20.0
 WITHOUT_KERNELS = ("bamba", "granite-hybrid", "mixtral", "qwen3-moe", "gpt-oss", "llama4")
+WITHOUT_KERNELS += ("deepseek-v2", "deepseek-v3")
 
 LIMITS: dict[str, dict[str, Any]] = {
     "unlimited": {},

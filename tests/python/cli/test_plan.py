@@ -132,3 +132,16 @@ def test_a_model_with_states_says_how_its_pool_is_cut(tiny_folder: Callable[[str
     ]
     refused = octavo_command("plan", folder, "--kv-cache-dtype", "fp8")
     assert "--kv-cache-dtype has fp8; a model with states has `auto` only" in refused.stderr
+
+
+def test_a_model_with_latents_says_so(tiny_folder: Callable[[str], Path]) -> None:
+    folder = str(tiny_folder("deepseek-v3"))
+    done = octavo_command("plan", folder, "--memory", "4GiB")
+    assert done.returncode == 0, done.stderr
+    assert "4 heads, latents of 48 + 16 for all of them" in done.stdout
+    assert re.search(r"latent +16 tokens of 3 layers, 12 KiB; 1 in a block of the pool", done.stdout)
+    result = plan_json(folder, "--memory", "4GiB")
+    assert isinstance(result["groups"], list)
+    assert isinstance(result["bytes"], dict)
+    assert [group["kind"] for group in result["groups"]] == ["latent"]
+    assert result["bytes"]["KV_a_token"] == 3 * (48 + 16) * 4

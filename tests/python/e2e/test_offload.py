@@ -29,7 +29,7 @@ def tokens_of(outputs: list[Any]) -> list[list[int]]:
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen2-hybrid", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen2-hybrid", "gemma3", "deepseek-v2"])
 def test_a_working_set_larger_than_the_pool_is_computed_once(make_llm: Callable[..., LLM], name: str) -> None:
     prompts = tiny_models.random_prompts(10, low=120, high=160, seed=3)
     options = {"num_gpu_blocks_override": 50, "max_model_len": 192, "max_num_seqs": 2}
@@ -49,7 +49,7 @@ def test_a_working_set_larger_than_the_pool_is_computed_once(make_llm: Callable[
     assert counted["external_prefix_cache_hits"] > 0
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma3", "deepseek-v2"])
 def test_what_a_preempted_request_computed_comes_back_from_the_tier(
     make_llm: Callable[..., LLM], truth: Callable[[str], Truth], name: str
 ) -> None:

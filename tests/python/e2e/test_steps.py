@@ -16,12 +16,12 @@ GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 # The methods' own guesses are replaced by those of the tests wherever these make some.
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 TIGHT = {"max_model_len": 256, "num_gpu_blocks_override": 40, "max_num_batched_tokens": 128}
-MODELS = ("llama", "mistral-window", "qwen2-hybrid", "gemma3")
+MODELS = ("llama", "mistral-window", "qwen2-hybrid", "gemma3", "deepseek-v3")
 
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest) -> str:
-    """Full attention, a window everywhere, and both in one pool."""
+    """Full attention, a window everywhere, both in one pool, and latents."""
     return str(request.param)
 
 

@@ -32,7 +32,9 @@ class Stepper:
         blocks = torch.randperm(rows * per_row, generator=generator) + 1
         table = blocks.view(rows, per_row).int()
         count = rows * per_row + 1
-        kv = (2, self.spec.num_kv_heads, BLOCK_SIZE, self.spec.head_dim)
+        kv: tuple[int, ...] = (2, self.spec.num_kv_heads, BLOCK_SIZE, self.spec.head_dim)
+        if self.spec.latent is not None:
+            kv = (BLOCK_SIZE, self.spec.latent.width)
         dtype, attention = getattr(torch, self.spec.dtype), self.spec.attention_layers
         self.context = AttentionContext(
             {layer: _unwritten((count, *kv), dtype) for layer in attention},

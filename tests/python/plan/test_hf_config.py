@@ -51,16 +51,19 @@ def test_the_spec_of_each_tiny_model_is_what_was_saved(tiny_folder: Any, model_n
     always = types[0] is None and getattr(config, "sliding_window", None) is not None
     windows = {"sliding_attention": 24, "chunked_attention": 40, None: 24 if always else 0}
     assert spec.layer_windows == tuple(windows.get(name, 0) for name in types)
-    assert spec.rope.kind == {"llama": "llama3", "gemma3": "linear", "gpt-oss": "yarn"}.get(
-        model_name, "default"
+    kinds = {"llama": "llama3", "gemma3": "linear"} | dict.fromkeys(
+        ("gpt-oss", "deepseek-v2", "deepseek-v3"), "yarn"
     )
+    assert spec.rope.kind == kinds.get(model_name, "default")
     assert spec.dtype == "float32"
     assert spec.eos_token_ids == (3,)
 
 
 def test_the_number_of_parameters_is_transformers(reference: Any, tiny_folder: Any, model_name: str) -> None:
     spec = load_model_spec(tiny_folder(model_name))
-    assert spec.num_parameters == sum(weight.numel() for weight in reference(model_name).parameters())
+    model = reference(model_name)
+    weights = [*model.parameters(), *(b for name, b in model.named_buffers() if "correction" in name)]
+    assert spec.num_parameters == sum(weight.numel() for weight in weights)
 
 
 def test_both_spellings_of_rope_scaling_give_the_same_spec(tmp_path: Path) -> None:

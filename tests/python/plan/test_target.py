@@ -110,6 +110,7 @@ def test_a_large_gpu_gets_larger_steps(folder: Path) -> None:
     assert given.max_num_seqs == 7
 
 
-def test_a_model_without_cuda_kernels_is_refused_with_the_remedy(tiny_folder: Any) -> None:
+@pytest.mark.parametrize("name", ["bamba", "mixtral", "deepseek-v2"])
+def test_a_model_without_cuda_kernels_is_refused_with_the_remedy(tiny_folder: Any, name: str) -> None:
     with pytest.raises(ValueError, match="use device='cpu'"):
-        plan_for_gpu(tiny_folder("bamba"), 80 * GIB)
+        plan_for_gpu(tiny_folder(name), 80 * GIB)

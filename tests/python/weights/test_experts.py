@@ -62,6 +62,8 @@ def test_experts_may_be_stored_as_one_tensor(tiny_folder: Any, tmp_path: Path) -
         ("llama4", "model.layers.1.feed_forward.experts.down_proj"),
         ("llama4", "model.layers.3.feed_forward.shared_expert.up_proj.weight"),
         ("llama4", "model.layers.3.feed_forward.router.weight"),
+        ("deepseek-v2", "model.layers.0.self_attn.kv_b_proj.weight"),
+        ("deepseek-v3", "model.layers.2.mlp.gate.e_score_correction_bias"),
     ],
 )
 def test_a_tensor_that_is_missing_is_named(
@@ -85,7 +87,7 @@ def test_an_expert_of_another_shape_is_named_with_both(tiny_folder: Any, tmp_pat
         Stepper(folder)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss", "llama4"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss", "llama4", "deepseek-v3"])
 def test_dummy_experts_need_no_file_and_are_counted(tiny_folder: Any, tmp_path: Path, name: str) -> None:
     folder, _ = copy_of(tiny_folder, name, tmp_path)
     saved = resolve(ModelConfig(model=folder, dtype="float32"))
@@ -98,3 +100,16 @@ def test_dummy_experts_need_no_file_and_are_counted(tiny_folder: Any, tmp_path: 
     assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
     biases = [weight for key, weight in model.named_parameters() if key.endswith("bias")]
     assert not any(bool(weight.any()) for weight in biases)
+
+
+def test_layers_that_predict_further_tokens_are_passed_over(tiny_folder: Any, tmp_path: Path) -> None:
+    folder, tensors = copy_of(tiny_folder, "deepseek-v3", tmp_path)
+    tensors["model.layers.3.eh_proj.weight"] = torch.zeros(128, 256)
+    tensors["model.layers.3.self_attn.kv_a_layernorm.weight"] = torch.zeros(48)
+    save_file(tensors, folder / "model.safetensors")
+    want = Stepper(tiny_folder("deepseek-v3")).feed(PROMPT, [50])
+    assert torch.equal(Stepper(folder).feed(PROMPT, [50]), want)
+    tensors["model.layers.4.eh_proj.weight"] = torch.zeros(128, 256)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="not part of the model: model.layers.4.eh_proj.weight"):
+        Stepper(folder)

@@ -1,0 +1,95 @@
+"""Multi-head latent attention (DeepSeek-V2, 2024, 2.1), in the absorbed form.
+
+A token's keys and values of all heads are products of one latent. Instead of making them, the product for
+keys is applied to the queries and the product for values to what attention returns: the cache holds the
+latents alone, and all heads read the same vector.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from octavo import ops
+from octavo.hf_config import ModelSpec
+from octavo.layers.attention import AttentionContext
+from octavo.layers.layer import Layer
+from octavo.layers.linear import Linear
+from octavo.layers.norm import RMSNorm
+from octavo.weights.source import Source
+
+_EPS = 1e-6  # of the norms of latents, whatever rms_norm_eps says of the others
+
+
+class LatentHeads(Layer):
+    """What makes keys and values of a latent: stored as one matrix, used as two products for each head."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        latent = spec.latent
+        assert latent is not None
+        shape = (spec.num_heads, latent.nope_dim + latent.value_dim, latent.rank)
+        weight = torch.empty(shape, dtype=getattr(torch, spec.dtype))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.keys = self.weight[:, : latent.nope_dim]  # [H, nope, C]
+        self.values = self.weight[:, latent.nope_dim :].mT  # [H, C, value]
+        self.stored = (spec.num_heads * shape[1], latent.rank)
+
+    def spellings(self, path: str) -> list[dict[str, Source]]:
+        """Return the one way in which a checkpoint holds it."""
+        return [{f"{path}.weight": Source(self.weight, self.stored)}]
+
+
+class LatentAttention(Layer):
+    """x [N, H] -> [N, H]. Queries are one product, or two with a norm between them, as the spec says."""
+
+    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
+        super().__init__()
+        latent = spec.latent
+        assert latent is not None
+        assert rotary is not None  # the spec of such a model rotates in every layer
+        hidden, bias, dtype = spec.hidden_size, spec.attention_bias, getattr(torch, spec.dtype)
+        if latent.query_rank:
+            self.q_a_proj = Linear(hidden, latent.query_rank, bias=bias, dtype=dtype)
+            self.q_a_layernorm = RMSNorm(latent.query_rank, _EPS, dtype=dtype)
+            self.q_b_proj = Linear(latent.query_rank, spec.q_size, dtype=dtype)
+        else:
+            self.q_proj = Linear(hidden, spec.q_size, dtype=dtype)
+        self.ranked = latent.query_rank > 0
+        self.kv_a_proj_with_mqa = Linear(hidden, latent.width, bias=bias, dtype=dtype)
+        self.kv_a_layernorm = RMSNorm(latent.rank, _EPS, dtype=dtype)
+        self.kv_b_proj = LatentHeads(spec)
+        self.o_proj = Linear(spec.num_heads * latent.value_dim, hidden, bias=bias, dtype=dtype)
+        self.layer = layer
+        self.rotary = rotary
+        self.head_shape = (-1, spec.num_heads, latent.head_dim)
+        self.nope, self.rank, self.width = latent.nope_dim, latent.rank, latent.width
+        self.out_shape = (-1, spec.num_heads * latent.value_dim)
+        self.interleaved = latent.interleaved
+        self.scale = spec.attention_scale
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        q = self.queries(x).view(self.head_shape)
+        latent, rope = self.kv_a_proj_with_mqa(x).split((self.rank, self.width - self.rank), 1)
+        self.kv_a_layernorm.in_place(latent)
+        absorbed = q.new_empty((*q.shape[:2], self.width))
+        # Heads are the batch of these products: [H, N, nope] x [H, nope, C].
+        through_keys = torch.bmm(q[..., : self.nope].transpose(0, 1), self.kv_b_proj.keys)
+        absorbed[..., : self.rank] = through_keys.transpose(0, 1)
+        absorbed[..., self.rank :] = q[..., self.nope :]
+        ops.rope(absorbed[..., self.rank :], rope.unsqueeze(1), position, self.rotary, self.interleaved)
+        attended = ctx.attend_latent(self.layer, absorbed, latent, rope, scale=self.scale)
+        values = torch.bmm(attended.transpose(0, 1), self.kv_b_proj.values)  # [H, N, value]
+        projected: torch.Tensor = self.o_proj(values.transpose(0, 1).reshape(self.out_shape))
+        return projected
+
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the queries of all heads side by side: [N, heads * head_dim]."""
+        out: torch.Tensor
+        if self.ranked:
+            down = self.q_a_proj(x)
+            self.q_a_layernorm.in_place(down)
+            out = self.q_b_proj(down)
+        else:
+            out = self.q_proj(x)
+        return out
