@@ -75,6 +75,15 @@ void EncoderCache::Clear() {
   while (entries_[capacity_].next != capacity_) Evict(entries_[capacity_].next);
 }
 
+void EncoderCache::EvictAgain(std::span<const int32_t> entries) {
+  for (const int32_t entry : entries) {
+    OCTAVO_CHECK(entries_[entry].embeddings == 0, "an entry is evicted again that is given out");
+    evicted_.push_back(entry);
+  }
+  std::sort(evicted_.begin(), evicted_.end());
+  evicted_.erase(std::unique(evicted_.begin(), evicted_.end()), evicted_.end());
+}
+
 void EncoderCache::Unfile(int32_t entry) {
   entries_[entry].findable = false;
   size_t hole = Locate(entries_[entry].hash);

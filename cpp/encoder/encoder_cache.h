@@ -3,7 +3,7 @@
 // It counts in embeddings and holds none: an entry is a small number under which an executor keeps
 // them. Entries are found by content hash and counted by use; those in use stay, the others go in
 // the order of their last release when room is needed. Every call is O(1) but for the evictions it
-// causes; nothing allocates after construction. One thread.
+// causes; nothing but EvictAgain allocates after construction. One thread.
 //
 // Invariants (CheckInvariants): embeddings of all entries plus free() is the capacity; an entry is
 // on the list of the released exactly when nobody uses it.
@@ -51,6 +51,8 @@ class EncoderCache {
   // Entries that were evicted since ClearEvicted; a number may have been given out again since.
   std::span<const int32_t> evicted() const { return evicted_; }
   void ClearEvicted() { evicted_.clear(); }
+  // Names these as evicted again: who was told may not have listened. REQUIRES: none is given out.
+  void EvictAgain(std::span<const int32_t> entries);
 
   // Aborts with a message when an invariant does not hold.
   void CheckInvariants() const;

@@ -23,6 +23,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv.enable_prefix_caching = c.enable_prefix_caching;
   kv.clip_chunks = c.enable_chunked_prefill;
   kv.enable_events = c.enable_kv_events;
+  kv.max_events = c.max_kv_events;
   kv.sub_block_hits = c.sub_block_hits;
   kv.max_open_copies = c.max_steps_in_flight * c.max_num_seqs;
   return kv;

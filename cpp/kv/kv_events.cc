@@ -12,7 +12,7 @@ KvEvent MakeKvEvent(KvEventKind kind, BlockId block, const PrefixKey& key) {
 
 void KvEventLog::Add(KvEventKind kind, BlockId block, const PrefixKey& key) {
   if (!enabled_) return;
-  if (events_.size() >= kCapacity) {
+  if (events_.size() >= capacity_) {
     ++dropped_;
     return;
   }

@@ -16,9 +16,11 @@ KvEvent MakeKvEvent(KvEventKind kind, BlockId block, const PrefixKey& key);
 
 class KvEventLog {
  public:
+  // Of the default configuration.
   static constexpr size_t kCapacity = 1 << 16;
 
-  explicit KvEventLog(bool enabled) : enabled_(enabled) {}
+  explicit KvEventLog(bool enabled, size_t capacity = kCapacity)
+      : enabled_(enabled), capacity_(capacity) {}
 
   void Stored(BlockId block, const PrefixKey& key) { Add(KvEventKind::kStored, block, key); }
   void Removed(BlockId block, const PrefixKey& key) { Add(KvEventKind::kRemoved, block, key); }
@@ -31,6 +33,7 @@ class KvEventLog {
   void Add(KvEventKind kind, BlockId block, const PrefixKey& key);
 
   bool enabled_;
+  size_t capacity_;
   std::vector<KvEvent> events_;
   uint64_t dropped_ = 0;
 };

@@ -62,7 +62,7 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
       align_(1),
       pool_(config.num_blocks, SplitsOf(config)),
       map_(pool_.num_places(), WidestOf(config), memory, FindsPartial(config)),
-      events_(config.enable_events),
+      events_(config.enable_events, static_cast<size_t>(config.max_events)),
       sub_block_hits_(FindsPartial(config)) {
   for (const GroupSpec& spec : GroupsOf(config)) {
     groups_.push_back(MakeGroup(spec, static_cast<int>(groups_.size()), unit_));

@@ -45,6 +45,7 @@ struct KvConfig {
   bool sub_block_hits = false;  // see EngineConfig
   int32_t max_open_copies = 0;  // 0: as many as there are slots
   bool enable_events = false;
+  int32_t max_events = KvEventLog::kCapacity;
 };
 
 // Told of cached content before it is overwritten.
@@ -132,8 +133,9 @@ class KvManager final : private EvictionSink {
   // Files what the slot holds of the first `processed` tokens, which a step has computed, up to and
   // with a last block that is not full. For a slot that is about to be released.
   void PublishTail(RowSlot slot, const PrefixChain& chain, int32_t processed);
-  // Takes blocks that reach past the first `tokens` tokens out of the map: never written.
-  void Unpublish(RowSlot slot, int32_t tokens);
+  // Takes the chain's full blocks that reach past its first `tokens` tokens out of the map, every
+  // copy of them, whoever holds them.
+  void ForgetPast(const PrefixChain& chain, int32_t tokens);
   // Takes one block out of the map, whoever holds it.
   void Forget(BlockId block);
   // Gives the slot's blocks back. Its row still reads as before, until ClearRow.

@@ -147,13 +147,14 @@ void KvManager::PublishStates(RowSlot slot, const PrefixChain& chain, int32_t pr
   }
 }
 
-void KvManager::Unpublish(RowSlot slot, int32_t tokens) {
+void KvManager::ForgetPast(const PrefixChain& chain, int32_t tokens) {
+  if (!config_.enable_prefix_caching) return;
   for (int g = 0; g < num_groups(); ++g) {
-    if (groups_[g]->cross()) continue;
-    int32_t& done = at(slot, g).published;
-    for (; done > tokens / groups_[g]->block_size(); --done) {
-      const int32_t entry = row(g, slot)[done - 1];
-      if (entry != Index(kNullBlock)) Forget(pool_.FromTable(entry, g));
+    const int32_t kept = tokens / groups_[g]->block_size();
+    for (int32_t i = groups_[g]->Covered(chain) - 1; i >= kept; --i) {
+      const PrefixKey key = groups_[g]->KeyOf(chain, i);
+      BlockId b = map_.FindUnlinked(key);
+      for (; b != kNoBlock; b = map_.FindUnlinked(key)) Forget(b);
     }
   }
 }

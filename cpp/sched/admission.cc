@@ -221,6 +221,7 @@ void Scheduler::StartRunning(Request& r, int32_t hit_tokens) {
   r.computed = hit_tokens;
   r.status = RequestStatus::kRunning;
   r.admitted_step = next_step_;
+  r.admitted_len = r.num_tokens;
   r.local_only = false;
   r.refused_room = -1;
   r.asked_us = 0;

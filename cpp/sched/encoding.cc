@@ -186,12 +186,12 @@ void Scheduler::ReleaseEncoder(Request& r) {
   r.first_item = 0;
 }
 
-void Scheduler::ForgetEncoded(const StepRecord& step, const Request* request) {
+void Scheduler::ForgetEncoded(const StepRecord& step) {
   for (const EncoderInput& input : step.encoder_inputs) {
     if (input.entry < 0) continue;  // blocks, which go with what the step or row has filed
     // The entry may have been evicted and given out again since.
     const bool same = encoder_.embeddings(input.entry) > 0 && encoder_.step(input.entry) == step.id;
-    if (same && (!request || input.request == Value(request->id))) encoder_.Forget(input.entry);
+    if (same) encoder_.Forget(input.entry);
   }
 }
 

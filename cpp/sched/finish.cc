@@ -99,15 +99,21 @@ void Scheduler::AcceptToken(Request& r, int32_t token, int32_t sample) {
 
 void Scheduler::FailRow(const RowRecord& row, int32_t sample, int32_t processed) {
   Request& r = *row.request;
-  if (!r.items.empty()) ForgetEncoded(record(first_open_), &r);
-  // The KV of this step is not to be trusted, what was processed before is.
-  if (row.epoch == r.epoch) {
-    kv_.Unpublish(r.row_slot(), processed);
-  } else {
-    for (BlockId b : record(first_open_).published) kv_.Forget(b);
+  // What a sample of this life has seen came out right. Without one whatever it read may be wrong:
+  // chunks before the last have no sample that would tell. Left in a cache it would fail whoever
+  // comes again, for as long as it stays there.
+  const bool proven = row.epoch == r.epoch && processed >= r.admitted_len;
+  if (!proven) {
+    for (const EncoderUse& use : r.items) {
+      const int32_t entry = encoder_.Find(use.hash());
+      if (entry >= 0) encoder_.Forget(entry);
+    }
   }
-  // Every row of it read its item, which nothing has proven right.
-  if (kv_.has_cross()) kv_.ForgetCross(r.chain());
+  r.Flush();
+  if (kv_.caching()) r.ExtendChain(hasher_, kv_.unit());
+  kv_.ForgetPast(r.chain(), proven ? processed : 0);
+  if (kv_.has_cross() && !proven) kv_.ForgetCross(r.chain());
+  if (remote_) remote_->OnForget(r, proven ? processed : 0);
   Emit(r, -1, sample, FinishReason::kError, -1);
   Close(r, FinishReason::kError);
 }
@@ -132,7 +138,7 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
   while (num_open() > 0) {
     StepRecord& step = record(first_open_);
     for (BlockId b : step.published) kv_.Forget(b);
-    ForgetEncoded(step, nullptr);
+    ForgetEncoded(step);
     for (const RowRecord& row : step.rows) {
       if (!Land(row)) continue;
       Request& r = *row.request;
@@ -141,6 +147,10 @@ Result<std::span<const StepOutput>> Scheduler::Fail(uint64_t step_id) {
     }
     CloseStep(step);
     ++stats_.failed_steps;
+  }
+  // No step is open now, so what they gave out is evicted too.
+  for (uint64_t id = step_id; id < first_open_; ++id) {
+    encoder_.EvictAgain(record(id).encoder_evicted);
   }
   AppendEnded();
   return Outputs();

@@ -293,6 +293,10 @@ void RemoteKv::OnRelease(Request& r, KvRelease why, int32_t processed) {
   t->deadline_us = Deadline();
 }
 
+void RemoteKv::OnForget(Request& r, int32_t first) {
+  if (!dead_) connector_.OnForget(View(r), first);
+}
+
 void RemoteKv::OnPlanned(uint64_t step_id, const std::vector<BlockId>& filed) {
   if (dead_) return;
   if (!filed_by_.empty()) {

@@ -68,6 +68,8 @@ class RemoteKv final : private kv::EvictionListener {
 
   // Offers what the request has in its table: `processed` tokens are computed for certain.
   void OnRelease(Request& request, KvRelease why, int32_t processed);
+  // What its tokens from `first` on left behind is not to be trusted.
+  void OnForget(Request& request, int32_t first);
   void OnPlanned(uint64_t step_id, const std::vector<BlockId>& filed);
   // REQUIRES: the prefix cache is empty.
   void Reset();

@@ -169,7 +169,7 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.epoch = 0;
   r.status = RequestStatus::kWaiting;
   r.cached_tokens = -1;
-  r.scored = r.overtaken = 0;
+  r.scored = r.overtaken = r.admitted_len = 0;
   r.refused_room = -1;
   r.packed = r.local_only = false;
   r.transfer = r.admitted_step = 0;

@@ -133,7 +133,7 @@ class Scheduler {
   void UseEncoder(Request& request, int32_t start, int32_t count);
   void AdvanceEncoder(Request& request, int32_t processed);
   void ReleaseEncoder(Request& request);
-  void ForgetEncoded(const StepRecord& step, const Request* request);
+  void ForgetEncoded(const StepRecord& step);
   void CheckEncoderInvariants() const;
   // cross.cc
   Status CheckCrossItems(std::span<const EncoderItem> items) const;

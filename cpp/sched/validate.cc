@@ -270,6 +270,7 @@ Status Validate(const EngineConfig& c) {
        "give 0 (no drafts of the engine's own), or with max_draft_tokens up to 64"},
       {"prompt_lookup_min", c.prompt_lookup_min, c.prompt_lookup_max > 0, c.prompt_lookup_max,
        "give 1 to prompt_lookup_max, or 0 for both"},
+      {"max_kv_events", c.max_kv_events, 1, most, "give at least 1"},
       {"max_queued_requests", c.max_queued_requests, 1, most, "give at least 1"},
       {"long_prefill_token_threshold", c.long_prefill_token_threshold, 0, most,
        "give 0 (no limit) or a number of tokens"},

@@ -38,6 +38,18 @@ inline Cell EncodedCell(uint64_t content, int32_t index) {
   return {Mix(content, uint64_t(index)), 0, index};
 }
 
+// A NaN: whoever reads it becomes one, and a sample that sees one fails.
+inline constexpr uint64_t kNan = 0x4E614E614E614E61ull;
+
+// The same of a token that an image stands for: the token itself does not matter. Where the image's
+// tokens see each other it sees those from `offset` to `end` of the span (the cache shows it those
+// before).
+inline uint64_t EmbeddedDigest(uint64_t content, int32_t offset, int32_t end, int32_t position) {
+  uint64_t seen = 0;
+  for (int32_t i = offset; i < end; ++i) seen += Mix(content, uint64_t(i) + 1);
+  return Mix(seen, uint64_t(position));
+}
+
 // A recurrent state as the next token meets it, and after that token.
 inline uint64_t StateBefore(uint64_t state) { return Mix(state, 1); }
 inline uint64_t StateAfter(uint64_t before, uint64_t digest) { return Mix(before, digest); }

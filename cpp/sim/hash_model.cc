@@ -9,8 +9,17 @@
 #include "sim/oracle.h"
 
 namespace octavo::sim {
+namespace {
+
+uint64_t Onwards(uint64_t state) { return state == kNan ? kNan : StateBefore(state); }
+
+}  // namespace
+
 HashModel::HashModel(const EngineConfig& config, const batch::Arena& arena)
-    : vocab_size_(config.vocab_size), arena_(arena), latest_(config.max_num_seqs, -1) {
+    : vocab_size_(config.vocab_size),
+      arena_(arena),
+      latest_(config.max_num_seqs, -1),
+      embeddings_(config.encoder_cache_size) {
   int32_t places = 1;  // of a parent
   for (const GroupSpec& spec : GroupsOf(config)) places = std::lcm(places, spec.split);
   for (const GroupSpec& spec : GroupsOf(config)) {
@@ -31,10 +40,12 @@ int32_t HashModel::BlockAt(const Group& g, const StepPlan& plan, int32_t slot,
   return table.data[slot * table.row_stride + position / g.spec.block_size];
 }
 
-const Cell& HashModel::Read(const Group& g, const StepPlan& plan, int32_t slot,
-                            int32_t position) const {
+const Cell& HashModel::Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) {
   const size_t first = size_t(BlockAt(g, plan, slot, position)) * g.spec.block_size;
-  return g.cells[first + (IsState(g) ? 0 : position % g.spec.block_size)];
+  const Cell& cell = g.cells[first + (IsState(g) ? 0 : position % g.spec.block_size)];
+  if (cell.digest == kNan) [[unlikely]]
+    saw_nan_ = true;
+  return cell;
 }
 
 void HashModel::Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell) {
@@ -73,15 +84,15 @@ void HashModel::WriteBlock(int group, int32_t block, std::span<const Cell> cells
   std::copy(cells.begin(), cells.end(), g.cells.begin() + int64_t{block} * g.spec.block_size);
 }
 
-void HashModel::EncodeCross(const StepPlan& plan, std::span<const uint64_t> contents,
-                            std::span<const int32_t> embeddings) {
-  for (size_t i = 0; i < plan.encoder_inputs.size(); ++i) {
+void HashModel::Encode(const StepPlan& plan, std::span<const Encoded> inputs) {
+  embeddings_.Take(plan, inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) {
     const EncoderInput& input = plan.encoder_inputs[i];
     if (input.entry >= 0) continue;
     OCTAVO_CHECK(plan.request[input.row] == input.request, "an item names another request's row");
     for (Group& g : groups_) {
-      for (int32_t e = 0; e < embeddings[i] && IsCross(g); ++e) {
-        Write(g, plan, plan.row_slot[input.row], EncodedCell(contents[i], e));
+      for (int32_t e = 0; e < inputs[i].embeddings && IsCross(g); ++e) {
+        Write(g, plan, plan.row_slot[input.row], EncodedCell(inputs[i].content, e));
       }
     }
   }
@@ -89,14 +100,13 @@ void HashModel::EncodeCross(const StepPlan& plan, std::span<const uint64_t> cont
 
 Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
   for (int32_t i = 0; i < plan.num_copies; ++i) Copy(plan, i);
+  embeddings_.BeginStep(plan);
+  nan_samples_.clear();
   // Row after row: a row may hit blocks that an earlier row of the same step writes.
   for (int32_t r = 0; r < plan.num_rows; ++r) WriteRow(plan, r);
   for (int32_t s = 0; s < plan.num_samples; ++s) {
     tokens[s] = Sample(plan, s);
     latest_[plan.row_slot[plan.sample_row[s]]] = tokens[s];
-    if (fail_one_in_ == 0) continue;
-    fail_state_ = Mix(fail_state_, 1);
-    if (fail_state_ % fail_one_in_ == 0) tokens[s] = -1;
   }
   return Status::Ok();
 }
@@ -128,33 +138,38 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
     if (IsCross(g)) cross_[g.index] = SumCross(g, plan, row);
     if (!IsState(g)) continue;
     const Cell before = start > 0 ? Read(g, plan, slot, start - 1) : Cell{};
-    states_[g.index] = StateBefore(before.digest + uint64_t(before.position + 1 != start));
+    states_[g.index] = Onwards(before.digest + uint64_t(before.position + 1 != start));
   }
   for (int32_t t = plan.query_start[row]; t < plan.query_start[row + 1]; ++t) {
     const int32_t p = plan.position[t];
     const int32_t token = plan.token_id[t] >= 0 ? plan.token_id[t] : latest_[slot];
     if (t > plan.query_start[row]) {
       // Steps may start anywhere, so each token meets the state as if it were a step's first.
-      for (uint64_t& state : states_) state = StateBefore(state);
+      for (uint64_t& state : states_) state = Onwards(state);
     }
-    uint64_t digest = TokenDigest(token, p);
+    uint64_t digest = embeddings_.DigestOf(t, token, p);
+    saw_nan_ = digest == kNan;
     for (const Group& g : groups_) digest = Mix(digest, See(g, plan, slot, p));
+    if (saw_nan_) [[unlikely]]
+      digest = kNan;
     for (Group& g : groups_) {
       if (IsCross(g)) continue;
       if (!IsState(g)) {
         Write(g, plan, slot, {digest, token, p});
         continue;
       }
-      states_[g.index] = StateAfter(states_[g.index], digest);
+      states_[g.index] = digest == kNan ? kNan : StateAfter(states_[g.index], digest);
       if (t + 1 == plan.query_start[row + 1]) Write(g, plan, slot, {states_[g.index], token, p});
     }
   }
 }
 
-uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
-                        int32_t position) const {
-  if (IsState(g)) return states_[g.index];
+uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) {
   if (IsCross(g)) return cross_[g.index];
+  if (IsState(g)) {
+    if (states_[g.index] == kNan) saw_nan_ = true;
+    return states_[g.index];
+  }
   // The digest before covers all that came before it.
   if (KeepsEveryToken(g.spec.kind)) {
     return position == 0 ? 0 : Read(g, plan, slot, position - 1).digest;
@@ -163,7 +178,7 @@ uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot,
 }
 
 uint64_t HashModel::Sum(const Group& g, const StepPlan& plan, int32_t slot, int32_t query,
-                        int32_t end, const int32_t* history, int32_t known) const {
+                        int32_t end, const int32_t* history, int32_t known) {
   const int32_t first = FirstSeen(g.spec, query);
   uint64_t sum = 0;
   for (int32_t p = 0; p < end; ++p) {
@@ -195,11 +210,16 @@ int32_t HashModel::Sample(const StepPlan& plan, int32_t sample) {
   const int32_t* history =
       plan.all_greedy ? nullptr : reinterpret_cast<const int32_t*>(plan.history[sample]);
   const int32_t known = history ? std::min(last + 1, plan.history_len[sample]) : 0;
+  saw_nan_ = false;
   uint64_t digest = 1;
   for (const Group& g : groups_) {
     digest = Mix(digest, IsState(g)   ? Shown(Read(g, plan, slot, last))
                          : IsCross(g) ? SumCross(g, plan, row)
                                       : Sum(g, plan, slot, last, last + 1, history, known));
+  }
+  if (saw_nan_) [[unlikely]] {
+    nan_samples_.push_back(sample);
+    return -1;
   }
   return Choose(plan, sample, digest);
 }

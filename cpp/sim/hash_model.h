@@ -6,7 +6,7 @@
 // encoder wrote (cross). Every group keeps
 // the digest in blocks of its own, all in one memory: a block that is shared wrongly, reused too
 // early, by another group too, never written or read under a stale table gives other digests and so
-// other tokens.
+// other tokens. The tokens of an image are made of its embeddings, as the plan's spans name them.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include "octavo/executor.h"
 #include "octavo/step.h"
 #include "sim/digest.h"
+#include "sim/embeddings.h"
 
 namespace octavo::sim {
 
@@ -25,12 +26,16 @@ class HashModel final : public Executor {
  public:
   HashModel(const EngineConfig& config, const batch::Arena& arena);
 
-  // Writes the items that the plan wants in the cross groups. `contents`: one for each of its
-  // encoder_inputs; `embeddings`: how many each has.
-  void EncodeCross(const StepPlan& plan, std::span<const uint64_t> contents,
-                   std::span<const int32_t> embeddings);
-  // REQUIRES: EncodeCross, where the plan wants it.
+  // Drops and keeps what the plan says, in its order, and writes what it wants in the cross groups.
+  // `inputs`: what stands behind each of the plan's encoder_inputs, or the first few where the
+  // encoder then fails.
+  void Encode(const StepPlan& plan, std::span<const Encoded> inputs);
+  // REQUIRES: Encode, where the plan has anything for an encoder.
   Status Execute(const StepPlan& plan, std::span<int32_t> tokens) override;
+
+  // The samples of the last step that saw a NaN; their tokens are -1.
+  std::span<const int32_t> nan_samples() const { return nan_samples_; }
+  const Embeddings& embeddings() const { return embeddings_; }
 
   // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
   void Corrupt(uint64_t choice);
@@ -38,12 +43,6 @@ class HashModel final : public Executor {
   // The cells of a block, for whoever moves blocks in and out of the cache.
   std::vector<Cell> ReadBlock(int group, int32_t block) const;
   void WriteBlock(int group, int32_t block, std::span<const Cell> cells);
-
-  // One sample in `n` fails, chosen by a seeded draw. 0: none.
-  void FailOneIn(uint32_t n, uint64_t seed) {
-    fail_one_in_ = n;
-    fail_state_ = seed;
-  }
 
  private:
   struct Group {
@@ -56,16 +55,16 @@ class HashModel final : public Executor {
   bool IsState(const Group& g) const { return g.spec.kind == GroupKind::kState; }
   bool IsCross(const Group& g) const { return g.spec.kind == GroupKind::kCross; }
   int32_t BlockAt(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
-  const Cell& Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
+  const Cell& Read(const Group& g, const StepPlan& plan, int32_t slot, int32_t position);
   void Write(Group& g, const StepPlan& plan, int32_t slot, const Cell& cell);
   void Own(Group& g, int32_t block);
   void Copy(const StepPlan& plan, int32_t copy);
   void WriteRow(const StepPlan& plan, int32_t row);
-  uint64_t See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) const;
+  uint64_t See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position);
   // Over what `query` sees before `end`. The first `known` tokens of the host's `history` must
   // agree.
   uint64_t Sum(const Group& g, const StepPlan& plan, int32_t slot, int32_t query, int32_t end,
-               const int32_t* history, int32_t known) const;
+               const int32_t* history, int32_t known);
   uint64_t SumCross(const Group& g, const StepPlan& plan, int32_t row);
   int32_t Sample(const StepPlan& plan, int32_t sample);
   int32_t Choose(const StepPlan& plan, int32_t sample, uint64_t digest) const;
@@ -78,8 +77,9 @@ class HashModel final : public Executor {
   std::vector<uint64_t> cross_;   // what it sees of its item, one a group
   std::vector<int8_t> owner_;     // of each place: the group that wrote there last
   std::vector<int32_t> latest_;   // what each row slot sampled last
-  uint32_t fail_one_in_ = 0;
-  uint64_t fail_state_ = 0;
+  Embeddings embeddings_;
+  bool saw_nan_ = false;
+  std::vector<int32_t> nan_samples_;
 };
 
 }  // namespace octavo::sim

@@ -36,10 +36,21 @@ Oracle::Oracle(const EngineConfig& config, std::span<const GroupSpec> groups,
   for (int32_t token : spec.prompt) Append(token);
 }
 
+uint64_t Oracle::DigestOf(int32_t token, int32_t position) {
+  const auto end = [](const EncoderItem& item) { return item.start + item.length; };
+  const std::vector<EncoderItem>& items = spec_->items;
+  while (item_ < items.size() && end(items[item_]) <= position) ++item_;
+  if (item_ == items.size() || items[item_].start > position) return TokenDigest(token, position);
+  const EncoderItem& item = items[item_];
+  const int32_t offset = position - item.start;
+  return EmbeddedDigest(item.hash[0], offset, item.bidirectional ? item.length : offset + 1,
+                        position);
+}
+
 void Oracle::Append(int32_t token) {
   const int32_t p = int32_t(tokens_.size());
   const uint64_t before = StateBefore(state_);
-  uint64_t digest = TokenDigest(token, p);
+  uint64_t digest = DigestOf(token, p);
   for (const GroupSpec& g : groups_) {
     const uint64_t seen = g.kind == GroupKind::kState   ? before
                           : g.kind == GroupKind::kCross ? cross_

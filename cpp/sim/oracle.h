@@ -26,11 +26,12 @@ struct RequestSpec {
   int32_t priority = 0;
   std::vector<RetentionRange> kept;
   int32_t decode_priority = kOrdinaryPriority;
+  int64_t decode_duration_ms = 0;
   std::vector<EncoderItem> items;  // hash[0] is the content
 
   // Valid as long as the spec.
   RequestInput input() const {
-    return {prompt, params, priority, salt, {kept, decode_priority, 0}, items};
+    return {prompt, params, priority, salt, {kept, decode_priority, decode_duration_ms}, items};
   }
 };
 
@@ -56,6 +57,7 @@ class Oracle {
 
  private:
   void Append(int32_t token);
+  uint64_t DigestOf(int32_t token, int32_t position);
   uint64_t Sum(const GroupSpec& group, int32_t query, int32_t end) const;
   int32_t Choose(uint64_t digest) const;
   bool Allowed(int32_t token) const;
@@ -67,6 +69,7 @@ class Oracle {
   const RequestSpec* spec_;
   std::vector<int32_t> tokens_;
   std::vector<uint64_t> shown_;  // shown_[p]: the sum over the cells of the first p tokens
+  size_t item_ = 0;              // the first that may lie at or after the next token
   uint64_t digest_ = 0;          // of the last token
   uint64_t state_ = 0;           // after it; states of all groups are equal
   uint64_t cross_ = 0;           // what every token sees of the cross item

@@ -27,7 +27,7 @@ constexpr const char* kUsage =
     "  --seed S    the first seed (default 1)\n"
     "  --jobs N    processes (default 1)\n"
     "  --least N   exit with 1 when a kind of fault struck less often (default 0)\n"
-    "  --quiet     the last line only\n"
+    "  --quiet     the last line only; else progress goes to stderr every ten seconds\n"
     "  --out FILE  where a failing scenario goes (default octavo-sim.failed)\n";
 
 struct Arguments {
@@ -88,8 +88,21 @@ int ShrinkAndWrite(uint64_t seed, const Arguments& a) {
   return 1;
 }
 
+void ShowProgress(const sim::CampaignResult& r, const sim::Campaign& c) {
+  const double share = double(r.steps) / double(c.steps);
+  std::fprintf(stderr, "octavo-sim: %5.1f %%, %llu steps, %llu lives, %.0f s, %.0f s left\n",
+               100 * share, static_cast<unsigned long long>(r.steps),
+               static_cast<unsigned long long>(r.lives), r.seconds,
+               share > 0 ? r.seconds / share - r.seconds : 0.0);
+}
+
 int Fuzz(const Arguments& a) {
-  const sim::CampaignResult r = sim::RunCampaign(a.campaign);
+  sim::Campaign campaign = a.campaign;
+  if (!a.quiet) {
+    campaign.report = [&](const sim::CampaignResult& r) { ShowProgress(r, a.campaign); };
+    campaign.report_seconds = 10;
+  }
+  const sim::CampaignResult r = sim::RunCampaign(campaign);
   size_t kinds = 0;
   sim::OpKind rarest = sim::OpKind::kAbortWaiting;
   for (size_t i = 0; i < sim::kNumOps; ++i) {

@@ -162,10 +162,24 @@ void HostTier::Stop() { copier_->Drain(); }
 
 void HostTier::Reset() {
   for (int32_t b = 1; b < pool_.num_places(); ++b) {
-    if (!map_.Contains(BlockId{b})) continue;
-    map_.Remove(BlockId{b});
-    pool_.SetClass(BlockId{b}, kv::EvictionClass::kUnhashed);
+    if (map_.Contains(BlockId{b})) Forget(BlockId{b});
   }
+}
+
+void HostTier::OnForget(const KvRequest& request, int32_t first) {
+  const int32_t covered = static_cast<int32_t>(request.hashes.size()) * groups_.unit();
+  for (int g = 0; g < groups_.size(); ++g) {
+    const int32_t size = groups_.spec(g).block_size;
+    for (int32_t i = first / size; (i + 1) * size <= covered; ++i) {
+      const BlockId b = map_.Find(groups_.KeyOf(request, g, i));
+      if (b != kNoBlock) Forget(b);
+    }
+  }
+}
+
+void HostTier::Forget(BlockId block) {
+  map_.Remove(block);
+  pool_.SetClass(block, kv::EvictionClass::kUnhashed);
 }
 
 HostTierStats HostTier::stats() const {

@@ -46,6 +46,7 @@ class HostTier final : public KvConnector, private kv::EvictionSink {
   KvStart StartLoad(const KvTransfer& load) override;
   bool WantsEvictions() const override { return true; }
   void OnEvict(const KvContent& content) override;
+  void OnForget(const KvRequest& request, int32_t first) override;
   Status TakeReports(std::vector<KvReport>* reports) override;
   // What was begun is copied soon; its report follows.
   bool Cancel(uint64_t) override { return false; }
@@ -63,6 +64,7 @@ class HostTier final : public KvConnector, private kv::EvictionSink {
   HostTier(const EngineConfig& config, int32_t parents, int64_t parent_bytes,
            std::unique_ptr<BlockCopier> copier, HostMemory& memory);
   std::byte* At(BlockId block, int group) const;
+  void Forget(BlockId block);
   void Unpin(std::span<const BlockId> sources);
   void OnEvict(BlockId block) override;
 

@@ -102,6 +102,10 @@ class KvConnector {
   virtual bool WantsEvictions() const { return false; }
   virtual void OnEvict(const KvContent&) {}
 
+  // What the request's tokens from `first` on left in a cache may be wrong: a row of it failed. It
+  // must not be found again. Loads of it that are under way may go on.
+  virtual void OnForget(const KvRequest&, int32_t /*first*/) {}
+
   // The step was planned and is about to run.
   virtual void OnStepPlanned(uint64_t /*step_id*/) {}
 

@@ -8,6 +8,8 @@
 namespace octavo::sim {
 namespace {
 
+constexpr uint64_t kModestStream = 2;
+
 uint64_t Fold(int32_t group, const Hash128& hash) {
   return Mix(hash.lo ^ uint64_t(group), hash.hi);
 }
@@ -21,7 +23,9 @@ FaultyConnector::FaultyConnector(const EngineConfig& config, uint64_t seed, OpCo
       counts_(counts),
       model_(model),
       trouble_(random_.Between(3, 20)),
-      mortal_(random_.OneIn(3)) {}
+      mortal_(random_.OneIn(3)),
+      less_(Mix(seed, kModestStream)),
+      modest_(less_.OneIn(3)) {}
 
 bool FaultyConnector::Strikes(OpKind kind, int32_t one_in) {
   if (!random_.OneIn(one_in)) return false;
@@ -40,7 +44,28 @@ KvMatch FaultyConnector::Match(const KvRequest& request, int32_t local_hit,
   const auto has = [&](int32_t g, int32_t i) {
     return local.Has(g, i) || store_.contains(ContentOf(request, g, i));
   };
-  return {.tokens = groups_.LongestPrefix(request, local_hit, has) - local_hit};
+  const int32_t more = groups_.LongestPrefix(request, local_hit, has) - local_hit;
+  if (more == 0 || !modest_ || !less_.OneIn(3)) return {.tokens = more};
+  // A shorter prefix may need blocks of a window that the longest does not.
+  KvRequest part = request;
+  part.hashes = part.hashes.first(size_t((local_hit + less_.Below(more + 1)) / groups_.unit()));
+  return {.tokens = groups_.LongestPrefix(part, local_hit, has) - local_hit};
+}
+
+void FaultyConnector::OnForget(const KvRequest& request, int32_t first) {
+  OCTAVO_CHECK(!dead_, "a dead connector is told to forget");
+  const int32_t covered = int32_t(request.hashes.size()) * groups_.unit();
+  for (int g = 0; g < groups_.size(); ++g) {
+    const int32_t size = groups_.spec(g).block_size;
+    for (int32_t i = first / size; (i + 1) * size <= covered; ++i) {
+      store_.erase(ContentOf(request, g, i));
+    }
+  }
+}
+
+void FaultyConnector::OnStepPlanned(uint64_t step_id) {
+  OCTAVO_CHECK(!dead_ && step_id > last_step_, "steps are planned in order");
+  last_step_ = step_id;
 }
 
 FaultyConnector::Job FaultyConnector::Describe(const KvTransfer& t, bool load) const {

@@ -26,6 +26,8 @@ class FaultyConnector final : public KvConnector {
   KvStart OnRelease(const KvTransfer& save, KvRelease why) override;
   bool WantsEvictions() const override { return true; }
   void OnEvict(const KvContent& content) override;
+  void OnForget(const KvRequest& request, int32_t first) override;
+  void OnStepPlanned(uint64_t step_id) override;
   Status TakeReports(std::vector<KvReport>* reports) override;
   bool Cancel(uint64_t transfer) override;
   void Stop() override;
@@ -59,6 +61,9 @@ class FaultyConnector final : public KvConnector {
   HashModel* model_;
   int32_t trouble_;  // one answer in so many goes wrong
   bool mortal_;
+  Random less_;  // when it offers less than it has
+  bool modest_;
+  uint64_t last_step_ = 0;
   bool dead_ = false;
   std::unordered_map<uint64_t, std::vector<Cell>> store_;
   std::vector<Job> jobs_;

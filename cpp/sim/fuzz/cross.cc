@@ -77,12 +77,4 @@ void Life::CheckCross(const StepPlan& plan) {
   }
 }
 
-void Life::NameCross(OpenStep& step) {
-  for (const EncoderInput& input : step.plan.encoder_inputs) {
-    const EncoderItem& item = Find(input.request)->spec.items[size_t(input.item)];
-    step.contents.push_back(item.hash[0]);
-    step.embeddings.push_back(item.embeddings);
-  }
-}
-
 }  // namespace octavo::sim

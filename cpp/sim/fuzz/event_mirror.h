@@ -1,6 +1,8 @@
 // EventMirror: what a router that reads the KV events believes is cached.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <span>
 #include <unordered_set>
 
@@ -17,17 +19,25 @@ class EventMirror {
         held_.clear();
         continue;
       }
-      // 128 bits of hash, folded with the group: enough to tell contents of one run apart.
-      const uint64_t key = e.hash[0] ^ (e.hash[1] * 3) ^ (uint64_t(e.group) << 60);
       const bool fits =
-          e.kind == KvEventKind::kStored ? held_.insert(key).second : held_.erase(key) == 1;
+          e.kind == KvEventKind::kStored ? held_.insert(Key(e)).second : held_.erase(Key(e)) == 1;
       if (!fits) return false;
     }
     return true;
   }
-  size_t size() const { return held_.size(); }
+  // Whether it believes in this content and in no other. REQUIRES: no content twice.
+  bool Equals(std::span<const KvEvent> content) const {
+    return content.size() == held_.size() &&
+           std::all_of(content.begin(), content.end(),
+                       [&](const KvEvent& e) { return held_.contains(Key(e)); });
+  }
 
  private:
+  // 128 bits of hash, folded with the group: enough to tell contents of one run apart.
+  static uint64_t Key(const KvEvent& e) {
+    return e.hash[0] ^ (e.hash[1] * 3) ^ (uint64_t(e.group) << 60);
+  }
+
   std::unordered_set<uint64_t> held_;
 };
 

@@ -1,7 +1,6 @@
 // What goes wrong in a life, kind by kind. A strike that finds nothing to hit returns false.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "base/check.h"
@@ -24,14 +23,6 @@ Life::Guests Life::Pick(Predicate accepts) {
   return picked;
 }
 
-template <typename Call>
-void Life::MustChangeNothing(Call call) {
-  const EngineStats before = engine_.Stats();
-  OCTAVO_CHECK(!call(), "a wrong call was accepted");
-  const EngineStats after = engine_.Stats();
-  OCTAVO_CHECK(std::memcmp(&before, &after, sizeof(before)) == 0, "a refused call left a trace");
-}
-
 bool Life::Strike(OpKind kind, uint64_t argument) {
   if (kind == OpKind::kDraft || kind == OpKind::kDraftJunk || kind == OpKind::kBadDraft) {
     return StrikeDraft(kind, argument);
@@ -40,7 +31,22 @@ bool Life::Strike(OpKind kind, uint64_t argument) {
   if (kind < OpKind::kWrongStep) return StrikeAnswer(kind, argument);
   if (kind < OpKind::kEmptyPrompt) return StrikeCall(kind, argument);
   if (kind < OpKind::kHerd) return StrikeSubmission(kind, argument);
+  if (NeedsImages(kind)) return StrikeItem(kind, argument);
+  if (NeedsEvents(kind)) return StrikeReader(kind, argument);
   return StrikeLoad(kind, argument);
+}
+
+bool Life::StrikeReader(OpKind kind, uint64_t argument) {
+  switch (kind) {
+    case OpKind::kSlowReader:
+      reader_.Sleep(int32_t(argument % 16));
+      return true;
+    case OpKind::kLostBatch:
+      return reader_.LoseBatch();
+    default:
+      reader_.Restart();
+      return true;
+  }
 }
 
 bool Life::End(const Guests& among, uint64_t argument, FinishReason reason) {
@@ -303,7 +309,7 @@ bool Life::ResetCache() {
   const bool reset = engine_.ResetPrefixCache();
   // What was loaded and waits to be admitted is held, and given up by a reset.
   const bool free = before.free_blocks == before.total_blocks;
-  OCTAVO_CHECK(reset ? free || connected_ : !free,
+  OCTAVO_CHECK(reset ? free || Connector() : !free,
                "the cache was reset under a request, or not although nobody held a block");
   OCTAVO_CHECK(engine_.Stats().cached_blocks == (reset ? 0 : before.cached_blocks),
                "a reset forgot too much or too little");

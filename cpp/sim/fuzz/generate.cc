@@ -1,6 +1,8 @@
 #include "sim/fuzz/generate.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 #include "base/check.h"
 #include "kv/cache_group.h"
@@ -15,6 +17,13 @@ constexpr uint64_t kConfigStream = 1;
 constexpr uint64_t kCheckStream = 2;
 constexpr uint64_t kOpStream = 3;
 constexpr uint64_t kConnectorStream = 4;
+constexpr uint64_t kEncoderStream = 12;
+constexpr uint64_t kEventStream = 7;
+constexpr uint64_t kAsideStream = 8;
+constexpr uint64_t kItemStream = 9;
+constexpr uint64_t kTierStream = 10;
+constexpr uint64_t kTimeStream = 14;
+constexpr int32_t kContents = 9;  // different images, so that requests share some
 
 GroupSpec RandomGroup(Random& random, GroupKind kind) {
   GroupSpec g;
@@ -60,6 +69,35 @@ void DrawPolicies(Random& random, EngineConfig* c) {
   }
 }
 
+void DrawEncoder(uint64_t seed, EngineConfig* c) {
+  Random random(Mix(seed, kEncoderStream));
+  if (!random.OneIn(3) || HasCross(*c)) return;
+  c->sub_block_hits = false;
+  c->encoder_cache_size = random.Between(4, 40);
+  if (random.OneIn(2)) c->encoder_budget = random.Between(4, c->encoder_cache_size);
+}
+
+// Images at random places of a prompt. Families share them as far as they share tokens.
+void DrawItems(const EngineConfig& config, uint64_t seed, int32_t family, RequestSpec* spec) {
+  Random random(Mix(seed, kItemStream));
+  Random shared(uint64_t(family) + 1);
+  const int32_t length = int32_t(spec->prompt.size());
+  const bool alike = random.Below(3) > 0;
+  int32_t left = std::numeric_limits<int32_t>::max();
+  if (!config.enable_chunked_prefill) left = MostEmbeddings(config);  // of a whole prompt
+  for (int32_t at = shared.Below(6); at < length; at += shared.Below(12)) {
+    const int32_t content = shared.Below(kContents);
+    const bool other = !alike && random.OneIn(2);
+    const EncoderItem item = MakeItem(config, other ? random.Below(kContents) : content, at);
+    if (item.start + item.length > length || item.embeddings > left) break;
+    left -= item.embeddings;
+    spec->items.push_back(item);
+    // Equal tokens over different images: only the images tell such prompts apart.
+    std::fill_n(spec->prompt.begin() + at, item.length, 0);
+    at += item.length;
+  }
+}
+
 void DrawLists(Random& random, SamplingParams* p) {
   if (random.OneIn(3)) p->eos_token_ids = {random.Below(kVocab)};
   if (random.OneIn(8)) p->eos_token_ids.push_back(random.Below(kVocab));
@@ -83,9 +121,22 @@ class OpWriter {
         drafts_(config.max_draft_tokens > 0),
         submit_one_in_(random_.Between(1, 6)),
         fault_one_in_(random_.Between(3, 20)),
-        check_(CheckInterval(config.hash_seed)) {
+        check_(CheckInterval(config.hash_seed)),
+        aside_random_(Mix(seed, kAsideStream)) {
     for (size_t i = 0; i < kNumOps; ++i) {
-      if (IsDrawn(OpKind(i)) && random_.OneIn(2)) faults_.push_back(OpKind(i));
+      const OpKind kind{static_cast<uint8_t>(i)};
+      if (NeedsImages(kind) || NeedsEvents(kind)) {
+        const bool can =
+            NeedsImages(kind) ? config.encoder_cache_size > 0 : config.enable_kv_events;
+        if (can && aside_random_.OneIn(2)) aside_.push_back(kind);
+      } else if (IsDrawn(kind) && random_.OneIn(2)) {
+        faults_.push_back(kind);
+      }
+    }
+    // Moments to strike at are rare for these, so some lives look for them more often.
+    if (most_open_ == 1 || !(config.encoder_cache_size > 0 || config.enable_kv_events)) return;
+    for (OpKind kind : {OpKind::kFailTwoSteps, OpKind::kWrongOrder, OpKind::kBeginWhenFull}) {
+      if (aside_random_.OneIn(2)) aside_.push_back(kind);
     }
   }
 
@@ -105,6 +156,10 @@ class OpWriter {
  private:
   void Add(OpKind kind) { ops_.push_back({kind, random_.Next() >> 32}); }
   void MaybeFault() {
+    if (!aside_.empty() && aside_random_.OneIn(fault_one_in_)) {
+      const OpKind kind = aside_[size_t(aside_random_.Below(int32_t(aside_.size())))];
+      ops_.push_back({kind, aside_random_.Next() >> 32});
+    }
     if (faults_.empty() || !random_.OneIn(fault_one_in_)) return;
     const OpKind kind = faults_[size_t(random_.Below(int32_t(faults_.size())))];
     Add(kind);
@@ -140,6 +195,8 @@ class OpWriter {
   std::vector<Op> ops_;
   int32_t open_ = 0;
   int32_t pause_ = 0;  // turns until it ends
+  Random aside_random_;
+  std::vector<OpKind> aside_;  // faults that not every engine knows
 };
 
 }  // namespace
@@ -172,6 +229,9 @@ EngineConfig MakeConfig(uint64_t seed) {
   if (random.OneIn(2)) c.kv_load_failure_policy = KvLoadFailurePolicy::kRecompute;
   if (random.OneIn(4)) c.max_queued_requests = random.Between(2, 12);
   c.enable_kv_events = random.OneIn(3);
+  Random events(Mix(seed, kEventStream));
+  if (c.enable_kv_events && events.OneIn(2)) c.max_kv_events = 1 << events.Below(8);
+  DrawEncoder(seed, &c);
   const Status valid = Validate(c);
   OCTAVO_CHECK(valid.ok(), valid.message().c_str());
   return c;
@@ -181,8 +241,44 @@ bool UsesConnector(uint64_t config_seed, const EngineConfig& config) {
   return config.enable_prefix_caching && Random(Mix(config_seed, kConnectorStream)).OneIn(2);
 }
 
+TierChoice ChooseTier(uint64_t config_seed, const EngineConfig& config) {
+  Random random(Mix(config_seed, kTierStream));
+  TierChoice tier;
+  if (!config.enable_prefix_caching || UsesConnector(config_seed, config) || !random.OneIn(3)) {
+    return tier;
+  }
+  int32_t parts = 1;  // of a parent, so that each group's block has room for its cells
+  for (const GroupSpec& g : GroupsOf(config)) parts = std::lcm(parts, g.split);
+  int32_t largest = 1;
+  for (const GroupSpec& g : GroupsOf(config)) largest = std::max(largest, g.block_size);
+  tier.parent_bytes = int64_t{parts} * largest * int64_t{sizeof(Cell)};
+  tier.bytes = tier.parent_bytes * random.Between(4, 30);
+  tier.slow = random.OneIn(2);
+  return tier;
+}
+
 int32_t CheckInterval(uint64_t config_seed) {
   return 1 << Random(Mix(config_seed, kCheckStream)).Between(0, 6);
+}
+
+bool EndsRetention(const EngineConfig& config) {
+  return Random(Mix(config.hash_seed, kTimeStream)).OneIn(4);
+}
+
+int32_t MostEmbeddings(const EngineConfig& config) {
+  const int32_t cache = config.encoder_cache_size;
+  return config.encoder_budget > 0 ? std::min(cache, config.encoder_budget) : cache;
+}
+
+EncoderItem MakeItem(const EngineConfig& config, int32_t content, int32_t start) {
+  EncoderItem item;
+  item.hash[0] = uint64_t(content) + 1;
+  item.hash[1] = 3;
+  item.start = start;
+  item.length = 1 + content * 5 % 12;
+  item.embeddings = 1 + content * 7 % MostEmbeddings(config);  // not one a token
+  item.bidirectional = content % 2 == 0 && item.length <= config.max_num_batched_tokens;
+  return item;
 }
 
 RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
@@ -208,7 +304,12 @@ RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
                          random.OneIn(2) ? 0 : random.Between(1, 50)});
     spec.decode_priority = random.Below(kMaxPriority + 1);
   }
+  if (EndsRetention(config)) {
+    for (RetentionRange& range : spec.kept) range.duration_ms = 1 + range.duration_ms;
+    spec.decode_duration_ms = 5;
+  }
   if (HasCross(config)) spec.items.push_back(MakeCrossItem(config, seed));
+  if (config.encoder_cache_size > 0) DrawItems(config, seed, family, &spec);
   return spec;
 }
 

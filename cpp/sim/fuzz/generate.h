@@ -15,8 +15,24 @@ EngineConfig MakeConfig(uint64_t seed);
 // Whether the engine has a connector beside it.
 bool UsesConnector(uint64_t config_seed, const EngineConfig& config);
 
+// Or a tier in host memory, of so many bytes (0: none), whose copies may be late.
+struct TierChoice {
+  int64_t parent_bytes = 0;
+  int64_t bytes = 0;
+  bool slow = false;
+};
+TierChoice ChooseTier(uint64_t config_seed, const EngineConfig& config);
+
 // How often a run checks all invariants: after one operation in so many.
 int32_t CheckInterval(uint64_t config_seed);
+
+// Whether all that requests ask to be kept is for a time only.
+bool EndsRetention(const EngineConfig& config);
+
+// The most embeddings an image may have, and one of a few images; its content decides all but its
+// place.
+int32_t MostEmbeddings(const EngineConfig& config);
+EncoderItem MakeItem(const EngineConfig& config, int32_t content, int32_t start);
 
 // Cross groups for one engine in four, and the item of a request to such an engine, one of a few
 // (cross.cc).

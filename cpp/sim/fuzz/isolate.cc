@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,7 +48,13 @@ struct Progress {
 
 // A child dies as a process does, whatever the parent (a test program) does with its signals.
 void DieByDefault() {
-  for (int signal_number : {SIGABRT, SIGALRM, SIGTERM, SIGINT}) signal(signal_number, SIG_DFL);
+  for (int signal_number : {SIGABRT, SIGVTALRM, SIGTERM, SIGINT}) signal(signal_number, SIG_DFL);
+}
+
+// Of the time that the process computes: on a busy machine a life may take its time.
+void DieAfter(uint32_t seconds) {
+  const itimerval limit{{0, 0}, {static_cast<time_t>(seconds), 0}};
+  OCTAVO_CHECK(setitimer(ITIMER_VIRTUAL, &limit, nullptr) == 0, "no timer");
 }
 
 void Live(const Scenario& scenario, volatile uint64_t& ops_begun, OpCounts* counts,
@@ -76,7 +83,7 @@ std::string Describe(int status, const std::string& said) {
     const size_t line = said.rfind('\n', at) + 1;
     return said.substr(line, said.find('\n', at) - line);
   }
-  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) {
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGVTALRM) {
     return "no end";
   }
   return WIFSIGNALED(status) ? StrCat("signal ", WTERMSIG(status))
@@ -90,7 +97,8 @@ void RunJob(const Campaign& c, int32_t job, volatile Progress& progress) {
   uint64_t steps = 0;
   volatile uint64_t ops = 0;
   for (uint64_t seed = c.first_seed + uint64_t(job); steps < share; seed += uint64_t(c.jobs)) {
-    alarm(kMostSeconds);
+    if (c.accepts && !c.accepts(seed, MakeConfig(seed))) continue;
+    DieAfter(kMostSeconds);
     progress.seed = seed;
     Live(MakeScenario(seed, c.length), ops, &counts, &steps);
     progress.lives = progress.lives + 1;
@@ -110,6 +118,26 @@ void Add(volatile const Progress& p, int32_t jobs, CampaignResult* result) {
   for (size_t i = 0; i < kNumOps; ++i) result->counts[i] += p.counts[i];
 }
 
+CampaignResult Sum(Shared<Progress>& progress, const Campaign& c) {
+  CampaignResult result;
+  for (int32_t job = 0; job < c.jobs; ++job) Add(progress[size_t(job)], c.jobs, &result);
+  return result;
+}
+
+// The next child that has ended; reports while none has.
+pid_t WaitFor(int* status, Shared<Progress>& progress, const Campaign& c) {
+  if (!c.report) return wait(status);
+  constexpr int kMicros = 50'000;
+  for (double waited = 0;; waited += kMicros * 1e-6) {
+    if (const pid_t child = waitpid(-1, status, WNOHANG); child != 0) return child;
+    if (waited >= c.report_seconds) {
+      waited = 0;
+      c.report(Sum(progress, c));
+    }
+    usleep(kMicros);
+  }
+}
+
 }  // namespace
 
 Verdict RunIsolated(const Scenario& scenario, uint32_t most_seconds) {
@@ -123,7 +151,7 @@ Verdict RunIsolated(const Scenario& scenario, uint32_t most_seconds) {
     DieByDefault();
     dup2(pipe_ends[1], STDERR_FILENO);
     close(pipe_ends[0]);
-    alarm(most_seconds);
+    DieAfter(most_seconds);
     OpCounts counts = {};
     uint64_t steps = 0;
     Live(scenario, ops_begun[0], &counts, &steps);
@@ -158,7 +186,7 @@ CampaignResult RunCampaign(const Campaign& campaign) {
   CampaignResult result;
   for (size_t left = children.size(); left > 0; --left) {
     int status = 0;
-    const pid_t child = wait(&status);
+    const pid_t child = WaitFor(&status, progress, campaign);
     const size_t job =
         size_t(std::find(children.begin(), children.end(), child) - children.begin());
     OCTAVO_CHECK(job < children.size(), "a child that is not ours");
@@ -171,10 +199,10 @@ CampaignResult RunCampaign(const Campaign& campaign) {
       }
     }
   }
-  for (int32_t job = 0; job < campaign.jobs; ++job) {
-    Add(progress[size_t(job)], campaign.jobs, &result);
-  }
-  return result;
+  CampaignResult sum = Sum(progress, campaign);
+  sum.ok = result.ok;
+  sum.failed_seed = result.failed_seed;
+  return sum;
 }
 
 }  // namespace octavo::sim

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
+#include "octavo/config.h"
 #include "sim/fuzz/op.h"
 
 namespace octavo::sim {
@@ -16,18 +18,11 @@ struct Verdict {
   size_t ops_done = 0;  // operations begun before it failed
 };
 
-// No life lasts a second, but under sanitizers and on a busy machine.
+// Of computing. No life takes one, but under sanitizers.
 inline constexpr uint32_t kMostSeconds = 30;
 
 // One scenario, with a drain at its end; given up after `most_seconds`.
 Verdict RunIsolated(const Scenario& scenario, uint32_t most_seconds = kMostSeconds);
-
-struct Campaign {
-  uint64_t first_seed = 1;
-  uint64_t steps = 1'000'000;  // over all jobs
-  int32_t jobs = 1;
-  int32_t length = 600;  // operations of a scenario
-};
 
 struct CampaignResult {
   uint64_t lives = 0;
@@ -37,6 +32,18 @@ struct CampaignResult {
   OpCounts counts = {};
   bool ok = true;
   uint64_t failed_seed = 0;
+};
+
+struct Campaign {
+  uint64_t first_seed = 1;
+  uint64_t steps = 1'000'000;  // over all jobs
+  int32_t jobs = 1;
+  int32_t length = 600;  // operations of a scenario
+  // Which seeds are lived, by their configuration; null: all.
+  std::function<bool(uint64_t seed, const EngineConfig&)> accepts = nullptr;
+  // Told how far all jobs are, about every `report_seconds` and not at the end; null: nobody.
+  std::function<void(const CampaignResult&)> report = nullptr;
+  double report_seconds = 5;
 };
 
 // Job j of n lives the seeds first + j, first + j + n, ... until its share of the steps is done, or

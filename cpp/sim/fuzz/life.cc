@@ -11,6 +11,7 @@ namespace octavo::sim {
 namespace {
 
 constexpr size_t kRememberedIds = 64;
+constexpr size_t kMostRetries = 4;
 // A drain that takes longer goes round in circles: the longest request alone needs a hundred steps.
 constexpr int kMostTurns = 200'000;
 // With nothing open one call may only make room (a request alone starts afresh) and the next plans.
@@ -27,9 +28,24 @@ Life::Life(uint64_t config_seed, OpCounts* counts)
       counts_(counts),
       connector_(config_, Mix(config_seed, 5), counts, &model_),
       connected_(UsesConnector(config_seed, config_)),
-      engine_(config_, clock_, SystemMemory(), connected_ ? &connector_ : nullptr),
+      tier_(MakeTier(config_seed)),
+      engine_(config_, clock_, SystemMemory(), Connector()),
       model_(config_, engine_.arena()),
-      slot_seen_(size_t(config_.max_num_seqs), 0) {}
+      slot_seen_(size_t(config_.max_num_seqs), 0),
+      reader_(engine_, counts) {
+  if (copier_) copier_->set_model(&model_);
+}
+
+std::unique_ptr<transfer::HostTier> Life::MakeTier(uint64_t config_seed) {
+  const TierChoice choice = ChooseTier(config_seed, config_);
+  if (choice.bytes == 0) return nullptr;
+  auto copier = std::make_unique<ModelCopier>(choice.slow);
+  copier_ = copier.get();
+  auto tier =
+      transfer::HostTier::Create(config_, choice.bytes, choice.parent_bytes, std::move(copier));
+  OCTAVO_CHECK(tier.ok(), tier.status().message().c_str());
+  return std::move(*tier);
+}
 
 void Life::Apply(const Op& op) {
   switch (op.kind) {
@@ -50,7 +66,7 @@ void Life::Apply(const Op& op) {
       break;
     case OpKind::kCheck:
       engine_.CheckInvariants();
-      TakeEvents();
+      reader_.Read();
       break;
     case OpKind::kDraft:
       if (Strike(op.kind, op.argument)) break;
@@ -107,14 +123,14 @@ bool Life::Begin() {
   OpenStep& step = open_.emplace_back();
   step.plan = *plan;
   step.tokens.resize(size_t(plan->num_samples));
-  NameCross(step);
+  NameInputs(step);
   return true;
 }
 
 void Life::TakeEnded() {
   for (const StepOutput& output : engine_.TakeEnded()) {
     Guest* guest = Find(output.request);
-    OCTAVO_CHECK(guest && connected_ && output.token == -1 && output.sample == -1 &&
+    OCTAVO_CHECK(guest && Connector() && output.token == -1 && output.sample == -1 &&
                      FinishReason{output.finish} == FinishReason::kError,
                  "a request ended outside a step for no reason");
     OCTAVO_CHECK(config_.kv_load_failure_policy == KvLoadFailurePolicy::kFail,
@@ -140,6 +156,8 @@ void Life::CheckPlan(const StepPlan& plan) {
     previous = row;
   }
   if (HasCross(config_)) CheckCross(plan);
+  if (plan.num_copies > 0) Count(OpKind::kBlockCopied);
+  if (config_.encoder_cache_size > 0) CheckItems(plan);
 }
 
 void Life::CheckRow(const StepPlan& plan, int32_t row) {
@@ -167,6 +185,7 @@ void Life::CheckRow(const StepPlan& plan, int32_t row) {
       const bool proposed = draft < guest->drafts.size() && token == guest->drafts[draft];
       OCTAVO_CHECK(count > 1 && (proposed || config_.prompt_lookup_max > 0),
                    "a row holds a token that nobody has sampled or proposed");
+      if (!proposed) Count(OpKind::kLookupDraft);
     } else {
       OCTAVO_CHECK(count == 1, "a token that is not known yet shares its row");
     }
@@ -183,8 +202,10 @@ void Life::CheckRow(const StepPlan& plan, int32_t row) {
 void Life::Run() {
   for (OpenStep& step : open_) {
     if (step.executed) continue;
-    model_.EncodeCross(step.plan, step.contents, step.embeddings);
+    if (fail_encode_ && !step.inputs.empty()) return FailEncode();
+    model_.Encode(step.plan, step.inputs);
     OCTAVO_CHECK(model_.Execute(step.plan, step.tokens).ok(), "the model never fails a step");
+    step.nans.assign(model_.nan_samples().begin(), model_.nan_samples().end());
     step.executed = true;
     return;
   }
@@ -195,6 +216,7 @@ void Life::Finish() {
   if (!open_.front().executed) {
     if (open_.size() > 1) Count(OpKind::kLateRun);
     Run();
+    if (open_.empty()) return;  // it failed
   }
   OpenStep step = std::move(open_.front());
   open_.erase(open_.begin());
@@ -224,23 +246,30 @@ void Life::CheckOutputs(const OpenStep& step, std::span<const StepOutput> output
     const int32_t at = plan.sample_token[s];
     const bool drafted = at + 1 < plan.query_start[row + 1];
     if (!drafted || plan.token_id[at + 1] != step.tokens[size_t(s)]) over = row;
+    if (drafted && over == row) Count(OpKind::kDraftsRejected);
     const bool speculative = plan.sample_token[s] != plan.query_start[row + 1] - 1 ||
                              (s > 0 && plan.sample_row[s - 1] == row);
     if (s == spoiled) Count(std::exchange(spoil_, OpKind::kCheck));
     // Once its last step has run, only what proved right is computed.
     if (speculative) guest->computed = int32_t(guest->oracle.tokens().size());
-    CheckOutput(*guest, outputs[next++], s == spoiled);
+    const bool nan = std::find(step.nans.begin(), step.nans.end(), s) != step.nans.end();
+    CheckOutput(*guest, outputs[next++], s == spoiled, nan);
   }
   OCTAVO_CHECK(next == outputs.size(), "an output names a request that has ended");
 }
 
-void Life::CheckOutput(Guest& guest, const StepOutput& output, bool spoiled) {
+void Life::CheckOutput(Guest& guest, const StepOutput& output, bool spoiled, bool nan) {
   const FinishReason reason{output.finish};
   if (guest.cached_tokens < 0) guest.cached_tokens = output.cached_tokens;
   OCTAVO_CHECK(output.cached_tokens == guest.cached_tokens && output.cached_tokens >= 0 &&
                    output.cached_tokens <= int32_t(guest.spec.prompt.size()),
                "the cached tokens of a prompt changed");
-  if (spoiled) {
+  if (nan) {
+    OCTAVO_CHECK(HasBrokenItem(guest.spec), "a NaN reached a request that has no part in it");
+    Count(OpKind::kNanSpreads);
+    if (to_retry_.size() < kMostRetries) to_retry_.push_back(guest.spec);
+  }
+  if (spoiled || nan) {
     OCTAVO_CHECK(reason == FinishReason::kError && output.token == -1,
                  "a row that failed is no error");
     return Close(guest, FinishReason::kError);
@@ -286,13 +315,6 @@ void Life::Close(Guest& guest, FinishReason reason) {
   guests_.erase(at);
 }
 
-void Life::TakeEvents() {
-  if (!config_.enable_kv_events) return;
-  engine_.TakeEvents(&events_);
-  if (engine_.Stats().dropped_events > 0) return;
-  OCTAVO_CHECK(mirror_.Apply(events_), "the KV events contradict each other");
-}
-
 void Life::DrainTransfers() {
   // Loads that nobody waits for any more, and late saves, still hold blocks.
   for (int turn = 0; engine_.Stats().kv_transfers > 0; ++turn) {
@@ -302,20 +324,56 @@ void Life::DrainTransfers() {
   }
 }
 
-void Life::Drain() {
-  engine_.SetPause(PauseMode::kNone);
+void Life::CheckRetentionEnds() {
+  if (!EndsRetention(config_)) return;
+  const auto retained = [&] {
+    const kv::BlockPool& pool = engine_.kv().pool();
+    uint64_t count = 0;
+    for (int32_t b = 0; b < pool.num_places(); ++b) {
+      const kv::EvictionClass kind = pool.eviction_class(BlockId{b});
+      count += kind != kv::EvictionClass::kUnhashed && kind != kv::EvictionClass::kProbationary &&
+               kind != kv::EvictionClass::kProven;
+    }
+    return count;
+  };
+  if (retained() == 0) return;
+  clock_.now_us += 2 * 60 * int64_t{1'000'000};
+  OCTAVO_CHECK(!Begin(), "a step is planned with no request left");
+  OCTAVO_CHECK(retained() == 0, "a wish outlasts its time");
+  Count(OpKind::kRetentionEnds);
+}
+
+void Life::Work() {
   int idle = 0;
   for (int turn = 0; engine_.HasUnfinished() || !open_.empty(); ++turn) {
     OCTAVO_CHECK(turn < kMostTurns, "the engine goes round in circles");
     idle = Begin() || !open_.empty() ? 0 : idle + 1;
-    OCTAVO_CHECK(idle <= (connected_ ? kMostTransferTurns : kMostIdleTurns),
+    OCTAVO_CHECK(idle <= (Connector() ? kMostTransferTurns : kMostIdleTurns),
                  "the engine stands still with work left");
-    if (connected_) clock_.now_us += kTransferTick;
+    if (Connector()) clock_.now_us += kTransferTick;
     Finish();
   }
   DrainTransfers();
+}
+
+void Life::Drain() {
+  engine_.SetPause(PauseMode::kNone);
+  Work();
+  RetryBroken();
   engine_.CheckInvariants();
-  TakeEvents();
+  reader_.Wake();
+  reader_.Read();
+  CheckLeftOver();
+  CheckRetentionEnds();
+}
+
+void Life::CheckLeftOver() {
+  if (tier_) {
+    const transfer::HostTierStats tier = tier_->stats();
+    (*counts_)[size_t(OpKind::kTierStore)] += tier.stored_blocks;
+    (*counts_)[size_t(OpKind::kTierLoad)] += tier.loaded_blocks;
+    (*counts_)[size_t(OpKind::kTierEviction)] += tier.evicted_blocks;
+  }
   const EngineStats s = engine_.Stats();
   OCTAVO_CHECK(guests_.empty(), "a request never ended");
   OCTAVO_CHECK(s.running == 0 && s.waiting == 0, "requests are left");

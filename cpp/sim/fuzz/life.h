@@ -6,17 +6,20 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "base/check.h"
 #include "engine/core_engine.h"
 #include "sim/fuzz/connector.h"
-#include "sim/fuzz/event_mirror.h"
+#include "sim/fuzz/event_reader.h"
 #include "sim/fuzz/op.h"
 #include "sim/hash_model.h"
+#include "sim/model_copier.h"
 #include "sim/oracle.h"
 #include "sim/random.h"
 #include "sim/virtual_clock.h"
@@ -52,8 +55,8 @@ class Life {
   struct OpenStep {
     StepPlan plan;
     std::vector<int32_t> tokens;
-    std::vector<uint64_t> contents;   // of what it encodes
-    std::vector<int32_t> embeddings;  // the same
+    std::vector<Encoded> inputs;  // what the plan's encoder_inputs stand for
+    std::vector<int32_t> nans;    // samples that saw a NaN
     bool executed = false;
   };
   using Guests = std::vector<Guest*>;
@@ -68,15 +71,28 @@ class Life {
   void CheckPlan(const StepPlan& plan);
   void CheckRow(const StepPlan& plan, int32_t row);
   void CheckOutputs(const OpenStep& step, std::span<const StepOutput> outputs, int32_t spoiled);
-  void CheckOutput(Guest& guest, const StepOutput& output, bool spoiled);
+  void CheckOutput(Guest& guest, const StepOutput& output, bool spoiled, bool nan);
   bool SetDrafts(Guest& guest, uint64_t argument, bool junk);
   void Close(Guest& guest, FinishReason reason);
-  void TakeEvents();
+  std::unique_ptr<transfer::HostTier> MakeTier(uint64_t config_seed);
+  KvConnector* Connector() {
+    return connected_ ? static_cast<KvConnector*>(&connector_) : tier_.get();
+  }
+  void Work();
+  void CheckLeftOver();
+  void CheckRetentionEnds();
   void DrainTransfers();
   Guest* Find(uint64_t id) const;
   // cross.cc
   void CheckCross(const StepPlan& plan);
-  void NameCross(OpenStep& step);
+  // items.cc
+  void CheckItems(const StepPlan& plan);
+  void NameInputs(OpenStep& step);
+  bool StrikeItem(OpKind kind, uint64_t argument);
+  void FailEncode();
+  bool SubmitBadItem(uint64_t argument);
+  bool HasBrokenItem(const RequestSpec& spec) const;
+  void RetryBroken();
   // faults.cc
   bool Strike(OpKind kind, uint64_t argument);
   bool StrikeEnd(OpKind kind, uint64_t argument);
@@ -85,6 +101,7 @@ class Life {
   bool StrikeSubmission(OpKind kind, uint64_t argument);
   bool StrikeDraft(OpKind kind, uint64_t argument);
   bool StrikeLoad(OpKind kind, uint64_t argument);
+  bool StrikeReader(OpKind kind, uint64_t argument);
   bool End(const Guests& among, uint64_t argument, FinishReason reason);
   bool EndAll();
   bool ResetCache();
@@ -104,6 +121,8 @@ class Life {
   VirtualClock clock_;
   FaultyConnector connector_;
   bool connected_;
+  ModelCopier* copier_ = nullptr;  // the tier's
+  std::unique_ptr<transfer::HostTier> tier_;
   engine::CoreEngine engine_;
   HashModel model_;
   std::vector<OpenStep> open_;                  // oldest first
@@ -111,12 +130,24 @@ class Life {
   std::unordered_map<uint64_t, Guest*> by_id_;
   std::vector<RequestId> past_;      // some that have ended
   std::vector<uint64_t> slot_seen_;  // the step that last used a row slot
-  std::vector<KvEvent> events_;
-  EventMirror mirror_;
+  EventReader reader_;
   uint64_t submitted_ = 0;
   uint64_t ended_[5] = {};         // by FinishReason
   OpKind spoil_ = OpKind::kCheck;  // armed: what happens to a token of the next step that fits
   uint64_t spoil_choice_ = 0;
+  bool fail_encode_ = false;           // armed: the next step with items fails at one of them
+  bool break_item_ = false;            // armed: the next item that is encoded comes out as NaN
+  std::vector<uint64_t> broken_;       // contents that once did
+  std::vector<RequestSpec> to_retry_;  // some that failed for that
+  bool retrying_ = false;
 };
+
+template <typename Call>
+void Life::MustChangeNothing(Call call) {
+  const EngineStats before = engine_.Stats();
+  OCTAVO_CHECK(!call(), "a wrong call was accepted");
+  const EngineStats after = engine_.Stats();
+  OCTAVO_CHECK(std::memcmp(&before, &after, sizeof(before)) == 0, "a refused call left a trace");
+}
 
 }  // namespace octavo::sim

@@ -69,6 +69,16 @@ enum class OpKind : uint8_t {
   kPauseNew,
   kPauseAll,
   kResume,
+  // Images. Those from here to kReaderRestart are drawn apart from the others (generate.cc).
+  kBadItem,
+  kItemHerd,
+  kFailEncode,
+  kNanItem,
+  kResetEncoder,
+  // Those who read the KV events.
+  kSlowReader,
+  kLostBatch,
+  kReaderRestart,
   // What happens by itself and is only counted.
   kQueueFull,
   kResetRefused,
@@ -76,6 +86,18 @@ enum class OpKind : uint8_t {
   kPreemptionStorm,
   kLateRun,
   kNothingToPlan,
+  kItemEvicted,
+  kItemShared,
+  kItemSplit,
+  kNanSpreads,
+  kEventsDropped,
+  kRetentionEnds,
+  kLookupDraft,
+  kDraftsRejected,
+  kBlockCopied,
+  kTierStore,
+  kTierLoad,
+  kTierEviction,
   // What a connector does (connector.h).
   kLoadUnknown,
   kLoadRefused,
@@ -99,6 +121,12 @@ std::string_view Name(OpKind kind);
 constexpr bool IsFault(OpKind kind) { return kind > OpKind::kDraft && kind < OpKind::kCorrupt; }
 // Whether a generator may draw it; the others are observed.
 constexpr bool IsDrawn(OpKind kind) { return IsFault(kind) && kind < OpKind::kQueueFull; }
+constexpr bool NeedsImages(OpKind kind) {
+  return kind >= OpKind::kBadItem && kind <= OpKind::kResetEncoder;
+}
+constexpr bool NeedsEvents(OpKind kind) {
+  return kind >= OpKind::kSlowReader && kind <= OpKind::kReaderRestart;
+}
 
 using OpCounts = std::array<uint64_t, kNumOps>;
 

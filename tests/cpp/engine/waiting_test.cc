@@ -13,10 +13,11 @@
 
 #include "doctest/doctest.h"
 #include "engine/harness.h"
-#include "engine/simulation.h"
 
 namespace octavo::engine {
 namespace {
+
+int32_t Below(std::mt19937& random, int32_t n) { return int32_t(random() % uint32_t(n)); }
 
 constexpr int kTurns = 8000;
 constexpr int64_t kTurnMicros = 1000;

@@ -193,16 +193,25 @@ TEST_CASE("released blocks are free at once, and the row keeps its entries until
   kv.CheckInvariants();
 }
 
-TEST_CASE("what was never written leaves the map again") {
+TEST_CASE("what is not to be trusted leaves the map, every copy of it") {
   KvManager kv(Config(10));
   const OwnedChain chain(Count(0, 12), kBlockSize);
-  Run(kv, kA, chain);
-  kv.Unpublish(kA, kBlockSize + 1);
-  kv.CheckInvariants();
-  CHECK(kv.published_tokens(kA) == kBlockSize);
-  CHECK(kv.Match(chain.view(), 12).tokens == 4);
+  const OwnedChain other(Count(5, 12), kBlockSize);
+  REQUIRE(kv.Admit(kA, {}, 12));
+  REQUIRE(kv.Admit(kB, {}, 12));
   kv.Publish(kA, chain.view(), 12);
-  CHECK(kv.Match(chain.view(), 12).tokens == 12);
+  kv.Publish(kB, chain.view(), 12);
+  kv.Release(kB);
+  kv.ClearRow(kB);
+  Run(kv, kB, other);
+  kv.ForgetPast(chain.view(), kBlockSize + 1);
+  kv.CheckInvariants();
+  CHECK(kv.Match(chain.view(), 12).tokens == 4);
+  kv.ForgetPast(chain.view(), 0);
+  kv.CheckInvariants();
+  CHECK(kv.Match(chain.view(), 12).tokens == 0);
+  CHECK(kv.Match(other.view(), 12).tokens == 12);
+  CHECK(kv.blocks(kA).size() == 3);  // it still holds them
 }
 
 TEST_CASE("the publish log names every block that was filed") {

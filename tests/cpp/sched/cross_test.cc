@@ -60,15 +60,14 @@ class CrossWorld {
     if (!plan) return false;
     last = *plan;
     Open& step = open_.emplace_back(*plan, std::vector<int32_t>(plan->num_samples));
-    std::vector<uint64_t> contents;
-    std::vector<int32_t> embeddings;
+    std::vector<sim::Encoded> inputs;
     for (const EncoderInput& input : plan->encoder_inputs) {
       CHECK(input.entry == -1);
-      contents.push_back(specs_.at(input.request).items[0].hash[0]);
-      embeddings.push_back(specs_.at(input.request).items[0].embeddings);
+      const EncoderItem& item = specs_.at(input.request).items[0];
+      inputs.push_back({item.hash[0], item.embeddings});
     }
-    encodings += int(contents.size());
-    model.EncodeCross(*plan, contents, embeddings);
+    encodings += int(inputs.size());
+    model.Encode(*plan, inputs);
     CHECK(model.Execute(*plan, step.tokens).ok());
     return true;
   }

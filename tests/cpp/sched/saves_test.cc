@@ -27,6 +27,20 @@ TEST_CASE("a finished request's blocks stay until its save is reported") {
   CHECK(h.stats().free_blocks == h.stats().total_blocks);
 }
 
+TEST_CASE("a failed row is forgotten by the connector too") {
+  ScriptedConnector connector;
+  Harness h(SmallConfig(), &connector);
+  h.Add(Prompt(11), Greedy(5));
+  h.Begin();
+  h.FinishWith({-1});
+  CHECK(connector.forgotten == std::vector<int32_t>{0});
+  h.Add(Prompt(11), Greedy(5));
+  h.Step();
+  h.Begin();
+  h.FinishWith({-1});  // its first token proved the prompt
+  CHECK(connector.forgotten == std::vector<int32_t>{0, 11});
+}
+
 TEST_CASE("an overdue save is cancelled") {
   ScriptedConnector connector;
   connector.release = KvStart::kPending;

@@ -33,6 +33,7 @@ class ScriptedConnector final : public KvConnector {
   }
   bool WantsEvictions() const override { return true; }
   void OnEvict(const KvContent& content) override { evicted.push_back(content.block); }
+  void OnForget(const KvRequest&, int32_t first) override { forgotten.push_back(first); }
   void OnStepPlanned(uint64_t step_id) override { planned.push_back(step_id); }
   Status TakeReports(std::vector<KvReport>* out) override {
     if (dead) return Status::Unavailable("the peer is gone");
@@ -62,6 +63,7 @@ class ScriptedConnector final : public KvConnector {
   std::vector<Asked> loads;
   std::vector<Asked> saves;
   std::vector<int32_t> evicted;
+  std::vector<int32_t> forgotten;  // first tokens
   std::vector<uint64_t> planned;
   std::vector<uint64_t> cancelled;
 };

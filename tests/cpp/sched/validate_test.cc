@@ -65,6 +65,7 @@ TEST_CASE("every field of the configuration is checked by name and value") {
   CHECK(Has(Said([](C& c) { c.max_draft_tokens = -1; }), "max_draft_tokens=-1"));
   CHECK(Has(Said([](C& c) { c.max_draft_tokens = 64; }), "max_draft_tokens=64"));
   CHECK(Has(Said([](C& c) { c.max_queued_requests = 0; }), "max_queued_requests=0"));
+  CHECK(Has(Said([](C& c) { c.max_kv_events = 0; }), "max_kv_events=0"));
   CHECK(Has(Said([](C& c) {
               c.sub_block_hits = true;
               c.encoder_cache_size = 8;

@@ -230,10 +230,13 @@ class NaiveCache:
         self._set_kind(block, PROBATIONARY)
         self._retain(block, index, wish)
 
-    def unpublish(self, held: Held, first: int) -> None:
-        while held.published > first:
-            held.published -= 1
-            self.forget(held.blocks[held.published])
+    def forget_past(self, tokens: list[int], salt: str, first: int) -> None:
+        """Takes the full blocks that reach past the `first` tokens out, every copy, the last block first."""
+        ends = range(self.block_size, len(tokens) + 1, self.block_size)
+        for end in reversed([end for end in ends if end > first]):
+            key = (salt, tuple(tokens[:end]))
+            while self.copies.get(key):
+                self.forget(self.copies[key][0])
 
     def forget(self, block: int) -> None:
         if block in self.filed:

@@ -44,6 +44,7 @@ class NaiveRequest:
     computed: int = 0
     in_flight: int = 0
     epoch: int = 0
+    admitted: int = 0  # tokens known when it was last admitted
     overtaken: int = 0
     refused: tuple[int, int, int] | None = None  # room, promises and step when it last did not fit
     cached: int = -1
@@ -329,6 +330,7 @@ class NaiveEngine:
         if hit.partial:
             self.step.copies.append((hit.source, held.blocks[len(hit.blocks)], hit.partial))
         r.held, r.computed, r.state = held, start, "running"
+        r.admitted = len(r.tokens)
         if r.cached < 0:
             r.cached = min(start, r.prompt_len)
         self.hits += start
@@ -353,11 +355,11 @@ class NaiveEngine:
             r.in_flight -= row.count
             if r.state == "over" or not row.sampled:
                 continue
-            outputs += self._finish_row(step, row, mine)
+            outputs += self._finish_row(row, mine)
         self._close_step()
         return outputs
 
-    def _finish_row(self, step: NaiveStep, row: Row, tokens: list[int]) -> list[Output]:
+    def _finish_row(self, row: Row, tokens: list[int]) -> list[Output]:
         r, stale = row.request, row.epoch != row.request.epoch
         if not stale:
             r.placeholders -= row.samples
@@ -367,7 +369,8 @@ class NaiveEngine:
         outputs: list[Output] = []
         for i, token in enumerate(tokens):
             if not 0 <= token < self.config.vocab_size:
-                self._forget(step, row)
+                proven = not stale and row.first >= r.admitted
+                self.cache.forget_past(r.tokens, r.salt, row.first if proven else 0)
                 outputs.append((r.id, -1, "error", r.cached))
                 self.end(r, failed=True)
                 return outputs
@@ -385,14 +388,6 @@ class NaiveEngine:
         if reason != "none":
             self.end(r)
         return outputs
-
-    def _forget(self, step: NaiveStep, row: Row) -> None:
-        """What a failed row was to write leaves the cache."""
-        if row.epoch == row.request.epoch:
-            self.cache.unpublish(row.request.held, row.first // self.config.block_size)
-            return
-        for block in step.filed:
-            self.cache.forget(block)
 
     def fail(self) -> list[Output]:
         outputs: list[Output] = []

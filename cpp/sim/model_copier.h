@@ -1,5 +1,5 @@
-// ModelCopier: copies blocks of a HashModel, at once, or late but in order: everything asked for is
-// copied when the tier looks the third time.
+// ModelCopier: copies blocks of a HashModel for a host tier, at once, or late but in order:
+// everything asked for is copied when the tier looks the third time.
 #pragma once
 
 #include <cstring>
@@ -7,29 +7,27 @@
 #include <vector>
 
 #include "sim/hash_model.h"
-#include "transfer/host_tier.h"
+#include "transfer/block_copier.h"
 
-namespace octavo::engine {
+namespace octavo::sim {
 
 class ModelCopier final : public transfer::BlockCopier {
  public:
-  // Room for a third of a parent to hold the cells of a block of 16 tokens; a multiple of the
-  // splits.
-  static constexpr int64_t kParentBytes = 6 * 16 * sizeof(sim::Cell);
-
+  // The model is named before the first copy and must outlive it.
   explicit ModelCopier(bool slow) : slow_(slow) {}
+  void set_model(HashModel* model) { model_ = model; }
 
   // A copy out is ordered before the next step, so it may as well read now.
   void Out(int group, int32_t block, std::byte* host) override {
-    const std::vector<sim::Cell> cells = model->ReadBlock(group, block);
-    Ask([cells, host] { std::memcpy(host, cells.data(), cells.size() * sizeof(sim::Cell)); });
+    const std::vector<Cell> cells = model_->ReadBlock(group, block);
+    Ask([cells, host] { std::memcpy(host, cells.data(), cells.size() * sizeof(Cell)); });
   }
   void In(int group, int32_t block, const std::byte* host) override {
-    const size_t count = model->ReadBlock(group, block).size();
+    const size_t count = model_->ReadBlock(group, block).size();
     Ask([this, group, block, host, count] {
-      std::vector<sim::Cell> cells(count);
-      std::memcpy(cells.data(), host, count * sizeof(sim::Cell));
-      model->WriteBlock(group, block, cells);
+      std::vector<Cell> cells(count);
+      std::memcpy(cells.data(), host, count * sizeof(Cell));
+      model_->WriteBlock(group, block, cells);
     });
   }
   bool Idle() override {
@@ -42,17 +40,16 @@ class ModelCopier final : public transfer::BlockCopier {
     looks_ = 0;
   }
 
-  sim::HashModel* model = nullptr;
-
  private:
   void Ask(std::function<void()> copy) {
     if (!slow_) return copy();
     asked_.push_back(std::move(copy));
   }
 
+  HashModel* model_ = nullptr;
   bool slow_;
   int looks_ = 0;
   std::vector<std::function<void()>> asked_;
 };
 
-}  // namespace octavo::engine
+}  // namespace octavo::sim
