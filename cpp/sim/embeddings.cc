@@ -22,6 +22,15 @@ void Embeddings::Take(const StepPlan& plan, std::span<const Encoded> inputs) {
 
 void Embeddings::BeginStep(const StepPlan& plan) { spans_ = plan.encoder_spans; }
 
+void Embeddings::Corrupt(uint64_t choice) {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Encoded& entry = entries_[(choice + i) % entries_.size()];
+    if (entry.embeddings == 0) continue;
+    ++entry.content;
+    return;
+  }
+}
+
 uint64_t Embeddings::Embedded(int32_t t, int32_t token, int32_t position) {
   while (!spans_.empty() && spans_[0].token + spans_[0].count <= t) spans_ = spans_.subspan(1);
   if (spans_.empty() || spans_[0].token > t) return TokenDigest(token, position);

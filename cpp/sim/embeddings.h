@@ -34,7 +34,7 @@ class Embeddings {
       return TokenDigest(token, position);
     return Embedded(t, token, position);
   }
-  int32_t held() const { return held_; }
+  void Corrupt(uint64_t choice);
 
  private:
   uint64_t Embedded(int32_t t, int32_t token, int32_t position);

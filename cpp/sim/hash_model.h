@@ -35,10 +35,11 @@ class HashModel final : public Executor {
 
   // The samples of the last step that saw a NaN; their tokens are -1.
   std::span<const int32_t> nan_samples() const { return nan_samples_; }
-  const Embeddings& embeddings() const { return embeddings_; }
 
   // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
   void Corrupt(uint64_t choice);
+  // Keeps other embeddings of an image than it should; what a mix-up of entries does.
+  void CorruptItem(uint64_t choice) { embeddings_.Corrupt(choice); }
 
   // The cells of a block, for whoever moves blocks in and out of the cache.
   std::vector<Cell> ReadBlock(int group, int32_t block) const;

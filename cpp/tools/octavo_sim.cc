@@ -1,4 +1,5 @@
 // octavo-sim: lives of the engine under faults, by the million; and one of them again.
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -117,12 +118,11 @@ int Fuzz(const Arguments& a) {
   }
   const uint64_t rarest_count = r.counts[size_t(rarest)];
   std::printf(
-      "octavo-sim: %s, seeds %llu to %llu, %llu lives, %llu steps, %.0f steps/s a core, %.1f s, "
-      "%zu "
-      "kinds of faults, rarest %s %llu times\n",
+      "octavo-sim: %s, seeds %llu to %llu, %llu lives, %llu steps, %.0f steps a second of a core, "
+      "%.1f s, %zu kinds of faults, rarest %s %llu times\n",
       r.ok ? "0 violations" : "FAILED", static_cast<unsigned long long>(a.campaign.first_seed),
       static_cast<unsigned long long>(r.next_seed - 1), static_cast<unsigned long long>(r.lives),
-      static_cast<unsigned long long>(r.steps), double(r.steps) / a.campaign.jobs / r.seconds,
+      static_cast<unsigned long long>(r.steps), double(r.steps) / std::max(r.cpu_seconds, 1e-9),
       r.seconds, kinds, std::string(Name(rarest)).c_str(),
       static_cast<unsigned long long>(rarest_count));
   if (!r.ok) return ShrinkAndWrite(r.failed_seed, a);

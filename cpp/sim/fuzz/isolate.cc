@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <vector>
 
 #include "base/check.h"
@@ -43,6 +44,7 @@ struct Progress {
   uint64_t lives;
   uint64_t steps;
   uint64_t microseconds;
+  uint64_t cpu_microseconds;
   uint64_t counts[kNumOps];
 };
 
@@ -106,6 +108,7 @@ void RunJob(const Campaign& c, int32_t job, volatile Progress& progress) {
     progress.microseconds = uint64_t(std::chrono::duration_cast<std::chrono::microseconds>(
                                          std::chrono::steady_clock::now() - start)
                                          .count());
+    progress.cpu_microseconds = uint64_t(double(std::clock()) / CLOCKS_PER_SEC * 1e6);
     for (size_t i = 0; i < kNumOps; ++i) progress.counts[i] = counts[i];
   }
 }
@@ -114,6 +117,7 @@ void Add(volatile const Progress& p, int32_t jobs, CampaignResult* result) {
   result->lives += p.lives;
   result->steps += p.steps;
   result->seconds = std::max(result->seconds, double(p.microseconds) * 1e-6);
+  result->cpu_seconds += double(p.cpu_microseconds) * 1e-6;
   result->next_seed = std::max<uint64_t>(result->next_seed, p.seed + uint64_t(jobs));
   for (size_t i = 0; i < kNumOps; ++i) result->counts[i] += p.counts[i];
 }

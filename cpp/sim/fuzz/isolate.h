@@ -29,6 +29,7 @@ struct CampaignResult {
   uint64_t steps = 0;
   uint64_t next_seed = 0;  // where a later campaign goes on
   double seconds = 0;      // of the slowest job
+  double cpu_seconds = 0;  // of all jobs
   OpCounts counts = {};
   bool ok = true;
   uint64_t failed_seed = 0;

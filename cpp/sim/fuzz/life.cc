@@ -74,6 +74,9 @@ void Life::Apply(const Op& op) {
     case OpKind::kCorrupt:
       model_.Corrupt(op.argument);
       break;
+    case OpKind::kCorruptItem:
+      model_.CorruptItem(op.argument);
+      break;
     default:
       if (Strike(op.kind, op.argument)) Count(op.kind);
       return;

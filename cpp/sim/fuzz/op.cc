@@ -94,6 +94,7 @@ constexpr std::string_view kNames[] = {
     "cancel_refused",
     "connector_death",
     "corrupt",
+    "corrupt_item",
 };
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == kNumOps, "every kind has its name");
 

@@ -111,10 +111,12 @@ enum class OpKind : uint8_t {
   kReportUnknown,
   kCancelRefused,
   kConnectorDeath,
-  // Never drawn: the model spoils a cell of its cache, to see the simulator catch it.
+  // Never drawn: the model spoils a cell of its cache, or an embedding, to see the simulator catch
+  // it.
   kCorrupt,
+  kCorruptItem,
 };
-inline constexpr size_t kNumOps = size_t(OpKind::kCorrupt) + 1;
+inline constexpr size_t kNumOps = size_t(OpKind::kCorruptItem) + 1;
 
 std::string_view Name(OpKind kind);
 // Whether the kind is a fault (and not the ordinary course of things).

@@ -8,8 +8,9 @@ from typing import Any
 from octavo.errors import OctavoError
 
 
-def plot(result: Mapping[str, Any], path: str, title: str) -> None:
-    """Write a PNG (or what the file's name says). Raises OctavoError without matplotlib."""
+def plot(result: Mapping[str, Any], path: str, title: str, *, ttft: float | None = None) -> None:
+    """Write a PNG (or what the file's name says), with a line at the seconds to a first token that are
+    aimed at. Raises OctavoError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -23,6 +24,8 @@ def plot(result: Mapping[str, Any], path: str, title: str) -> None:
     figure.suptitle(title)
     latency.plot(done["arrival"], done["first_token"] - done["arrival"], ".", ms=3, label="to first token")
     latency.plot(done["arrival"], done["end"] - done["arrival"], ".", ms=3, label="to last token")
+    if ttft is not None:
+        latency.axhline(ttft, color="black", lw=1, ls="--", label="first token aimed at")
     latency.set_ylabel("seconds")
     latency.set_yscale("log")
     requests.plot(samples["time"], samples["running"], label="running")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from octavo import core
 
 PERCENTILES = (50, 90, 99)
+_FEW_SAMPLES = 20  # ten a second: less says nothing of how a queue grows
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ def summarize(result: Mapping[str, Any], targets: Targets) -> dict[str, Any]:
     if targets.tpot is not None:
         good &= ~several | (tpot <= targets.tpot)
     samples = result["samples"]
+    arrivals = np.sort(records["arrival"][records["arrival"] >= 0])
+    span = float(arrivals[-1] - arrivals[0]) if len(arrivals) else 0.0
     queries = max(int(result["prefix_queries"]), 1)
     return {
         "seconds": seconds,
         "requests": len(records),
         "finished": len(done),
         "refused": int(records["refused"].sum()),
+        "offered_requests_per_second": (len(arrivals) - 1) / span if span > 0 else 0.0,
+        "overloaded": _overloaded(samples, float(arrivals[-1]) if len(arrivals) else 0.0),
         "requests_per_second": len(done) / seconds,
         "prompt_tokens_per_second": float(done["prompt_tokens"].sum()) / seconds,
         "output_tokens_per_second": float(done["output_tokens"].sum()) / seconds,
@@ -57,6 +62,7 @@ def summarize(result: Mapping[str, Any], targets: Targets) -> dict[str, Any]:
         "busy": float(result["busy_seconds"]) / seconds,
         "bandwidth_use": float(result["bandwidth_use"]),
         "compute_use": float(result["compute_use"]),
+        "load": {name: load(samples[name]) for name in ("kv_use", "running", "waiting", "step_tokens")},
         "kv_use_mean": float(result["kv_use"]),
         "kv_use_most": float(samples["kv_use"].max(initial=0.0)),
         "running_most": int(samples["running"].max(initial=0)),
@@ -74,6 +80,22 @@ def percentiles(values: NDArray[Any]) -> dict[str, float] | None:
     if not len(values):
         return None
     return {f"p{p}": float(value) for p, value in zip(PERCENTILES, np.percentile(values, PERCENTILES))}
+
+
+def load(values: NDArray[Any]) -> dict[str, float] | None:
+    """The same of samples at equal distances, and the most."""
+    if not len(values):
+        return None
+    return {**(percentiles(values) or {}), "most": float(values.max())}
+
+
+def _overloaded(samples: NDArray[Any], last_arrival: float) -> bool:
+    """Whether the queue was still growing, and longer than what runs, when the last request arrived."""
+    before = samples[samples["time"] <= last_arrival]
+    if len(before) < _FEW_SAMPLES:
+        return False
+    middle, end = before[len(before) // 2], before[-1]
+    return bool(end["waiting"] > max(end["running"], 1.2 * middle["waiting"]))
 
 
 def gap_percentiles(counts: NDArray[Any]) -> dict[str, float] | None:

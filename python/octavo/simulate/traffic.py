@@ -77,12 +77,15 @@ def sessions(
     requests["arrival"] = np.where(first, starts[index // turns] - starts[0], thinking)
 
 
-def read_trace(path: str, *, time_scale: float = 1.0) -> Requests:
+def read_trace(
+    path: str, *, time_scale: float = 1.0, rate: float | None = None, first: int | None = None
+) -> Requests:
     """Return the requests of a JSONL trace.
 
     Each line has timestamp (milliseconds), input_length and output_length; session_id says that prompts of
     one session begin alike as far as they reach, prefix_id and prefix_length that some first tokens are
-    shared. Other keys are ignored. `time_scale` 0.5 makes twice the traffic of it. Raises ConfigError with
+    shared. Other keys are ignored. `time_scale` 0.5 makes twice the traffic of it, `rate` as
+    many requests a second on average; only the `first` are taken. Raises ConfigError with
     the line that cannot be read.
     """
     check_positive(time_scale=time_scale)
@@ -102,11 +105,19 @@ def read_trace(path: str, *, time_scale: float = 1.0) -> Requests:
     if not 0 < len(rows) <= _MOST_REQUESTS:
         raise ConfigError(f"the trace {path} has {len(rows)} requests; give 1 to {_MOST_REQUESTS}")
     rows.sort(key=lambda row: row[0])
+    rows = rows[:first]
     requests = np.zeros(len(rows), core.SERVE_REQUEST)
     requests["after"] = -1
     for name, values in zip(("arrival", "input_len", "output_len", "prefix", "prefix_len"), zip(*rows)):
         requests[name] = values
-    requests["arrival"] = (requests["arrival"] - rows[0][0]) * time_scale / 1000
+    requests["arrival"] = (requests["arrival"] - rows[0][0]) / 1000
+    if rate is not None:
+        check_positive(rate=rate)
+        seconds = float(requests["arrival"][-1])
+        if seconds == 0:
+            raise ConfigError(f"the trace {path} has no rate, all of it arrives at once: leave rate out")
+        time_scale *= (len(rows) - 1) / seconds / rate
+    requests["arrival"] *= time_scale
     return requests
 
 

@@ -48,18 +48,18 @@ TEST_CASE("seeds that once failed live on") {
   }
 }
 
-// A kernel that writes where it should not, in one of the first seeds at which somebody reads that.
-Scenario Spoiled() {
-  for (uint64_t seed = 1; seed < 50; ++seed) {
+// Something that goes wrong, in one of the first seeds at which somebody reads that.
+Scenario Spoiled(OpKind kind) {
+  for (uint64_t seed = 1; seed < 100; ++seed) {
     Scenario scenario = MakeScenario(seed, 300);
-    scenario.ops.insert(scenario.ops.begin() + 150, {OpKind::kCorrupt, 12345 + seed});
+    scenario.ops.insert(scenario.ops.begin() + 150, {kind, 12345 + seed});
     if (!RunIsolated(scenario).ok) return scenario;
   }
   return {};
 }
 
 TEST_CASE("a stray write into the cache is caught, and shrinks to what it takes") {
-  const Scenario scenario = Spoiled();
+  const Scenario scenario = Spoiled(OpKind::kCorrupt);
   REQUIRE_FALSE(scenario.ops.empty());
   const Verdict verdict = RunIsolated(scenario);
   CHECK(verdict.failure.find("other tokens than it gets alone") != std::string::npos);
@@ -69,6 +69,13 @@ TEST_CASE("a stray write into the cache is caught, and shrinks to what it takes"
   CHECK(shrunk.ops.size() * 4 <= scenario.ops.size());
   const auto spoils = [](const Op& op) { return op.kind == OpKind::kCorrupt; };
   CHECK(std::count_if(shrunk.ops.begin(), shrunk.ops.end(), spoils) == 1);
+}
+
+TEST_CASE("an image with the embeddings of another is caught") {
+  const Scenario scenario = Spoiled(OpKind::kCorruptItem);
+  REQUIRE_FALSE(scenario.ops.empty());
+  const std::string failure = RunIsolated(scenario).failure;
+  CHECK(failure.find("other tokens than it gets alone") != std::string::npos);
 }
 
 TEST_CASE("shrinking keeps what it takes to fail and nothing else") {

@@ -40,7 +40,8 @@ def test_half_the_bandwidth_takes_longer(config_folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["poisson", "sessions", "closed"])
 def test_a_seed_gives_the_same_run(config_folder: Path, kind: str) -> None:
-    arguments = ("--device", "a100", "--traffic", kind, "--rate", "50", "--prefix-len", "32")
+    speed = ("--clients", "3") if kind == "closed" else ("--rate", "50")
+    arguments = ("--device", "a100", "--traffic", kind, *speed, "--prefix-len", "32")
     once = simulate(config_folder, *arguments, "--seed", "3")
     assert once == simulate(config_folder, *arguments, "--seed", "3")
     assert once != simulate(config_folder, *arguments, "--seed", "4")
@@ -50,9 +51,32 @@ def test_a_trace_is_served(config_folder: Path) -> None:
     trace = config_folder / "trace.jsonl"
     line = {"timestamp": 0, "input_length": 20, "output_length": 4}
     trace.write_text("".join(json.dumps({**line, "timestamp": 100 * i}) + "\n" for i in range(5)))
-    report = simulate(config_folder, "--device", "l40s", "--trace", str(trace))
+    command = ["simulate", str(config_folder), "--device", "l40s", "--trace", str(trace)]
+    output = config_folder / "report.json"
+
+    def report_of(*arguments: str) -> dict[str, Any]:
+        assert main([*command, *arguments, "--json", str(output)]) == 0
+        report: dict[str, Any] = json.loads(output.read_text())
+        return report
+
+    report = report_of()
     assert report["finished"] == 5
     assert report["workload"] == {"time_scale": 1.0, "trace": True}
+    assert report["offered_requests_per_second"] == pytest.approx(10)
+    fast = report_of("--rate", "64", "--num-requests", "4")
+    assert fast["finished"] == 4
+    assert fast["workload"] == {"time_scale": 1.0, "trace": True, "rate": 64.0, "num_requests": 4}
+    assert fast["offered_requests_per_second"] == pytest.approx(64)
+
+
+def test_who_asks_for_too_much_is_told(config_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = ("--device", "cpu", "--step-us", "100000", "--max-num-seqs", "2", "--rate", "20")
+    report = simulate(config_folder, *slow, "--num-requests", "200", "--slo-ttft", "0.5")
+    assert report["overloaded"]
+    assert report["load"]["waiting"]["most"] > 100
+    assert report["goodput_requests_per_second"] < report["requests_per_second"]
+    assert "more arrives than is served" in capsys.readouterr().err
+    assert not simulate(config_folder, "--device", "h200", "--rate", "5")["overloaded"]
 
 
 def test_a_measured_cost_model_is_used(config_folder: Path) -> None:
@@ -81,6 +105,11 @@ def test_a_measured_cost_model_is_used(config_folder: Path) -> None:
         (("--device", "h200", "--trace", "nowhere.jsonl"), "cannot be read"),
         (("--cost-model", "nowhere.json"), "cannot be read"),
         (("--device", "h200", "--bandwidth-share", "-1"), "bandwidth_share=-1.0"),
+        (("--device", "h200", "--slo-ttft", "-1"), "slo_ttft=-1.0"),
+        (("--device", "h200", "--traffic", "closed", "--rate", "3"), "--rate changes nothing with --traffic"),
+        (("--device", "h200", "--trace", "x", "--turns", "3"), "--turns changes nothing with --trace"),
+        (("--device", "h200", "--trace", "x", "--traffic", "closed"), "--traffic or --trace"),
+        (("--device", "h200", "--trace", "x", "--rate", "3", "--time-scale", "2"), "--rate or --time-scale"),
     ],
 )
 def test_a_wrong_command_line_says_what_to_change(
