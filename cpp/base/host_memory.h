@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/out_of_memory.h"
+
 namespace octavo {
 
 class HostMemory {
@@ -55,5 +57,13 @@ class HostArray {
   T* data_ = nullptr;
   size_t count_ = 0;
 };
+
+// An array that its owner cannot do without. Throws OutOfMemory.
+template <typename T>
+HostArray<T> TakeArray(HostMemory& memory, size_t count, const char* wanted, const char* remedy) {
+  HostArray<T> array(memory, count);
+  if (!array.data()) ThrowOutOfMemory(wanted, count * sizeof(T), remedy);
+  return array;
+}
 
 }  // namespace octavo

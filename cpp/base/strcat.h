@@ -9,6 +9,7 @@ namespace octavo {
 template <typename... Args>
 std::string StrCat(const Args&... args) {
   std::ostringstream out;
+  out.exceptions(std::ios::badbit);  // or memory that runs out would cut the message short
   (out << ... << args);
   return out.str();
 }

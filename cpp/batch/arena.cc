@@ -14,8 +14,9 @@ Arena::Arena(const EngineConfig& config, HostMemory& memory) {
     bytes_ = (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
   }
   for (int slot = 0; slot < config.max_steps_in_flight; ++slot) {
-    regions_.emplace_back(memory, bytes_);
-    OCTAVO_CHECK(regions_.back().data(), "no memory for the step batch");
+    regions_.push_back(TakeArray<std::byte>(
+        memory, bytes_, "the step batch",
+        "lower max_num_batched_tokens, max_num_seqs or max_steps_in_flight, or free some memory"));
   }
 }
 

@@ -76,7 +76,9 @@ const OpenMp& LoadedOpenMp() {
   static std::mutex mutex;
   if (const OpenMp* found = published.load(std::memory_order_acquire)) return *found;
   if (looks.load(std::memory_order_relaxed) >= kLooks) return none;
-  std::lock_guard lock(mutex);
+  // Nobody waits: a forked child might find the lock held by a thread that it does not have.
+  std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return none;
   if (published.load(std::memory_order_relaxed) == nullptr) {
     looks.fetch_add(1, std::memory_order_relaxed);
     if (!Find(&runtime)) return none;

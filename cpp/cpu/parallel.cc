@@ -77,7 +77,8 @@ void ParallelRun(int64_t tasks, void (*fn)(void*, int64_t), void* context) {
     omp.parallel(Loop::Work, &loop, static_cast<unsigned>(threads), 0);
     return;
   }
-  if (!Pool::Shared().Run(threads, Loop::Work, &loop)) Loop::Work(&loop);
+  Pool* const pool = Pool::Shared();
+  if (!pool || !pool->Run(threads, Loop::Work, &loop)) Loop::Work(&loop);
 }
 
 }  // namespace octavo::cpu

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -10,6 +11,9 @@ namespace {
 
 // About 50 us: longer than the gap between two ops of a step, far shorter than a step.
 constexpr int kSpins = 4000;
+
+// A thread that cannot be started costs a system call or two; a step has hundreds of jobs.
+constexpr int kJobsUntilRetry = 256;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -21,35 +25,47 @@ void Pause() {
 
 }  // namespace
 
-Pool& Pool::Shared() {
-  // Never destroyed: workers may still wait on it while the process exits.
+Pool::Pool(Starter start) : start_(start), owner_(getpid()) {}
+
+bool Pool::StartThread(Pool& pool, int index, uint32_t seen) {
+  try {
+    std::thread(&Pool::Work, &pool, index, seen).detach();
+    return true;
+  } catch (const std::system_error&) {  // no thread left to the process
+    return false;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
+Pool* Pool::Shared() {
+  // Without a lock, which a child might find held by a thread that it does not have.
   static std::atomic<Pool*> shared{nullptr};
-  static std::mutex mutex;
   const pid_t self = getpid();
   Pool* pool = shared.load(std::memory_order_acquire);
-  if (pool != nullptr && pool->owner_ == self) return *pool;
-  std::lock_guard lock(mutex);
-  pool = shared.load(std::memory_order_relaxed);
-  if (pool == nullptr || pool->owner_ != self) {
-    pool = new Pool(self);
-    shared.store(pool, std::memory_order_release);
+  while (pool == nullptr || pool->owner_ != self) {
+    Pool* const fresh = new (std::nothrow) Pool;
+    if (fresh == nullptr) return nullptr;
+    if (shared.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) return fresh;
+    delete fresh;
   }
-  return *pool;
+  return pool;
+}
+
+void Pool::Grow(int workers) {
+  if (workers_ >= workers || jobs_until_retry_-- > 0) return;
+  jobs_until_retry_ = 0;
+  // The job number is read here: a worker that starts late must not miss the job published next.
+  while (workers_ < workers && start_(*this, workers_, job_.load(std::memory_order_relaxed))) {
+    ++workers_;
+  }
+  if (workers_ < workers) jobs_until_retry_ = kJobsUntilRetry;
 }
 
 bool Pool::Run(int threads, void (*fn)(void*), void* data) {
   std::unique_lock busy(busy_, std::try_to_lock);
   if (!busy.owns_lock()) return false;
-  while (workers_ < threads - 1) {
-    try {
-      // The job number is read here: a worker that starts late must not miss the job published
-      // below.
-      std::thread(&Pool::Worker, this, workers_, job_.load(std::memory_order_relaxed)).detach();
-    } catch (const std::system_error&) {
-      return false;
-    }
-    ++workers_;
-  }
+  Grow(threads - 1);
   fn_ = fn;
   data_ = data;
   wanted_.store(threads - 1, std::memory_order_relaxed);
@@ -70,7 +86,7 @@ bool Pool::Run(int threads, void (*fn)(void*), void* data) {
   }
 }
 
-void Pool::Worker(int index, uint32_t seen) {
+void Pool::Work(int index, uint32_t seen) {
   for (;;) {
     for (int spin = 0; job_.load(std::memory_order_acquire) == seen; ++spin) {
       if (spin < kSpins) {

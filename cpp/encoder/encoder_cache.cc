@@ -4,16 +4,25 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 
 namespace octavo::encoder {
+
+namespace {
+
+constexpr char kWanted[] = "the encoder cache's entries";
+constexpr char kRemedy[] = "lower encoder_cache_size, or free some memory";
+
+}  // namespace
 
 EncoderCache::EncoderCache(int32_t capacity)
     : capacity_(capacity),
       free_(capacity),
       mask_(std::bit_ceil(2 * size_t(std::max(capacity, 1))) - 1),
-      slots_(mask_ + 1, kNone),
-      entries_(size_t(capacity) + 1) {
+      slots_(TakeVector<int32_t>(mask_ + 1, kWanted, kRemedy, kNone)),
+      entries_(TakeVector<Entry>(size_t(capacity) + 1, kWanted, kRemedy)) {
   // Every entry holds an embedding, so there are never more of them.
+  spare_.reserve(size_t(capacity));
   for (int32_t e = capacity - 1; e >= 0; --e) spare_.push_back(e);
   evicted_.reserve(2 * size_t(capacity));
   entries_[capacity].prev = entries_[capacity].next = capacity;

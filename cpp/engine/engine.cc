@@ -36,27 +36,72 @@ CoreEngine::CoreEngine(const EngineConfig& config, Clock& clock, HostMemory& mem
     : config_(config),
       kv_(KvConfigOf(config), memory),
       batch_(config, memory),
-      scheduler_(config, kv_, batch_, clock, connector),
-      tokens_(batch_.arena().capacity(batch::Column::kSampleToken)) {}
+      tokens_(batch_.arena().capacity(batch::Column::kSampleToken)),
+      scheduler_(config, kv_, batch_, clock, connector) {}
 
-Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes) {
-  if (!config_.enable_prefix_caching) {
-    return Status::InvalidArgument(
-        "enable_prefix_caching=false with a host tier: what it keeps is found through the prefix "
-        "cache, so enable it or leave the tier out");
+Result<std::unique_ptr<CoreEngine>> CoreEngine::Create(const EngineConfig& config, Clock& clock,
+                                                       HostMemory& memory, KvConnector* connector) {
+  using Made = Result<std::unique_ptr<CoreEngine>>;
+  return OrOutOfMemory(
+      "no memory for the engine's own tables: lower num_blocks, max_num_seqs or "
+      "max_num_batched_tokens, or free some memory",
+      [&]() -> Made {
+        if (Status s = Validate(config); !s.ok()) return s;
+        if (connector && !config.enable_prefix_caching) {
+          return Status::InvalidArgument(
+              "enable_prefix_caching=false with a KV connector: what it loads is found through the "
+              "prefix cache, so enable it or leave the connector out");
+        }
+        return std::make_unique<CoreEngine>(config, clock, memory, connector);
+      });
+}
+
+Result<RequestId> CoreEngine::AddRequest(const RequestInput& input) {
+  return OrOutOfMemory(
+      "no memory to queue this request: submit it again when others have ended, or lower its "
+      "max_tokens or max_queued_requests",
+      [&] { return scheduler_.Add(input); });
+}
+
+Status CoreEngine::LastError() const {
+  try {
+    return last_error_;
+  } catch (const std::bad_alloc&) {
+    return {last_error_.code(), "out of memory"};  // short enough to need none itself
   }
+}
+
+Status CoreEngine::CachedContent(std::vector<KvEvent>* events) const {
+  Status s = OrOutOfMemory(
+      "no memory to list the prefix cache: try again later, or lower num_blocks", [&]() -> Status {
+        kv_.CachedContent(events);
+        return Status::Ok();
+      });
+  if (!s.ok()) events->clear();
+  return s;
+}
+
+Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes,
+                               HostMemory& memory) {
   OCTAVO_CHECK(!host_tier_, "an engine has one host tier");
-  std::vector<int64_t> block_bytes;
-  for (int g = 0; g < kv_.num_groups(); ++g) {
-    block_bytes.push_back(parent_bytes / kv_.pool().split(g));
-  }
-  auto tier = transfer::HostTier::Create(
-      config_, budget_bytes, parent_bytes,
-      std::make_unique<transfer::MemoryCopier>(pool, std::move(block_bytes)));
-  if (!tier.ok()) return tier.status();
-  host_tier_ = std::move(*tier);
-  scheduler_.Attach(*host_tier_);
-  return Status::Ok();
+  return OrOutOfMemory("no memory for a host tier: give it less", [&]() -> Status {
+    if (!config_.enable_prefix_caching) {
+      return Status::InvalidArgument(
+          "enable_prefix_caching=false with a host tier: what it keeps is found through the prefix "
+          "cache, so enable it or leave the tier out");
+    }
+    std::vector<int64_t> block_bytes;
+    for (int g = 0; g < kv_.num_groups(); ++g) {
+      block_bytes.push_back(parent_bytes / kv_.pool().split(g));
+    }
+    auto tier = transfer::HostTier::Create(
+        config_, budget_bytes, parent_bytes,
+        std::make_unique<transfer::MemoryCopier>(pool, std::move(block_bytes)), memory);
+    if (!tier.ok()) return std::move(tier).status();
+    scheduler_.Attach(**tier);
+    host_tier_ = std::move(*tier);
+    return Status::Ok();
+  });
 }
 
 Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
@@ -65,7 +110,7 @@ Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
   const std::span<int32_t> tokens(tokens_.data(), plan->num_samples);
   if (Status s = executor.Execute(*plan, tokens); !s.ok()) {
     auto outputs = FailStep(plan->step_id);
-    if (!outputs.ok()) return outputs.status();
+    if (!outputs.ok()) return outputs;
     last_error_ = std::move(s);
     return outputs;
   }
@@ -76,14 +121,10 @@ Result<std::span<const StepOutput>> CoreEngine::Step(Executor& executor) {
 
 Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
                                                const EngineParts& parts) {
-  if (Status s = Validate(config); !s.ok()) return s;
-  if (parts.connector && !config.enable_prefix_caching) {
-    return Status::InvalidArgument(
-        "enable_prefix_caching=false with a KV connector: what it loads is found through the "
-        "prefix cache, so enable it or leave the connector out");
-  }
-  return std::unique_ptr<Engine>(std::make_unique<engine::CoreEngine>(
-      config, parts.clock ? *parts.clock : SteadyClock(), SystemMemory(), parts.connector));
+  auto made = engine::CoreEngine::Create(config, parts.clock ? *parts.clock : SteadyClock(),
+                                         SystemMemory(), parts.connector);
+  if (!made.ok()) return std::move(made).status();
+  return std::unique_ptr<Engine>(std::move(*made));
 }
 
 }  // namespace octavo

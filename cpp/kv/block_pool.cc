@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 
 namespace octavo::kv {
 namespace {
@@ -37,8 +38,11 @@ BlockPool::BlockPool(int32_t num_parents, std::span<const int32_t> split)
     split_[g] = split[g];
     stride_[g] = widest_ / split[g];
   }
-  parents_.resize(static_cast<size_t>(num_parents) + kEvictionClasses + num_groups_);
-  units_.resize(static_cast<size_t>(num_places()) + size_t(num_groups_) * kEvictionClasses);
+  constexpr char kRemedy[] = "lower num_blocks, or free some memory";
+  const size_t lists = size_t(num_groups_) * kEvictionClasses;
+  parents_ = TakeVector<Parent>(static_cast<size_t>(num_parents) + kEvictionClasses + num_groups_,
+                                "the block pool", kRemedy);
+  units_ = TakeVector<Unit>(static_cast<size_t>(num_places()) + lists, "the block pool", kRemedy);
   for (int32_t s = num_parents; s < static_cast<int32_t>(parents_.size()); ++s) {
     parents_[s].links = {s, s};
   }

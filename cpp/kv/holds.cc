@@ -4,16 +4,23 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 #include "kv/kv_manager.h"
 
 namespace octavo::kv {
 
-int32_t KvManager::NewHold() {
+int32_t KvManager::NewHold(size_t blocks, std::vector<KvBlock>* listed) {
+  if (!TryReserve(*listed, listed->size() + blocks)) return -1;
   if (free_holds_.empty()) {
+    const size_t more = std::max<size_t>(8, 2 * holds_.size());
+    if (holds_.size() == holds_.capacity() && !TryReserve(holds_, more)) return -1;
+    // A hold that is dropped finds a place here.
+    if (!TryReserve(free_holds_, holds_.capacity())) return -1;
     free_holds_.push_back(static_cast<int32_t>(holds_.size()));
     holds_.emplace_back();
   }
   const int32_t hold = free_holds_.back();
+  if (!TryReserve(holds_[hold], blocks)) return -1;
   free_holds_.pop_back();
   return hold;
 }
@@ -25,7 +32,10 @@ bool KvManager::Cached(const PrefixChain& chain, int group, int32_t index) const
 int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t gate,
                               const BlockNeed& keep, int32_t keep_parents,
                               std::vector<KvBlock>* missing) {
-  const int32_t hold = NewHold();
+  size_t entries_of_all = 0;
+  for (const auto& group : groups_) entries_of_all += size_t(group->Entries(tokens));
+  const int32_t hold = NewHold(entries_of_all, missing);
+  if (hold < 0) return kNoMemory;
   std::vector<BlockId>& held = holds_[hold];
   const size_t first = missing->size();
   BlockNeed need;
@@ -57,7 +67,7 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
   if (!pool_.Fits(all, keep_parents)) {
     DropHold(hold);
     missing->resize(first);
-    return -1;
+    return kDoesNotFit;
   }
   for (size_t i = first; i < missing->size(); ++i) {
     KvBlock& m = (*missing)[i];
@@ -70,7 +80,10 @@ int32_t KvManager::HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t 
 }
 
 int32_t KvManager::HoldFiled(RowSlot slot, int32_t tokens, std::vector<KvBlock>* blocks) {
-  const int32_t hold = NewHold();
+  size_t most = 0;
+  for (int g = 0; g < num_groups(); ++g) most += size_t(length(slot, g));
+  const int32_t hold = NewHold(most, blocks);
+  if (hold < 0) return kNoMemory;
   for (int g = 0; g < num_groups(); ++g) {
     if (groups_[g]->cross()) continue;
     const int32_t whole = std::min(length(slot, g), tokens / groups_[g]->block_size());

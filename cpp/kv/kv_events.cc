@@ -1,5 +1,7 @@
 #include "kv/kv_events.h"
 
+#include <new>
+
 namespace octavo::kv {
 
 KvEvent MakeKvEvent(KvEventKind kind, BlockId block, const PrefixKey& key) {
@@ -16,7 +18,11 @@ void KvEventLog::Add(KvEventKind kind, BlockId block, const PrefixKey& key) {
     ++dropped_;
     return;
   }
-  events_.push_back(MakeKvEvent(kind, block, key));
+  try {
+    events_.push_back(MakeKvEvent(kind, block, key));
+  } catch (const std::bad_alloc&) {
+    ++dropped_;  // as if the log were full
+  }
 }
 
 void KvEventLog::Take(std::vector<KvEvent>* events) {

@@ -1,7 +1,7 @@
 // KvEventLog: a bounded record of what entered and left the prefix cache, drained by the front end.
 //
-// Full, it drops the newest events and counts them; the scheduler never waits for a reader.
-// Off by default; switched on, recording a stored block allocates its token list.
+// Full, or without memory, it drops the newest events and counts them; the scheduler never waits
+// for a reader. Off by default; switched on, recording a stored block allocates its token list.
 #pragma once
 
 #include <cstdint>

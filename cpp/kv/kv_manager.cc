@@ -73,12 +73,14 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
     has_cross_ = has_cross_ || group.cross();
     const CrossItem longest{{}, spec.encoder_len};
     const int64_t stride = group.Entries(config.max_tokens_per_slot) + group.CrossEntries(&longest);
-    tables_.emplace_back(memory, size_t(config.num_slots) * stride);
-    OCTAVO_CHECK(tables_.back().data(), "no memory for the block tables");
+    tables_.push_back(
+        TakeArray<int32_t>(memory, size_t(config.num_slots) * stride, "the block tables",
+                           "lower max_num_seqs or max_model_len, or free some memory"));
     views_.push_back({tables_.back().data(), stride, spec.block_size});
     scratch_.emplace_back(stride);
   }
-  rows_.resize(size_t(config.num_slots) * groups_.size());
+  rows_ = TakeVector<Row>(size_t(config.num_slots) * groups_.size(), "the rows of block tables",
+                          "lower max_num_seqs, or free some memory");
   clips_ = has_states_ && config.enable_prefix_caching && config.clip_chunks;
   if (has_states_) {
     junctions_.resize(config.num_slots);

@@ -152,11 +152,15 @@ class KvManager final : private EvictionSink {
 
   // Holds: references outside any table, of blocks that are being loaded or saved (holds.cc).
   // Holds all that a token after the first `tokens` (a multiple of align()) reads: cached blocks as
-  // they are, and new ones, appended to `missing`, for the rest. Negative, and no change, when they
-  // do not fit beside what growing to `gate` tokens takes, `keep` and `keep_parents`.
+  // they are, and new ones, appended to `missing`, for the rest. kDoesNotFit, and no change, when
+  // they do not fit beside what growing to `gate` tokens takes, `keep` and `keep_parents`;
+  // kNoMemory, and no change, when there is none for the list of them.
+  static constexpr int32_t kDoesNotFit = -1;
+  static constexpr int32_t kNoMemory = -2;
   int32_t HoldPrefix(const PrefixChain& chain, int32_t tokens, int32_t gate, const BlockNeed& keep,
                      int32_t keep_parents, std::vector<KvBlock>* missing);
-  // Holds the filed blocks that lie within a slot's first `tokens` tokens; appends them.
+  // Holds the filed blocks that lie within a slot's first `tokens` tokens; appends them. kNoMemory
+  // as above.
   int32_t HoldFiled(RowSlot slot, int32_t tokens, std::vector<KvBlock>* blocks);
   // Files new blocks of a hold that lie within the first `valid` tokens.
   void FileLoaded(const PrefixChain& chain, std::span<const KvBlock> blocks, int32_t valid);
@@ -274,7 +278,8 @@ class KvManager final : private EvictionSink {
     return std::max(align_, config_.snapshot_interval / align_ * align_);
   }
   void OnEvict(BlockId block) override;
-  int32_t NewHold();
+  // Makes room for so many blocks in a hold and in the list beside it. Negative: no memory.
+  int32_t NewHold(size_t blocks, std::vector<KvBlock>* listed);
   void CheckTables(std::vector<int32_t>* refs) const;
 
   KvConfig config_;

@@ -8,14 +8,20 @@
 
 namespace octavo::kv {
 
+namespace {
+
+constexpr char kWanted[] = "the prefix map";
+constexpr char kRemedy[] = "lower num_blocks, or free some memory";
+
+}  // namespace
+
 PrefixMap::PrefixMap(int32_t num_blocks, int32_t block_size, HostMemory& memory, bool starts)
     : block_size_(block_size),
       mask_(std::bit_ceil(size_t(num_blocks) * 2) - 1),
-      entries_(memory, mask_ + 1),
-      meta_(num_blocks),
-      tokens_(memory, size_t(num_blocks) * block_size),
+      entries_(TakeArray<Entry>(memory, mask_ + 1, kWanted, kRemedy)),
+      meta_(TakeVector<Meta>(num_blocks, kWanted, kRemedy)),
+      tokens_(TakeArray<int32_t>(memory, size_t(num_blocks) * block_size, kWanted, kRemedy)),
       starts_(starts ? num_blocks : 0) {
-  OCTAVO_CHECK(entries_.data() && tokens_.data(), "no memory for the prefix map");
   for (size_t i = 0; i <= mask_; ++i) entries_[i] = Entry{};
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/out_of_memory.h"
 #include "octavo/ids.h"
 
 namespace octavo::kv {
@@ -17,8 +18,10 @@ class SiblingIndex {
  public:
   // 0 blocks: an index that is not used.
   explicit SiblingIndex(int32_t num_blocks)
-      : heads_(num_blocks > 0 ? std::bit_ceil(static_cast<uint32_t>(num_blocks)) : 0, -1),
-        links_(num_blocks) {}
+      : heads_(TakeVector<int32_t>(
+            num_blocks > 0 ? std::bit_ceil(static_cast<uint32_t>(num_blocks)) : 0, kWanted, kRemedy,
+            -1)),
+        links_(TakeVector<Links>(num_blocks, kWanted, kRemedy)) {}
 
   bool enabled() const { return !heads_.empty(); }
   bool Contains(BlockId b) const { return enabled() && links_[Index(b)].chain >= 0; }
@@ -49,6 +52,9 @@ class SiblingIndex {
     int32_t next = -1;
     int32_t chain = -1;  // -1: not in the index
   };
+  static constexpr char kWanted[] = "the index of how blocks start";
+  static constexpr char kRemedy[] = "lower num_blocks, or turn sub_block_hits off";
+
   std::vector<int32_t> heads_;
   std::vector<Links> links_;
 };

@@ -58,20 +58,27 @@ Status Scheduler::CheckAdd(const RequestInput& input) const {
 
 Result<RequestId> Scheduler::Add(const RequestInput& input) {
   if (Status s = CheckAdd(input); !s.ok()) return s;
-  Request& r = requests_.Create();
-  Initialize(r, input, config_, hasher_, kv_.unit());
-  if (r.retention.timed()) kv_.EnableExpiry();
+  // Whatever throws for want of memory does so before the request is anybody's.
+  const auto abandon = [this](Request* request) { requests_.Abandon(*request); };
+  std::unique_ptr<Request, decltype(abandon)> fresh(&requests_.Create(), abandon);
+  Initialize(*fresh, input, config_, hasher_, kv_.unit());
+  if (fresh->retention.timed()) kv_.EnableExpiry();
+  ReserveQueues();
+  Request& r = *fresh.release();
   r.order = OrderOf(config_, input.priority, clock_.NowMicros(), arrivals_++);
+  waiting_.Push({r.order, r.id});
+  ++num_waiting_;
+  num_encoding_ += !r.items.empty();
+  return r.id;
+}
+
+void Scheduler::ReserveQueues() {
   // Room for every running request to come back, so that preemption never allocates.
   const auto loading = static_cast<size_t>(remote_ ? remote_->limit() : 0);
   const size_t queued = waiting_.size() + held_.size() + loading + 1;
   waiting_.Reserve(queued + static_cast<size_t>(config_.max_num_seqs));
   held_.Reserve(queued);
   passed_over_.reserve(kMaxPassedOver + static_cast<size_t>(config_.max_num_seqs));
-  waiting_.Push({r.order, r.id});
-  ++num_waiting_;
-  num_encoding_ += !r.items.empty();
-  return r.id;
 }
 
 void Scheduler::SetPause(PauseMode mode) {

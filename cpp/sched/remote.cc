@@ -25,11 +25,7 @@ class Residency final : public KvResidency {
 
 RemoteKv::RemoteKv(const EngineConfig& config, kv::KvManager& kv, Clock& clock,
                    KvConnector& connector)
-    : config_(config),
-      kv_(kv),
-      clock_(clock),
-      connector_(connector),
-      table_(std::min(2 * config.max_num_seqs, kMaxTransfers)) {
+    : config_(config), kv_(kv), clock_(clock), connector_(connector), table_(LimitOf(config)) {
   changes_.ready.reserve(table_.limit());
   changes_.failed.reserve(table_.limit());
   reports_.reserve(2 * table_.limit());
@@ -37,6 +33,10 @@ RemoteKv::RemoteKv(const EngineConfig& config, kv::KvManager& kv, Clock& clock,
     filed_by_.resize(kv.pool().num_places());
     kv.set_eviction_listener(this);
   }
+}
+
+int32_t RemoteKv::LimitOf(const EngineConfig& config) {
+  return std::min(2 * config.max_num_seqs, kMaxTransfers);
 }
 
 RemoteKv::~RemoteKv() {
@@ -113,7 +113,8 @@ RemoteKv::Answer RemoteKv::Consult(Request& r, int32_t local_hit, const Gate& ga
                            gate.keep_parents, &t->blocks);
   if (t->hold < 0) {
     table_.Free(*t);
-    return Answer::kDoesNotFit;
+    // Without memory for the list of blocks nothing is loaded: the request computes it.
+    return t->hold == kv::KvManager::kNoMemory ? Answer::kLocal : Answer::kDoesNotFit;
   }
   t->first_token = local_hit;
   t->last_token = tokens;
@@ -283,6 +284,7 @@ void RemoteKv::OnRelease(Request& r, KvRelease why, int32_t processed) {
   Transfer* const t = table_.Create();
   if (!t) return;  // what cannot be followed is not saved
   t->hold = kv_.HoldFiled(r.row_slot(), processed, &t->blocks);
+  if (t->hold < 0) return table_.Free(*t);
   t->phase = TransferPhase::kSaving;
   t->first_token = 0;
   t->last_token = processed;

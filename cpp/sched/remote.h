@@ -75,6 +75,8 @@ class RemoteKv final : private kv::EvictionListener {
   void Reset();
 
   int32_t limit() const { return table_.limit(); }
+  // Transfers under way at once in an engine of this configuration.
+  static int32_t LimitOf(const EngineConfig& config);
   void AddTo(EngineStats* stats) const;
 
  private:

@@ -118,9 +118,12 @@ Request& RequestTable::Create() {
   uint32_t index;
   if (free_.empty()) {
     index = static_cast<uint32_t>(generations_.size());
-    if (index % kSlab == 0) slabs_.push_back(std::make_unique<Request[]>(kSlab));
-    generations_.push_back(0);
+    // All memory first: nothing has changed when there is none.
+    const size_t most = std::max<size_t>(kSlab, 2 * generations_.size());
+    if (index == generations_.capacity()) generations_.reserve(most);
     free_.reserve(generations_.capacity());
+    if (index / kSlab == slabs_.size()) slabs_.push_back(std::make_unique<Request[]>(kSlab));
+    generations_.push_back(0);
   } else {
     index = free_.back();
     free_.pop_back();
@@ -138,6 +141,11 @@ void RequestTable::Recycle(Request& request) {
   request.tokens = nullptr;
   free_.push_back(index);
   --live_;
+}
+
+void RequestTable::Abandon(Request& request) {
+  --generations_[static_cast<uint32_t>(Value(request.id))];
+  Recycle(request);
 }
 
 Request* RequestTable::Find(RequestId id) const {

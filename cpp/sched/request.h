@@ -163,6 +163,8 @@ class RequestTable {
  public:
   Request& Create();
   void Recycle(Request& request);
+  // Takes back the latest Create, as if it had not been.
+  void Abandon(Request& request);
   Request* Find(RequestId id) const;
   int32_t live() const { return live_; }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 
 namespace octavo::sched {
 namespace {
@@ -30,12 +31,14 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   quarantine_.reserve(rows);
   // A failed step takes the later open ones with it: one output a row. A finished one has one a
   // sample at most.
+  outputs_ = TakeVector<StepOutput>(
+      std::max(config.max_steps_in_flight * rows, batch::MaxSamples(config)),
+      "the outputs of a step", "lower max_num_seqs or max_draft_tokens, or free some memory");
   for (const GroupSpec& spec : config.groups) {
     if (spec.kind != GroupKind::kCross) continue;
     longest_cross_ =
         longest_cross_ > 0 ? std::min(longest_cross_, spec.encoder_len) : spec.encoder_len;
   }
-  outputs_.resize(std::max(config.max_steps_in_flight * rows, batch::MaxSamples(config)));
   for (int32_t slot = config.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   // A row files the blocks its tokens fill and at most one that was full before, and those of the
   // items that the step encodes.
@@ -46,13 +49,19 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
     step.copies.reserve(batch::MaxCopies(config));
     step.published.reserve(filed);
     if (kv.has_cross()) step.encoder_inputs.reserve(rows);
+    if (config.encoder_cache_size == 0) continue;
+    // Every item and span that a step names has a token of its own in it.
+    step.encoder_evicted.reserve(2 * static_cast<size_t>(config.encoder_cache_size));
+    step.encoder_inputs.reserve(rows + config.max_num_batched_tokens);
+    step.encoder_spans.reserve(config.max_num_batched_tokens);
   }
   if (connector) Attach(*connector);
 }
 
 const StepPlan* Scheduler::Begin() {
   if (num_open() == config_.max_steps_in_flight) return nullptr;
-  if (remote_) PollTransfers();
+  // As long as there is room for those who may end by it: until somebody asks who has.
+  if (remote_ && ended_.size() + remote_->limit() <= ended_.capacity()) PollTransfers();
   if (pause_ == PauseMode::kAll) return nullptr;  // what transfers brought has its place by now
   StepRecord& step = record(next_step_);
   planned_ = &step;

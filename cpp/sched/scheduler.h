@@ -76,6 +76,9 @@ class Scheduler {
   static constexpr size_t kPrefetchRow = 16;
   static constexpr size_t kPrefetchBlock = 8;
 
+  // How often steps may be planned, and each time fail all loads, before anybody is told who ended.
+  static constexpr size_t kPollsUnsaid = kMaxStepsInFlight + 1;
+
   struct RowRecord {
     Request* request;
     int32_t count;
@@ -112,6 +115,7 @@ class Scheduler {
 
   // admission.cc
   Status CheckAdd(const RequestInput& input) const;
+  void ReserveQueues();
   void AdmitWaiting();
   Admission TryAdmit(Request& request);
   Admission TryAdmit(Request& request, const kv::KvManager::Hit& hit);

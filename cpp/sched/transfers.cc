@@ -6,9 +6,11 @@ namespace octavo::sched {
 
 void Scheduler::Attach(KvConnector& connector) {
   OCTAVO_CHECK(!remote_ && arrivals_ == 0, "a connector comes before the first request");
+  // The connector comes last: one that was attached in vain would have been stopped.
+  const auto unsaid = static_cast<size_t>(RemoteKv::LimitOf(config_)) * kPollsUnsaid;
+  ended_.reserve(unsaid);
+  outputs_.resize(outputs_.size() + unsaid);
   remote_ = std::make_unique<RemoteKv>(config_, kv_, clock_, connector);
-  ended_.reserve(remote_->limit());
-  outputs_.resize(outputs_.size() + static_cast<size_t>(remote_->limit()));
 }
 
 void Scheduler::PollTransfers() {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 #include "base/strcat.h"
 
 namespace octavo::transfer {
@@ -42,13 +43,13 @@ Result<std::unique_ptr<HostTier>> HostTier::Create(const EngineConfig& config, i
                                           " bytes holds no block: one takes ", parent_bytes,
                                           " bytes, give at least that"));
   }
-  std::unique_ptr<HostTier> tier(new HostTier(config, static_cast<int32_t>(parents) + 1,
-                                              parent_bytes, std::move(copier), memory));
-  if (!tier->memory_.data()) {
-    return Status::ResourceExhausted(
-        StrCat("no memory for a host tier of ", budget_bytes, " bytes: give it less"));
+  try {
+    return std::unique_ptr<HostTier>(new HostTier(config, static_cast<int32_t>(parents) + 1,
+                                                  parent_bytes, std::move(copier), memory));
+  } catch (const std::bad_alloc&) {
+    return OutOfMemoryStatus(
+        OutOfMemory("a host tier", static_cast<size_t>(budget_bytes), "give it less").what());
   }
-  return tier;
 }
 
 HostTier::HostTier(const EngineConfig& config, int32_t parents, int64_t parent_bytes,
@@ -58,7 +59,7 @@ HostTier::HostTier(const EngineConfig& config, int32_t parents, int64_t parent_b
       parent_bytes_(parent_bytes),
       pool_(parents, SplitsOf(groups_)),
       map_(pool_.num_places(), groups_.largest(), memory),
-      memory_(memory, BytesOf(parents, parent_bytes)) {
+      memory_(TakeArray<std::byte>(memory, BytesOf(parents, parent_bytes), "a host tier", "")) {
   stats_.capacity_bytes = static_cast<int64_t>(BytesOf(parents, parent_bytes));
 }
 
@@ -89,6 +90,8 @@ KvMatch HostTier::Match(const KvRequest& request, int32_t local_hit, const KvRes
 
 KvStart HostTier::StartLoad(const KvTransfer& load) {
   sources_.clear();
+  // A load that there is no memory to keep the books of is a miss.
+  if (!TryReserve(sources_, load.blocks.size())) return KvStart::kRefused;
   for (const KvBlock& b : load.blocks) {
     const BlockId from = map_.Find(groups_.KeyOf(load.request, b.group, b.index));
     if (from == kNoBlock) {  // gone since it was matched
@@ -99,6 +102,11 @@ KvStart HostTier::StartLoad(const KvTransfer& load) {
     pool_.Prove(from);
     sources_.push_back(from);
   }
+  Load begun{load.id, {}};
+  if (!TryReserve(begun.sources, sources_.size()) || !TryReserve(loads_, loads_.size() + 1)) {
+    Unpin(sources_);
+    return KvStart::kRefused;
+  }
   for (size_t i = 0; i < load.blocks.size(); ++i) {
     const KvBlock& b = load.blocks[i];
     copier_->In(b.group, b.block, At(sources_[i], b.group));
@@ -108,7 +116,8 @@ KvStart HostTier::StartLoad(const KvTransfer& load) {
     Unpin(sources_);
     return KvStart::kDone;
   }
-  loads_.push_back({load.id, sources_});
+  begun.sources = sources_;
+  loads_.push_back(std::move(begun));
   return KvStart::kPending;
 }
 
@@ -150,6 +159,7 @@ void HostTier::OnEvict(BlockId block) {
 
 Status HostTier::TakeReports(std::vector<KvReport>* reports) {
   if (loads_.empty() || !copier_->Idle()) return Status::Ok();
+  if (!TryReserve(*reports, reports->size() + loads_.size())) return Status::Ok();  // next time
   for (const Load& load : loads_) {
     reports->push_back({load.id});
     Unpin(load.sources);

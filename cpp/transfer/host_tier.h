@@ -35,6 +35,7 @@ struct HostTierStats {
 
 class HostTier final : public KvConnector, private kv::EvictionSink {
  public:
+  // kResourceExhausted without memory for it; then `copier` is gone.
   // `parent_bytes`: what one block of the pool takes; of a group's block, the split-th part. The
   // budget bounds the copies; the map beside them takes some 100 bytes a block.
   static Result<std::unique_ptr<HostTier>> Create(const EngineConfig& config, int64_t budget_bytes,

@@ -181,7 +181,7 @@ EventList EventsOf(CoreEngine& engine) {
 
 EventList ContentOf(const CoreEngine& engine) {
   std::vector<KvEvent> events;
-  engine.CachedContent(&events);
+  if (Status s = engine.CachedContent(&events); !s.ok()) Throw(s);
   return ListOf(std::move(events));
 }
 
@@ -410,8 +410,9 @@ void BindEncoderItem(py::module_& m) {
 }
 
 std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {
-  if (Status s = Validate(config); !s.ok()) Throw(s);
-  return std::make_unique<CoreEngine>(config, SteadyClock(), SystemMemory());
+  auto engine = CoreEngine::Create(config, SteadyClock(), SystemMemory());
+  if (!engine.ok()) Throw(engine.status());
+  return std::move(*engine);
 }
 
 // A Retention that owns its ranges.

@@ -61,8 +61,13 @@ def check_foreign_headers(sources: Iterable[Source]) -> Iterator[Violation]:
 
 
 def check_throw(sources: Iterable[Source]) -> Iterator[Violation]:
-    """cpp/ returns Status. It may catch what the standard library throws, so that nothing crosses."""
+    """cpp/ returns Status. It may catch what the standard library throws, so that nothing crosses.
+
+    One file throws: std::bad_alloc with a name (ADR 21).
+    """
     for source in sources:
+        if source.path == "cpp/base/out_of_memory.cc":
+            continue
         if source.path.startswith("cpp/") and source.suffix in CPP_SUFFIXES:
             for number, line in enumerate(strip_cpp(source.text).splitlines(), 1):
                 if re.search(r"\bthrow\b", line):

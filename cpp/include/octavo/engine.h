@@ -2,7 +2,8 @@
 //
 // One thread owns an engine; no call locks. BeginStep and FinishStep allocate nothing once every
 // vector has reached its size (a test counts allocations). Up to max_steps_in_flight steps may be
-// open; they finish in the order they began.
+// open; they finish in the order they began. Nothing throws: a call that finds no memory gives
+// kResourceExhausted and has changed nothing, or goes without (an event, a transfer).
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,7 @@ struct EngineParts {
 
 class Engine {
  public:
+  // kResourceExhausted without memory for it, with what it was for and the field to lower.
   static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config,
                                                 const EngineParts& parts = {});
   virtual ~Engine() = default;
@@ -93,8 +95,9 @@ class Engine {
   virtual void ResetEncoderCache() = 0;
   // Moves the events since the last call to `events` (bounded; see EngineStats::dropped_events).
   virtual void TakeEvents(std::vector<KvEvent>* events) = 0;
-  // The whole prefix cache as the events that would store it, for a reader who missed some.
-  virtual void CachedContent(std::vector<KvEvent>* events) const = 0;
+  // The whole prefix cache as the events that would store it, for a reader who missed some. Empty
+  // where it fails.
+  virtual Status CachedContent(std::vector<KvEvent>* events) const = 0;
 
   virtual const EngineConfig& config() const = 0;
   virtual std::span<const BlockTableView> block_tables() const = 0;

@@ -5,8 +5,8 @@
 // connector moves bytes. What it moves is named by blocks: `block` of `group` is the place that a
 // block table of that group names by the same number. Blocks of a transfer are held from its start
 // until it is reported (TakeReports) or cancelled; nothing else reads or writes a block that is
-// being loaded, and nothing writes one that is being saved. docs/contracts/transfer.md is
-// normative.
+// being loaded, and nothing writes one that is being saved. No call may throw: a connector without
+// memory refuses, or reports later. docs/contracts/transfer.md is normative.
 #pragma once
 
 #include <cstdint>

@@ -62,7 +62,7 @@ TEST_CASE("the pool serves teams that shrink and grow") {
   for (const int threads : {2, 5, 2, 3, 5}) {
     std::atomic<int> ran{0};
     const auto count = [](void* data) { static_cast<std::atomic<int>*>(data)->fetch_add(1); };
-    REQUIRE(Pool::Shared().Run(threads, count, &ran));
+    REQUIRE(Pool::Shared()->Run(threads, count, &ran));
     CHECK(ran.load() == threads);
   }
 }

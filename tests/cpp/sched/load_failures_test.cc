@@ -159,5 +159,30 @@ TEST_CASE("a dead connector's loads fail, its holds are freed, and the engine go
   CHECK(l.h.stats().free_blocks == l.h.stats().total_blocks);
 }
 
+TEST_CASE("ends that nobody asks for hold up the next ones, and each is told once") {
+  EngineConfig c = Config(KvLoadFailurePolicy::kFail);
+  c.max_num_seqs = 1;  // two transfers at once
+  ScriptedConnector connector;
+  connector.tokens = 8;
+  Harness h(c, &connector);
+  int32_t added = 0;
+  size_t told = 0;
+  for (int round = 0; round < 10; ++round) {
+    for (int step = 0; step < 20; ++step) {
+      if (added < 30 && h.stats().kv_transfers < 2) h.Add(Prompt(11, added++), Greedy(1));
+      REQUIRE(h.engine.BeginStep() == nullptr);
+      for (const auto& load : connector.loads) connector.reports.push_back({load.id, false});
+      connector.loads.clear();
+    }
+    const auto ended = h.engine.TakeEnded();
+    // As many as three open steps and a look in vain may end, and no more than there is room for.
+    CHECK(ended.size() <= 8);
+    told += ended.size();
+  }
+  CHECK(told == 30);
+  CHECK(h.stats().finished_error == 30);
+  CHECK_FALSE(h.engine.HasUnfinished());
+}
+
 }  // namespace
 }  // namespace octavo::sched
