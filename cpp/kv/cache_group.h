@@ -13,6 +13,7 @@
 #include "kv/prefix_map.h"
 #include "kv/retention_plan.h"
 #include "octavo/config.h"
+#include "octavo/kv_event.h"
 
 namespace octavo::kv {
 
@@ -31,6 +32,7 @@ struct PrefixChain {
   Hash128 root;
   const RetentionPlan* retention = nullptr;  // null: nothing was asked for
   const CrossItem* cross = nullptr;          // null without cross groups; part of the root
+  const KvExtraKeys* extra = nullptr;        // for events; null: the tokens say all
 };
 
 // Reads the serial of the content before each block of a prefix: that of the block before it in a

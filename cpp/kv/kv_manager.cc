@@ -62,7 +62,7 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
       align_(1),
       pool_(config.num_blocks, SplitsOf(config)),
       map_(pool_.num_places(), WidestOf(config), memory, FindsPartial(config)),
-      events_(config.enable_events, static_cast<size_t>(config.max_events)),
+      events_(config.enable_events, pool_.num_places(), static_cast<size_t>(config.max_events)),
       sub_block_hits_(FindsPartial(config)) {
   for (const GroupSpec& spec : GroupsOf(config)) {
     groups_.push_back(MakeGroup(spec, static_cast<int>(groups_.size()), unit_));
@@ -348,7 +348,8 @@ void KvManager::OnEvict(BlockId block) {
   // An item's blocks are in no connector's tier.
   const bool offered = whole && !groups_[key.group]->cross();
   if (offered && eviction_listener_) eviction_listener_->OnEvict(block, key);
-  if (map_.Remove(block) && whole) events_.Removed(block, key);
+  const bool last = map_.Remove(block);
+  if (whole) events_.Left(block, key, last);
   expiry_.Cancel(block);
   ++evictions_;
 }
@@ -473,7 +474,7 @@ void KvManager::CachedContent(std::vector<KvEvent>* events) const {
   for (int32_t b = 1; b < pool_.num_places(); ++b) {
     const BlockId block{b};
     if (!map_.IsNamed(block)) continue;
-    events->push_back(MakeKvEvent(KvEventKind::kStored, block, map_.KeyOf(block)));
+    events->push_back(events_.StoredEvent(block, map_.KeyOf(block)));
   }
   std::stable_sort(events->begin(), events->end(),
                    [](const KvEvent& a, const KvEvent& b) { return a.start < b.start; });

@@ -55,7 +55,7 @@ bool KvManager::PublishBlock(BlockId b, const PrefixKey& key, const PrefixChain&
   if (result == PrefixMap::InsertResult::kCollision) return false;
   pool_.SetClass(b, EvictionClass::kProbationary);
   RetainBlock(b, chain.retention, key.group, index);
-  if (result == PrefixMap::InsertResult::kFirst) events_.Stored(b, key);
+  events_.Filed(b, key, chain.extra, result == PrefixMap::InsertResult::kFirst);
   return true;
 }
 
@@ -163,7 +163,8 @@ void KvManager::Forget(BlockId b) {
   if (!map_.Contains(b)) return;
   const PrefixKey key = map_.KeyOf(b);
   const bool whole = map_.Whole(b);
-  if (map_.Remove(b) && whole) events_.Removed(b, key);
+  const bool last = map_.Remove(b);
+  if (whole) events_.Left(b, key, last);
   pool_.SetClass(b, EvictionClass::kUnhashed);
   expiry_.Cancel(b);
 }

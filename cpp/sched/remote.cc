@@ -47,7 +47,7 @@ RemoteKv::~RemoteKv() {
 KvRequest RemoteKv::View(Request& r) const {
   r.Flush();
   const kv::PrefixChain chain = r.chain();
-  return {r.id, chain.tokens, chain.hashes, chain.root, r.salt};
+  return {r.id, chain.tokens, chain.hashes, chain.root, r.extra.salt};
 }
 
 const RemoteKv::Changes& RemoteKv::Poll(uint64_t executed) {

@@ -155,6 +155,19 @@ Request* RequestTable::Find(RequestId id) const {
   return request.id == id && Value(id) != 0 ? &request : nullptr;
 }
 
+namespace {
+
+void AssignExtraKeys(Request& r, const RequestInput& input, bool events) {
+  r.extra.salt.assign(input.cache_salt);
+  r.extra.items.clear();
+  if (!events) return;
+  for (const EncoderItem& item : input.encoder_items) {
+    r.extra.items.push_back({{item.hash[0], item.hash[1]}, item.start, item.length});
+  }
+}
+
+}  // namespace
+
 void Initialize(Request& r, const RequestInput& input, const EngineConfig& config,
                 const ChainHasher& hasher, int32_t unit) {
   const std::span<const int32_t> prompt = input.prompt;
@@ -182,7 +195,7 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.packed = r.local_only = false;
   r.transfer = r.admitted_step = 0;
   r.asked_us = 0;
-  r.salt.assign(input.cache_salt);
+  AssignExtraKeys(r, input, config.enable_kv_events);
 
   r.params = params;
   r.edits.Assign(r.params);

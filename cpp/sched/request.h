@@ -22,6 +22,7 @@
 #include "kv/retention_plan.h"
 #include "octavo/config.h"
 #include "octavo/ids.h"
+#include "octavo/kv_event.h"
 #include "octavo/request_input.h"
 #include "octavo/sampling_params.h"
 #include "octavo/step.h"
@@ -107,7 +108,6 @@ struct alignas(64) Request {
   uint64_t admitted_step = 0;  // its hit is computed once this step is over
   int64_t asked_us = 0;        // when a connector first did not know what it has; 0: not yet
   bool local_only = false;     // do not ask a connector
-  std::string salt;
   OrderKey order;
   SamplingParams params;
   RequestEdits edits;
@@ -116,6 +116,7 @@ struct alignas(64) Request {
   std::vector<Hash128> hashes;  // of the full blocks of known tokens
   Hash128 root;
   kv::RetentionPlan retention;
+  KvExtraKeys extra;              // its salt, and where events are on its items
   std::vector<EncoderUse> items;  // images and audio, in order of their spans
   int32_t first_item = 0;         // earlier ones are processed
   kv::CrossItem cross;            // what its tokens see through cross groups
@@ -128,7 +129,8 @@ struct alignas(64) Request {
             hashes,
             root,
             retention.empty() ? nullptr : &retention,
-            cross.embeddings > 0 ? &cross : nullptr};
+            cross.embeddings > 0 ? &cross : nullptr,
+            extra.empty() ? nullptr : &extra};
   }
   // A new token stays in the hot line: finishing a step then touches no other, and the next row of
   // this request writes it to `tokens`, which it needs anyway.

@@ -15,15 +15,20 @@ import random
 from octavo.kv_events.subscriber import CacheIndex, Subscriber
 
 
-def cached_tokens(index: CacheIndex, token_ids: list[int]) -> int:
-    """How many leading tokens of a prompt the engine would find in its cache: what a router wants to know."""
-    blocks = {(block.parent, block.token_ids): name for name, block in index.groups.get(0, {}).items()}
-    sizes = {len(tokens) for _, tokens in blocks}
+def cached_tokens(index: CacheIndex, token_ids: list[int], salt: str | None = None) -> int:
+    """How many leading tokens of a prompt the engine would find in its cache: what a router wants to know.
+
+    A block is what its tokens, its extra keys and the block before it say: another salt hits nothing.
+    """
+    held = index.groups.get(0, {})
+    blocks = {(block.parent, block.token_ids, block.extra_keys): name for name, block in held.items()}
+    sizes = {len(tokens) for _, tokens, _ in blocks}
     if len(sizes) != 1:
         return 0
     size, parent, found = sizes.pop(), None, 0
-    while (name := blocks.get((parent, tuple(token_ids[found : found + size])))) is not None:
-        parent, found = name, found + size
+    keys = (salt,) if salt else None
+    while (name := blocks.get((parent, tuple(token_ids[found : found + size]), keys))) is not None:
+        parent, found, keys = name, found + size, None
     return found
 
 
@@ -52,10 +57,10 @@ def demonstrate() -> None:
     core, rng = llm.llm_engine.core, random.Random(0)
     prompts = [[rng.randrange(300) for _ in range(rng.randint(20, 120))] for _ in range(8)]
     for turn in range(20):
-        chosen = rng.sample(prompts, 3)
-        promised = [cached_tokens(subscriber.index, prompt) for prompt in chosen]
+        chosen, salt = rng.sample(prompts, 3), rng.choice(["one tenant", "another"])
+        promised = [cached_tokens(subscriber.index, prompt, salt) for prompt in chosen]
         outputs = llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in chosen],
+            [{"prompt_token_ids": prompt, "cache_salt": salt} for prompt in chosen],
             SamplingParams(max_tokens=8, temperature=0, ignore_eos=True),
             use_tqdm=False,
         )

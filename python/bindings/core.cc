@@ -134,6 +134,24 @@ IntDict StatsOf(const EngineStats& s) {
   return d;
 }
 
+py::bytes BytesOf(const uint64_t (&hash)[2]) {
+  return py::bytes(reinterpret_cast<const char*>(hash), sizeof(hash));
+}
+
+// (salt, [(hash, start, length)]), or None where the tokens say all.
+py::object ExtraOf(const KvExtraKeys* extra) {
+  if (!extra) return py::none();
+  py::list items;
+  for (const KvItemKey& item : extra->items) {
+    items.append(py::make_tuple(BytesOf(item.hash), item.start, item.length));
+  }
+  // Text in Python, whatever bytes a salt is made of.
+  py::object salt = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+      extra->salt.data(), static_cast<Py_ssize_t>(extra->salt.size()), "backslashreplace"));
+  if (!salt) throw py::error_already_set();
+  return py::make_tuple(std::move(salt), std::move(items));
+}
+
 EventList ListOf(std::vector<KvEvent> events) {
   EventList list;
   for (KvEvent& e : events) {
@@ -143,10 +161,11 @@ EventList ListOf(std::vector<KvEvent> events) {
                                                   : "cleared";
     d["group"] = e.group;
     d["block"] = Index(e.block);
-    d["hash"] = py::bytes(reinterpret_cast<const char*>(e.hash), sizeof(e.hash));
-    d["parent"] = py::bytes(reinterpret_cast<const char*>(e.parent), sizeof(e.parent));
+    d["hash"] = BytesOf(e.hash);
+    d["parent"] = BytesOf(e.parent);
     d["start"] = e.start;
     d["token_ids"] = std::move(e.tokens);
+    d["extra"] = ExtraOf(e.extra.get());
     list.append(std::move(d));
   }
   return list;
@@ -473,11 +492,30 @@ void Check(const Status& status) {
   if (!status.ok()) Throw(status);
 }
 
+void BindContent(py::class_<CoreEngine>& engine) {
+  engine
+      .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
+           "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
+      .def("reset_encoder_cache", &CoreEngine::ResetEncoderCache,
+           "Forgets the embeddings of images and audio that no request uses.")
+      .def("take_events", &EventsOf,
+           "KV events since the last call (needs enable_kv_events): kind, group, block, hash, "
+           "parent (of the content before), start (of its first token), token_ids, and extra: the "
+           "salt of a first block and the (hash, start in the block, length) of items in it, or "
+           "None.")
+      .def_property_readonly(
+          "dropped_events", [](const CoreEngine& e) { return e.kv().events().dropped(); },
+          "Events that take_events came too late for.")
+      .def("cached_content", &ContentOf,
+           "The whole prefix cache as stored events, prefixes first: one for each content.");
+}
+
 void BindEngine(py::module_& m) {
   PYBIND11_NUMPY_DTYPE(StepOutput, request, token, sample, stop_token, cached_tokens, finish);
-  py::class_<CoreEngine>(m, "Engine",
-                         "Scheduler, KV manager and step batch. One thread at a time may call it.")
-      .def(py::init(&MakeEngine), py::arg("config"))
+  py::class_<CoreEngine> engine(
+      m, "Engine", "Scheduler, KV manager and step batch. One thread at a time may call it.");
+  BindContent(engine);
+  engine.def(py::init(&MakeEngine), py::arg("config"))
       .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
            py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("retention") = std::nullopt,
            py::arg("encoder_items") = std::vector<EncoderItem>(),
@@ -529,16 +567,6 @@ void BindEngine(py::module_& m) {
            "What the host tier stored, loaded and gave up, in blocks; zeros without one.")
       .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
       .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
-      .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
-           "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
-      .def("reset_encoder_cache", &CoreEngine::ResetEncoderCache,
-           "Forgets the embeddings of images and audio that no request uses.")
-      .def("take_events", &EventsOf, "KV events since the last call (needs enable_kv_events).")
-      .def_property_readonly(
-          "dropped_events", [](const CoreEngine& e) { return e.kv().events().dropped(); },
-          "Events that take_events came too late for.")
-      .def("cached_content", &ContentOf,
-           "The whole prefix cache as stored events, prefixes first: one for each content.")
       .def("check_invariants", &CoreEngine::CheckInvariants,
            "Aborts the process when the core's books do not balance. O(pool); for tests.")
       .def_property_readonly("config", &CoreEngine::config);

@@ -316,7 +316,7 @@ class Engine:
         """
     def take_events(self) -> list[dict[str, typing.Any]]:
         """
-        KV events since the last call (needs enable_kv_events).
+        KV events since the last call (needs enable_kv_events): kind, group, block, hash, parent (of the content before), start (of its first token), token_ids, and extra: the salt of a first block and the (hash, start in the block, length) of items in it, or None.
         """
     @property
     def config(self) -> EngineConfig:

@@ -32,6 +32,8 @@ POLICIES = ("fcfs", "priority")
 VICTIMS = ("cost", "last")
 DEVICES = ("auto", "cpu", "cuda")
 TOKENIZER_MODES = ("auto", "slow")
+HASH_ALGORITHMS = ("xxh3", "sha256_cbor")
+_VLLM_HASHES = ("sha256", "xxhash", "xxhash_cbor")  # vLLM's other values of prefix_caching_hash_algo
 MAX_BLOCK_SIZE = 256
 
 _INT32_MAX = 2**31 - 1
@@ -158,6 +160,7 @@ class CacheConfig:
     num_gpu_blocks_override: int | None = None  # blocks of the pool, the null block included
     kv_offloading_size: float | None = None  # GiB of host memory for what the pool evicts
     kv_events_config: Mapping[str, Any] | None = None  # where to publish what the prefix cache holds
+    prefix_caching_hash_algo: str = "xxh3"  # what names blocks in KV events; xxh3: new names in each process
 
     def __post_init__(self) -> None:
         if self.block_size is not None:
@@ -178,12 +181,22 @@ class CacheConfig:
         if self.kv_events.enabled and not self.enable_prefix_caching:
             remedy = "leave prefix caching on, events tell what it holds; or disable the events"
             raise invalid("enable_prefix_caching", False, remedy)
+        self._check_hash_algo()
         self._check_offloading()
         if self.num_gpu_blocks_override is not None:
             _in_range("num_gpu_blocks_override", self.num_gpu_blocks_override, 2, _INT32_MAX)
             if size_in_bytes is not None:
                 remedy = "give either it or kv_cache_memory_bytes, both size the same pool"
                 raise invalid("num_gpu_blocks_override", self.num_gpu_blocks_override, remedy)
+
+    def _check_hash_algo(self) -> None:
+        if self.prefix_caching_hash_algo in _VLLM_HASHES:
+            remedy = (
+                "use sha256_cbor, whose names are those of vLLM, or xxh3; vLLM's other hashes pickle or can "
+                "be forged (lookups compare tokens, whatever names blocks)"
+            )
+            raise invalid("prefix_caching_hash_algo", self.prefix_caching_hash_algo, remedy)
+        _one_of("prefix_caching_hash_algo", self.prefix_caching_hash_algo, HASH_ALGORITHMS)
 
     def _check_offloading(self) -> None:
         size = self.kv_offloading_size

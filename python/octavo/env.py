@@ -7,6 +7,7 @@ import os
 from octavo.errors import invalid
 
 NUM_THREADS = "OCTAVO_NUM_THREADS"  # threads of a step on the CPU; see DeviceConfig.num_threads
+HASH_SEED = "PYTHONHASHSEED"  # what names of cached blocks start from, as in vLLM; see octavo.kv_events.names
 LOG_LEVEL = "OCTAVO_LOG_LEVEL"  # debug, info, warning or error; see LogConfig.level
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -20,6 +21,11 @@ def num_threads() -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise invalid(NUM_THREADS, text, "use a positive integer, or unset it to use every core")
     return int(text)
+
+
+def hash_seed() -> str | None:
+    """Return what PYTHONHASHSEED says, or None. Any text will do."""
+    return os.environ.get(HASH_SEED)
 
 
 def log_level() -> str | None:

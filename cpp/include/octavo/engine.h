@@ -68,6 +68,7 @@ class Engine {
 
   // Outputs of requests that ended outside a step, each once: a load of their KV failed. FinishStep
   // and FailStep return them too; this is for when BeginStep has planned nothing. Valid as theirs.
+  // Only for who gave a connector (EngineParts) and drives the steps himself: nothing else ends so.
   virtual std::span<const StepOutput> TakeEnded() = 0;
 
   // BeginStep, `executor`, FinishStep (or FailStep), or TakeEnded. Empty: nothing to do.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "octavo/ids.h"
@@ -9,6 +11,21 @@
 namespace octavo {
 
 enum class KvEventKind : uint8_t { kStored, kRemoved, kCleared };
+
+// An image or audio clip that overlaps a block.
+struct KvItemKey {
+  uint64_t hash[2];  // of the item, see EncoderItem
+  int32_t start;     // its first token, counted from the block's; negative: the item began before
+  int32_t length;    // tokens of all of its span
+};
+
+// What identifies the content of a block besides its tokens and what stands before it.
+struct KvExtraKeys {
+  std::string salt;              // of a sequence's first block
+  std::vector<KvItemKey> items;  // in order of their spans
+
+  bool empty() const { return salt.empty() && items.empty(); }
+};
 
 // What happened to the prefix cache, for routers. kStored and kRemoved name content: the first and
 // the last copy of it.
@@ -23,6 +40,7 @@ struct KvEvent {
   // item's hash in four words, the item's embeddings, and its place; `start` then counts
   // embeddings.
   std::vector<int32_t> tokens;
+  std::shared_ptr<const KvExtraKeys> extra;  // of a stored block; null: its tokens say all
 };
 
 }  // namespace octavo

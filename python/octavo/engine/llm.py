@@ -239,10 +239,13 @@ def _publisher(plan: Plan) -> EventSink | None:
     if not plan.cache.kv_events.enabled:
         return None
     from octavo.kv_events import wire  # the extra's packages, needed by nobody else
-    from octavo.kv_events.publisher import KvEventPublisher
+    from octavo.kv_events.publisher import KvEventPublisher, make_names
 
     groups = [wire.GroupInfo(wire.KINDS[group.kind], group.window or None) for group in plan.footprint.groups]
-    return KvEventPublisher(plan.cache.kv_events, groups)
+    events = plan.cache.kv_events
+    algorithm, unit = plan.cache.prefix_caching_hash_algo, plan.footprint.block_size  # of every group
+    names = make_names(algorithm, unit, as_integers=events.int_block_hashes)
+    return KvEventPublisher(events, groups, names=names)
 
 
 def _tokenizer_of(plan: Plan) -> Tokenizer:

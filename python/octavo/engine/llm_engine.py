@@ -10,6 +10,7 @@ import contextlib
 import copy
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -38,6 +39,9 @@ PAUSE_MODES = ("new_requests", "all")
 
 class EventSink(Protocol):
     """Who is told what enters and leaves the prefix cache: octavo.kv_events' publisher."""
+
+    def attach(self, flush: Callable[[], None]) -> contextlib.AbstractContextManager[object]:
+        """Gives the lock under which `flush` is called, by another thread, while the engine rests."""
 
     def publish(
         self,
@@ -71,6 +75,7 @@ class LLMEngine:
         self.plan = plan
         self._events = events
         self._lost_events = 0
+        self._busy = contextlib.nullcontext() if events is None else events.attach(_flusher(self))
         self.core = core_engine
         self.runner = runner
         self._pipeline = Pipeline(core_engine, runner)
@@ -143,12 +148,17 @@ class LLMEngine:
         """Finishes one step; returns the outputs of every request it changed: none when nothing was to do."""
         if self._events is None:
             return self._step()
-        try:
-            return self._step()
-        finally:
-            self._publish_events(self._events)
+        with self._busy:
+            try:
+                return self._step()
+            finally:
+                self.publish_events()
 
-    def _publish_events(self, events: EventSink) -> None:
+    def publish_events(self) -> None:
+        """Hands over what changed in the prefix cache since the last call; steps do so themselves."""
+        events = self._events
+        if events is None:
+            return
         lost = self.core.dropped_events
         events.publish(self.core.take_events(), self.core.cached_content, lost=lost > self._lost_events)
         self._lost_events = lost
@@ -157,7 +167,8 @@ class LLMEngine:
         """Aborts what runs and closes what the engine has open to the outside. It can be called twice."""
         self.abort_request(self.unfinished_request_ids())
         if self._events is not None:
-            self._publish_events(self._events)
+            with self._busy:
+                self.publish_events()
             self._events.close()
             self._events = None
 
@@ -288,9 +299,10 @@ class LLMEngine:
             if request is None:
                 continue
             ended = [sample for sample in request.samples if sample.finish_reason is None]
-            for sample in ended:
-                self.core.abort(sample.core_id)
-                self._end(sample, "abort", None)
+            with self._busy:
+                for sample in ended:
+                    self.core.abort(sample.core_id)
+                    self._end(sample, "abort", None)
             self._ready += self._outputs({request: ended}, now)
 
     def take_ready(self, request_ids: Iterable[str]) -> list[RequestOutput]:
@@ -338,10 +350,22 @@ class LLMEngine:
 
     def reset_prefix_cache(self) -> bool:
         """Forgets all cached prefixes; False, and no change, while requests hold blocks."""
-        done = bool(self.core.reset_prefix_cache())
-        if self._events is not None:
-            self._publish_events(self._events)
+        with self._busy:
+            done = bool(self.core.reset_prefix_cache())
+            self.publish_events()
         return done
+
+
+def _flusher(engine: LLMEngine) -> Callable[[], None]:
+    """Publishes for an engine that rests, without keeping it alive."""
+    known = weakref.ref(engine)
+
+    def flush() -> None:
+        resting = known()
+        if resting is not None:
+            resting.publish_events()
+
+    return flush
 
 
 def _retention(prompt: Prompt) -> core.Retention | None:

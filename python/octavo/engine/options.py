@@ -32,6 +32,7 @@ class LLMOptions(TypedDict, total=False):
     num_gpu_blocks_override: int | None
     kv_offloading_size: float | None
     kv_events_config: Mapping[str, Any] | None
+    prefix_caching_hash_algo: str
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     enable_chunked_prefill: bool

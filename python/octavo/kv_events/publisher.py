@@ -1,10 +1,11 @@
 """KvEventPublisher: sends KV events to whoever subscribes, and repeats what they missed.
 
-The engine's thread hands over what a step changed and never waits: a thread of the publisher encodes, sends
-and answers replays. Where it cannot keep up, a batch is dropped and counted, and the next one starts afresh:
-it clears the cache and stores all of its content, so that every subscriber is exact again. The same happens
-when somebody asks for batches that are no longer kept. The first batch of all is a clear: what a subscriber
-knew of an engine that ran here before no longer holds.
+The engine's thread hands over what a step changed and never waits: a thread of the publisher names, encodes,
+sends and answers replays. Where it cannot keep up, a batch is dropped and counted, and the next one starts
+afresh: it clears the cache and stores all of its content, so that every subscriber is exact again. The same
+happens when somebody asks for batches that are no longer kept. An engine that rests is asked to publish
+(`attach`). The first batch of all is a clear: what a subscriber knew of an engine that ran here before no
+longer holds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from octavo.kv_events.settings import KvEventsConfig
 
@@ -25,6 +27,8 @@ try:
     import zmq
 
     from octavo.kv_events import wire
+    from octavo.kv_events.merge import merge
+    from octavo.kv_events.names import CborNames, Change, Names, NativeNames
 except ImportError as error:
     raise ImportError(
         f"KV events need pyzmq and msgspec ({error}): pip install 'octavo[events]', or drop kv_events_config"
@@ -32,27 +36,45 @@ except ImportError as error:
 
 logger = logging.getLogger("octavo")
 
-Changes = Sequence[dict[str, Any]]
-_POLL_SECONDS = 0.05  # how long a replay waits at most while nothing is published
-_CLEARED = {"kind": "cleared", "group": 0, "hash": b"", "parent": b"", "start": 0, "token_ids": []}
+Changes = Sequence[Change]
+_POLL_SECONDS = 0.05  # how long a replay, or an engine that rests, waits while nothing is published
+_CLEARED: Change = {"kind": "cleared", "group": 0}
+
+
+class _Handed(NamedTuple):
+    """What one call of `publish` gave."""
+
+    time: float
+    changes: Changes
 
 
 class KvEventPublisher:
     """One PUB socket, and a ROUTER socket where replay is configured. `close` it; it is a context manager.
 
-    `groups`: the engine's cache groups in order. `rank`: data-parallel rank, added to every port and batch.
-    Raises OSError where a socket cannot be bound.
+    `groups`: the engine's cache groups in order. `names`: what blocks are called, by default the core's
+    hashes. `rank`: data-parallel rank, added to every port and batch. Raises OSError where a socket cannot be
+    bound.
     """
 
-    def __init__(self, config: KvEventsConfig, groups: Sequence[wire.GroupInfo], *, rank: int = 0) -> None:
+    def __init__(
+        self,
+        config: KvEventsConfig,
+        groups: Sequence[wire.GroupInfo],
+        *,
+        names: Names | None = None,
+        rank: int = 0,
+    ) -> None:
         self._config = config
         self._groups = tuple(groups)
         self._rank = rank
         self._topic = config.topic.encode()
-        self._queue: queue.Queue[wire.Batch | None] = queue.Queue(config.max_queue_size)
+        self._names = names or NativeNames(as_integers=config.int_block_hashes)
+        self._queue: queue.Queue[_Handed | None] = queue.Queue(config.max_queue_size)
         self._kept: deque[tuple[int, bytes]] = deque(maxlen=config.buffer_steps)
         self._sent = 0
         self._stale = threading.Event()  # somebody's picture of the cache cannot be mended from here
+        self._engine = threading.RLock()  # held while the engine, or this thread on its behalf, works
+        self._flush: Callable[[], None] | None = None
         self.dropped_batches = 0
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._pub = context.socket(zmq.PUB)
@@ -74,6 +96,14 @@ class KvEventPublisher:
         atexit.register(self.close)
         self.publish([_CLEARED], list)
 
+    def attach(self, flush: Callable[[], None]) -> AbstractContextManager[object]:
+        """Has the publisher's thread call `flush`, which is to `publish` all changes, while nobody else does.
+
+        It does so under the lock that is returned; whoever changes the engine holds it.
+        """
+        self._flush = flush
+        return self._engine
+
     def publish(self, changes: Changes, content: Callable[[], Changes], *, lost: bool = False) -> None:
         """Hands over what changed since the last call; never waits.
 
@@ -88,9 +118,8 @@ class KvEventPublisher:
         if afresh:
             self._stale.clear()
             changes = [_CLEARED, *content()]
-        events = wire.merge(changes, self._groups, as_integers=self._config.int_block_hashes)
         try:
-            self._queue.put_nowait(wire.Batch(time.time(), events, self._rank))
+            self._queue.put_nowait(_Handed(time.time(), changes))
         except queue.Full:
             if self.dropped_batches == 0:
                 logger.warning(
@@ -116,19 +145,33 @@ class KvEventPublisher:
     def _run(self) -> None:
         try:
             while True:
-                with contextlib.suppress(queue.Empty):
-                    batch = self._queue.get(timeout=_POLL_SECONDS)
-                    if batch is None:
+                try:
+                    handed = self._queue.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    self._flush_resting_engine()
+                else:
+                    if handed is None:
                         return
-                    self._send(batch)
+                    self._send(handed)
                 self._answer_replays()
         except Exception:
             logger.exception("KV events are no longer sent")
         finally:
             self._close_sockets()
 
-    def _send(self, batch: wire.Batch) -> None:
-        payload = wire.encode(batch)
+    def _flush_resting_engine(self) -> None:
+        if self._flush is None or not self._engine.acquire(blocking=False):
+            return  # it is in a step, after which it publishes itself
+        try:
+            self._flush()
+        finally:
+            self._engine.release()
+
+    def _send(self, handed: _Handed) -> None:
+        events = merge(handed.changes, self._groups, self._names)
+        if not events:
+            return
+        payload = wire.encode(wire.Batch(handed.time, events, self._rank))
         self._kept.append((self._sent, payload))
         self._pub.send_multipart((self._topic, self._sent.to_bytes(8, "big"), payload))
         self._sent += 1
@@ -176,3 +219,10 @@ def _open(socket: zmq.Socket[bytes], field: str, endpoint: str, rank: int) -> st
             f"kv_events_config.{field}={endpoint!r} cannot be opened ({error}): {remedy}"
         ) from error
     return socket.getsockopt_string(zmq.LAST_ENDPOINT) if own else endpoint
+
+
+def make_names(algorithm: str, unit: int, *, as_integers: bool) -> Names:
+    """How blocks are called by `prefix_caching_hash_algo`; `unit`: tokens of a hash unit."""
+    if algorithm == "sha256_cbor":
+        return CborNames(unit, as_integers=as_integers)
+    return NativeNames(as_integers=as_integers)

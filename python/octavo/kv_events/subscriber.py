@@ -7,7 +7,7 @@ what it missed. Both understand vLLM's events as well as Octavo's.
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -19,6 +19,7 @@ class CachedBlock(NamedTuple):
 
     parent: wire.BlockHash | None  # None: the first of its sequence
     token_ids: tuple[int, ...]
+    extra_keys: tuple[Any, ...] | None = None  # what tells it from others of these tokens, as in BlockStored
 
 
 class CacheIndex:
@@ -48,11 +49,21 @@ class CacheIndex:
                 f"a stored event names {len(event.block_hashes)} blocks of {size} tokens, but brings "
                 f"{len(event.token_ids)} tokens"
             )
+        if event.extra_keys is not None and len(event.extra_keys) != len(event.block_hashes):
+            raise ValueError(
+                f"a stored event names {len(event.block_hashes)} blocks, but brings extra keys of "
+                f"{len(event.extra_keys)}"
+            )
         held = self.groups.setdefault(event.group_idx or 0, {})
         parent = event.parent_block_hash
         for i, name in enumerate(event.block_hashes):
-            held[name] = CachedBlock(parent, tuple(event.token_ids[i * size : (i + 1) * size]))
+            keys = None if event.extra_keys is None else _hashable(event.extra_keys[i])
+            held[name] = CachedBlock(parent, tuple(event.token_ids[i * size : (i + 1) * size]), keys)
             parent = name
+
+
+def _hashable(keys: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    return keys and tuple(tuple(key) if isinstance(key, list) else key for key in keys)
 
 
 class Subscriber:

@@ -7,7 +7,6 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
 import msgspec
@@ -27,7 +26,7 @@ class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, gc=False):
     lora_id: int | None
     medium: str | None
     lora_name: str | None
-    extra_keys: list[tuple[Any, ...] | None] | None = None  # one for each hash
+    extra_keys: list[tuple[Any, ...] | None] | None = None  # one for each hash; None: no block has any
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
     kv_cache_spec_sliding_window: int | None = None
@@ -111,57 +110,3 @@ KINDS = {
     "state": "mamba",
     "cross": "cross_attention",
 }
-
-
-def merge(
-    changes: Sequence[dict[str, Any]], groups: Sequence[GroupInfo], *, as_integers: bool = False
-) -> list[Event]:
-    """Wire events for what `octavo.core.Engine.take_events` reports, in order.
-
-    Neighbours become one event: stored blocks of which each continues the one before, and removed blocks of
-    one group.
-    """
-    events: list[Event] = []
-    last: bytes | None = None  # the content that the latest stored event ends in
-    for change in changes:
-        kind, group = change["kind"], change["group"]
-        name = _name(change["hash"], as_integers)
-        before = events[-1] if events else None
-        if kind == "cleared":
-            events.append(AllBlocksCleared())
-        elif kind == "removed":
-            if isinstance(before, BlockRemoved) and before.group_idx == group:
-                before.block_hashes.append(name)
-            else:
-                events.append(BlockRemoved([name], MEDIUM, group))
-        elif isinstance(before, BlockStored) and before.group_idx == group and _continues(change, last):
-            before.block_hashes.append(name)
-            before.token_ids.extend(change["token_ids"])
-        else:
-            events.append(_stored(change, name, groups[group], as_integers))
-        last = change["hash"] if kind == "stored" else None
-    return events
-
-
-def _continues(change: dict[str, Any], last: bytes | None) -> bool:
-    return bool(change["start"] > 0 and change["parent"] == last)
-
-
-def _stored(change: dict[str, Any], name: BlockHash, group: GroupInfo, as_integers: bool) -> BlockStored:
-    tokens = list(change["token_ids"])
-    return BlockStored(
-        block_hashes=[name],
-        parent_block_hash=_name(change["parent"], as_integers) if change["start"] > 0 else None,
-        token_ids=tokens,
-        block_size=len(tokens),
-        lora_id=None,
-        medium=MEDIUM,
-        lora_name=None,
-        group_idx=change["group"],
-        kv_cache_spec_kind=group.kind,
-        kv_cache_spec_sliding_window=group.window,
-    )
-
-
-def _name(digest: bytes, as_integers: bool) -> BlockHash:
-    return int.from_bytes(digest[:8], "little") if as_integers else digest

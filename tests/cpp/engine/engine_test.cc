@@ -288,5 +288,29 @@ TEST_CASE("events tell what entered and left the cache, and a drain forgets noth
   CHECK(h.stats().dropped_events == 0);
 }
 
+TEST_CASE("events carry a request's salt and its items, each block those that lie in it") {
+  EngineConfig c = SmallConfig();
+  c.enable_kv_events = true;
+  c.encoder_cache_size = 16;
+  Harness h(c);
+  const int32_t size = c.block_size;
+  const EncoderItem item{{5, 6}, size - 1, 2, 2, false};
+  const std::vector<int32_t> prompt = Prompt(3 * size, 1);
+  const SamplingParams params = Greedy(1);
+  REQUIRE(h.engine.AddRequest(RequestInput{prompt, params, 0, "tenant", {}, {&item, 1}}).ok());
+  h.Drain();
+  std::vector<KvEvent> events;
+  h.engine.TakeEvents(&events);
+  REQUIRE(events.size() == 3);
+  REQUIRE(events[0].extra);
+  CHECK(events[0].extra->salt == "tenant");
+  CHECK(events[0].extra->items.at(0).hash[0] == 5);
+  CHECK(events[0].extra->items.at(0).start == size - 1);
+  REQUIRE(events[1].extra);
+  CHECK(events[1].extra->salt.empty());
+  CHECK(events[1].extra->items.at(0).start == -1);
+  CHECK_FALSE(events[2].extra);
+}
+
 }  // namespace
 }  // namespace octavo::engine

@@ -373,6 +373,54 @@ TEST_CASE("cached content is one stored event for each content, prefixes first")
   CHECK(Events(kv).size() == 2);
 }
 
+TEST_CASE("stored events and cached content say what tells a block from others of its tokens") {
+  KvManager kv(Config(8, true));
+  const OwnedChain chain(Count(0, 12), kBlockSize, "tenant");
+  KvExtraKeys keys{"tenant", {{{1, 2}, 3, 2}, {{3, 4}, 6, 1}}};
+  PrefixChain view = chain.view();
+  view.extra = &keys;
+  const auto publish = [&](RowSlot slot) {
+    REQUIRE(kv.Admit(slot, {}, 12));
+    kv.Publish(slot, view, 12);
+  };
+  const auto check = [](const std::vector<KvEvent>& events) {
+    REQUIRE(events.size() == 3);
+    REQUIRE(events[0].extra);
+    CHECK(events[0].extra->salt == "tenant");
+    REQUIRE(events[0].extra->items.size() == 1);
+    CHECK(events[0].extra->items[0].start == 3);
+    // The first item reaches into the second block, and began one token before it.
+    REQUIRE(events[1].extra);
+    CHECK(events[1].extra->salt.empty());
+    REQUIRE(events[1].extra->items.size() == 2);
+    CHECK(events[1].extra->items[0].start == -1);
+    CHECK(events[1].extra->items[0].length == 2);
+    CHECK(events[1].extra->items[1].hash[1] == 4);
+    CHECK(events[1].extra->items[1].start == 2);
+    CHECK_FALSE(events[2].extra);
+  };
+  const auto content = [&] {
+    std::vector<KvEvent> events;
+    kv.CachedContent(&events);
+    return events;
+  };
+  publish(kA);
+  publish(kB);
+  check(Events(kv));
+  check(content());
+  kv.Unpublish(kA, 0);  // what is left is the copy
+  check(content());
+  kv.Unpublish(kB, 0);
+  CHECK(content().empty());
+
+  // A block says nothing of what it held before.
+  Events(kv);
+  const OwnedChain plain(Count(0, 12), kBlockSize);
+  kv.Publish(kA, plain.view(), 12);
+  for (const KvEvent& e : Events(kv)) CHECK_FALSE(e.extra);
+  for (const KvEvent& e : content()) CHECK_FALSE(e.extra);
+}
+
 TEST_CASE("a reset is one event") {
   KvManager kv(Config(6, true));
   Run(kv, kA, OwnedChain(Count(0, 8), kBlockSize));
@@ -385,16 +433,17 @@ TEST_CASE("a reset is one event") {
 }
 
 TEST_CASE("a full event log drops the newest events and counts them") {
-  KvEventLog log(true);
+  KvEventLog log(true, 1);
   const std::vector<int32_t> tokens{1};
   const PrefixKey key{{1, 2}, {3, 4}, 0, tokens};
-  for (size_t i = 0; i < KvEventLog::kCapacity + 3; ++i) log.Stored(BlockId{int32_t(i)}, key);
+  const auto store = [&] { log.Filed(BlockId{0}, key, nullptr, true); };
+  for (size_t i = 0; i < KvEventLog::kCapacity + 3; ++i) store();
   CHECK(log.dropped() == 3);
   std::vector<KvEvent> events;
   log.Take(&events);
   CHECK(events.size() == KvEventLog::kCapacity);
   CHECK(Index(events.front().block) == 0);
-  log.Stored(BlockId{1}, key);
+  store();
   log.Take(&events);
   CHECK(events.size() == 1);
 }

@@ -45,6 +45,27 @@ def test_bad_values_are_named(given: Any, named: str) -> None:
     assert named in str(error.value)
 
 
+def test_blocks_are_named_by_the_core_s_hashes_unless_vllm_s_are_asked_for() -> None:
+    assert CacheConfig().prefix_caching_hash_algo == "xxh3"
+    assert CacheConfig(prefix_caching_hash_algo="sha256_cbor").prefix_caching_hash_algo == "sha256_cbor"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sha256", "use sha256_cbor"),
+        ("xxhash", "use sha256_cbor"),
+        ("sha256_cobr", "did you mean 'sha256_cbor'"),
+        (None, "use one of xxh3, sha256_cbor"),
+    ],
+)
+def test_other_hashes_are_refused_with_what_to_use(given: Any, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        CacheConfig(prefix_caching_hash_algo=given)
+    assert f"prefix_caching_hash_algo={given!r}" in str(error.value)
+    assert said in str(error.value)
+
+
 def test_events_without_a_prefix_cache_are_refused() -> None:
     with pytest.raises(ValueError, match="enable_prefix_caching"):
         CacheConfig(kv_events_config={"enable_kv_cache_events": True}, enable_prefix_caching=False)

@@ -8,11 +8,15 @@ import msgspec
 import pytest
 
 from octavo.kv_events import wire
+from octavo.kv_events.merge import merge
+from octavo.kv_events.names import NativeNames
 
 GROUPS = [wire.GroupInfo("full_attention"), wire.GroupInfo("sliding_window", 8)]
 
 
-def change(kind: str, name: int = 0, parent: int = 0, start: int = 0, group: int = 0) -> dict[str, Any]:
+def change(
+    kind: str, name: int = 0, parent: int = 0, start: int = 0, group: int = 0, extra: Any = None
+) -> dict[str, Any]:
     def digest(n: int) -> bytes:
         return n.to_bytes(16, "little")
 
@@ -25,11 +29,12 @@ def change(kind: str, name: int = 0, parent: int = 0, start: int = 0, group: int
         "parent": digest(parent),
         "start": start,
         "token_ids": tokens,
+        "extra": extra,
     }
 
 
 def payload(*changes: dict[str, Any], as_integers: bool = True) -> Any:
-    batch = wire.Batch(1.5, wire.merge(changes, GROUPS, as_integers=as_integers), 3)
+    batch = wire.Batch(1.5, merge(changes, GROUPS, NativeNames(as_integers=as_integers)), 3)
     return msgspec.msgpack.decode(wire.encode(batch))
 
 
@@ -79,8 +84,23 @@ def test_removed_blocks_of_one_group_are_one_event() -> None:
     assert [event["block_hashes"] for event in events] == [[1, 2], [3]]
 
 
+def test_extra_keys_are_one_entry_a_block_items_before_the_salt() -> None:
+    salted = change("stored", 1, extra=("tenant", [(b"\x0a" * 16, 1, 2)]))
+    second = change("stored", 2, parent=1, start=2, extra=("", [(b"\x0a" * 16, -1, 2), (b"\x0b" * 16, 1, 1)]))
+    third = change("stored", 3, parent=2, start=4)
+    (event,) = payload(salted, second, third)[1]
+    assert event["extra_keys"] == [[["0a" * 16, 1], "tenant"], [["0a" * 16, -1], ["0b" * 16, 1]], None]
+
+
+def test_extra_keys_that_come_late_leave_the_blocks_before_without() -> None:
+    (event,) = payload(
+        change("stored", 1), change("stored", 2, parent=1, start=2, extra=("", [(bytes(16), 0, 2)]))
+    )[1]
+    assert event["extra_keys"] == [None, [["00" * 16, 0]]]
+
+
 def test_what_was_encoded_is_decoded() -> None:
-    batch = wire.Batch(2.0, wire.merge([change("stored", 1), change("cleared")], GROUPS), 1)
+    batch = wire.Batch(2.0, merge([change("stored", 1), change("cleared")], GROUPS, NativeNames()), 1)
     assert wire.decode(wire.encode(batch)) == batch
 
 
