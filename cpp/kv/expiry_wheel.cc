@@ -23,10 +23,10 @@ void ExpiryWheel::Set(BlockId b, int64_t duration_us) {
   Insert(Index(b), now_, duration_us);
 }
 
-void ExpiryWheel::Restart(BlockId b) {
+void ExpiryWheel::Restart(BlockId b, int64_t now_us) {
   if (!Contains(b)) return;
   Unlink(Index(b));
-  Insert(Index(b), now_, nodes_[Index(b)].duration_us);
+  Insert(Index(b), std::max(now_, now_us / kTickMicros), nodes_[Index(b)].duration_us);
 }
 
 void ExpiryWheel::Cancel(BlockId b) {

@@ -30,8 +30,9 @@ class ExpiryWheel {
 
   // The block is due `duration_us` after the latest Advance. REQUIRES: enabled().
   void Set(BlockId b, int64_t duration_us);
-  // Its time begins anew. Nothing happens to a block that is not in the wheel.
-  void Restart(BlockId b);
+  // Its time begins anew, at `now_us` if that is later than the latest Advance. Nothing happens to
+  // a block that is not in the wheel.
+  void Restart(BlockId b, int64_t now_us = 0);
   void Cancel(BlockId b);
   // Calls `expire` with each block that is due by now and takes it out, unless that returns false:
   // then its time begins anew, and lasts kRetryMicros at least.

@@ -435,12 +435,12 @@ int32_t KvManager::published_tokens(RowSlot slot) const {
   return tokens;
 }
 
-void KvManager::Release(RowSlot slot) {
+void KvManager::Release(RowSlot slot, int64_t now_us) {
   for (int g = 0; g < num_groups(); ++g) {
     pool_.UnrefReversed(blocks(slot, g), g);
     Row& r = at(slot, g);
     if (r.timed) {
-      for (int32_t entry : blocks(slot, g)) expiry_.Restart(pool_.FromTable(entry, g));
+      for (int32_t entry : blocks(slot, g)) expiry_.Restart(pool_.FromTable(entry, g), now_us);
     }
     r.released = std::max(r.released, r.length);
     r.length = r.published = r.dead = r.held = 0;

@@ -138,8 +138,9 @@ class KvManager final : private EvictionSink {
   void ForgetPast(const PrefixChain& chain, int32_t tokens);
   // Takes one block out of the map, whoever holds it.
   void Forget(BlockId block);
-  // Gives the slot's blocks back. Its row still reads as before, until ClearRow.
-  void Release(RowSlot slot);
+  // Gives the slot's blocks back. Its row still reads as before, until ClearRow. `now_us`: when
+  // what was retained for a time begins to count; not before the latest Expire.
+  void Release(RowSlot slot, int64_t now_us = 0);
   // No step reads the released row any more; the slot may be admitted into again.
   // REQUIRES: length(slot) == 0.
   void ClearRow(RowSlot slot);

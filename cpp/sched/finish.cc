@@ -202,7 +202,7 @@ void Scheduler::PublishTail(Request& r) {
 }
 
 void Scheduler::ReleaseBlocks(Request& r) {
-  kv_.Release(r.row_slot());
+  kv_.Release(r.row_slot(), kv_.timed() ? clock_.NowMicros() : 0);
   if (num_open() > 0) {
     quarantine_.push_back({r.slot, next_step_ - 1});
   } else {

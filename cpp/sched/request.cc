@@ -160,10 +160,12 @@ namespace {
 void AssignExtraKeys(Request& r, const RequestInput& input, bool events) {
   r.extra.salt.assign(input.cache_salt);
   r.extra.items.clear();
-  if (!events) return;
-  for (const EncoderItem& item : input.encoder_items) {
-    r.extra.items.push_back({{item.hash[0], item.hash[1]}, item.start, item.length});
+  if (events) {
+    for (const EncoderItem& item : input.encoder_items) {
+      r.extra.items.push_back({{item.hash[0], item.hash[1]}, item.start, item.length});
+    }
   }
+  r.told = r.extra.empty() ? nullptr : &r.extra;
 }
 
 }  // namespace

@@ -115,6 +115,7 @@ struct alignas(64) Request {
   std::unique_ptr<int32_t[]> storage;
   std::vector<Hash128> hashes;  // of the full blocks of known tokens
   Hash128 root;
+  const KvExtraKeys* told = nullptr;  // `extra`, null when it is empty
   kv::RetentionPlan retention;
   KvExtraKeys extra;              // its salt, and where events are on its items
   std::vector<EncoderUse> items;  // images and audio, in order of their spans
@@ -130,7 +131,7 @@ struct alignas(64) Request {
             root,
             retention.empty() ? nullptr : &retention,
             cross.embeddings > 0 ? &cross : nullptr,
-            extra.empty() ? nullptr : &extra};
+            told};
   }
   // A new token stays in the hot line: finishing a step then touches no other, and the next row of
   // this request writes it to `tokens`, which it needs anyway.

@@ -428,8 +428,23 @@ void BindEncoderItem(py::module_& m) {
            py::arg("embeddings"), py::arg("bidirectional") = false, py::arg("cross") = false);
 }
 
-std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config) {
-  auto engine = CoreEngine::Create(config, SteadyClock(), SystemMemory());
+// Tells the time that it was told last.
+struct ManualClock final : Clock {
+  int64_t NowMicros() override { return now_us; }
+  int64_t now_us = 0;
+};
+
+void BindClock(py::module_& m) {
+  py::class_<ManualClock>(m, "ManualClock",
+                          "A clock that stands still until now_us is set; it must not go back.")
+      .def(py::init<>())
+      .def_readwrite("now_us", &ManualClock::now_us);
+}
+
+std::unique_ptr<CoreEngine> MakeEngine(const EngineConfig& config,
+                                       std::optional<ManualClock*> clock) {
+  Clock& time = clock ? static_cast<Clock&>(**clock) : SteadyClock();
+  auto engine = CoreEngine::Create(config, time, SystemMemory());
   if (!engine.ok()) Throw(engine.status());
   return std::move(*engine);
 }
@@ -515,7 +530,9 @@ void BindEngine(py::module_& m) {
   py::class_<CoreEngine> engine(
       m, "Engine", "Scheduler, KV manager and step batch. One thread at a time may call it.");
   BindContent(engine);
-  engine.def(py::init(&MakeEngine), py::arg("config"))
+  engine
+      .def(py::init(&MakeEngine), py::arg("config"), py::arg("clock") = std::nullopt,
+           py::keep_alive<1, 3>())
       .def("add_request", &AddRequest, py::arg("prompt_token_ids"), py::arg("params"),
            py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("retention") = std::nullopt,
            py::arg("encoder_items") = std::vector<EncoderItem>(),
@@ -583,6 +600,7 @@ PYBIND11_MODULE(_core, m) {
   octavo::bindings::BindPlan(m);
   octavo::bindings::BindRetention(m);
   octavo::bindings::BindEncoderItem(m);
+  octavo::bindings::BindClock(m);
   octavo::bindings::BindEngine(m);
   octavo::bindings::BindKv(m);
   octavo::bindings::BindSim(m);

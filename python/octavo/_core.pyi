@@ -8,7 +8,7 @@ import numpy
 import numpy.dtypes
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'EncoderItem', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'EncoderItem', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'ManualClock', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
 class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
@@ -238,11 +238,23 @@ class EncoderItem:
     """
     def __init__(self, hash: bytes, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, embeddings: typing.SupportsInt | typing.SupportsIndex, bidirectional: bool = False, cross: bool = False) -> None:
         ...
+class ManualClock:
+    """
+    A clock that stands still until now_us is set; it must not go back.
+    """
+    def __init__(self) -> None:
+        ...
+    @property
+    def now_us(self) -> int:
+        ...
+    @now_us.setter
+    def now_us(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 class Engine:
     """
     Scheduler, KV manager and step batch. One thread at a time may call it.
     """
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, clock: ManualClock | None = None) -> None:
         ...
     def abort(self, request: typing.SupportsInt | typing.SupportsIndex) -> None:
         """

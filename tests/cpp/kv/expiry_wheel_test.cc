@@ -45,6 +45,18 @@ TEST_CASE("cancelled blocks are never due, restarted ones later") {
   CHECK(Due(wheel, 20 * kTick) == Blocks{1});
 }
 
+TEST_CASE("what is let go of between two steps counts from then") {
+  ExpiryWheel wheel;
+  wheel.Enable(10);
+  Due(wheel, 100 * kTick);
+  for (int32_t b : {1, 2}) wheel.Set(BlockId{b}, 10 * kTick);
+  wheel.Restart(BlockId{1}, 150 * kTick);
+  wheel.Restart(BlockId{2}, 50 * kTick);  // not before the latest step
+  CHECK(Due(wheel, 110 * kTick) == Blocks{2});
+  CHECK(Due(wheel, 159 * kTick).empty());
+  CHECK(Due(wheel, 160 * kTick) == Blocks{1});
+}
+
 TEST_CASE("a block that is still wanted comes round again, after a second at least") {
   ExpiryWheel wheel;
   wheel.Enable(10);

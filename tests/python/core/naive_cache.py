@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from core.naive_timers import NaiveTimers
+
 # Classes of free blocks, lowest first: of content that somebody spoke for, the priority itself.
 UNHASHED, PROBATIONARY, PROVEN = -1.0, 34.5, 35.0
 PROVEN_SHARE = 0.8
@@ -23,6 +25,15 @@ class Wish:
     end: int = 0
     priority: int = 35
     decode_priority: int = 35
+    duration: int = 0  # microseconds after which the range's priority ends; 0: never
+    decode_duration: int = 0
+
+    @property
+    def timed(self) -> bool:
+        return self.duration > 0 or (self.decode_duration > 0 and self.decode_priority != 35)
+
+    def lasts(self, position: int) -> int:
+        return self.decode_duration if position >= self.prompt_len else self.duration
 
     def of(self, position: int) -> int | None:
         if position >= self.prompt_len:
@@ -76,6 +87,7 @@ class NaiveCache:
         self.fence = 0
         self.events: list[Event] = []
         self.evictions = 0
+        self.timers = NaiveTimers()
 
     @property
     def num_free(self) -> int:
@@ -177,6 +189,19 @@ class NaiveCache:
             self._unref(b)
         held.blocks = []
 
+    def restart(self, held: Held, wish: Wish, now: int) -> None:
+        """Its request lets go of the blocks: what it asked to keep for a time is kept from now on."""
+        for b in held.blocks if wish.timed else ():
+            self.timers.restart(b, now)
+
+    def expire(self, now: int) -> None:
+        self.timers.expire(now, self._end_wish)
+
+    def _end_wish(self, block: int) -> bool:
+        if self.refs[block] == 0:
+            self._set_kind(block, self._ordinary(block))
+        return self.refs[block] == 0
+
     # Filing.
 
     def publish(self, held: Held, tokens: list[int], salt: str, known: int, wish: Wish) -> list[int]:
@@ -242,6 +267,7 @@ class NaiveCache:
         if block in self.filed:
             self._remove(block)
             self._set_kind(block, UNHASHED)
+            self.timers.cancel(block)
 
     def reset(self) -> bool:
         if self.num_free != self.num_blocks - 1:
@@ -249,6 +275,7 @@ class NaiveCache:
         for block in sorted(self.filed):
             del self.filed[block]
             self._set_kind(block, UNHASHED)
+            self.timers.cancel(block)
         self.copies.clear()
         self.starts.clear()
         self.events.append(("cleared", 0, ()))
@@ -264,6 +291,7 @@ class NaiveCache:
         block = self.free[kinds[0]][0]
         if block in self.filed:
             self._remove(block)
+            self.timers.cancel(block)
             self.evictions += 1
         self._ref(block)
         self.kind[block] = UNHASHED
@@ -301,8 +329,14 @@ class NaiveCache:
         priority = wish.of(index * self.block_size)
         if priority is None:
             return
-        ordinary = PROVEN if self.hit[block] else PROBATIONARY
-        self._set_kind(block, ordinary if priority == 35 else float(priority))
+        self.timers.cancel(block)
+        self._set_kind(block, self._ordinary(block) if priority == 35 else float(priority))
+        lasts = wish.lasts(index * self.block_size)
+        if priority != 35 and lasts > 0:
+            self.timers.set(block, lasts)
+
+    def _ordinary(self, block: int) -> float:
+        return PROVEN if self.hit[block] else PROBATIONARY
 
     def _set_kind(self, block: int, kind: float) -> None:
         if kind == UNHASHED:

@@ -95,6 +95,8 @@ class NaiveEngine:
         self.preemptions = 0
         self.hits = 0
         self.accepted = 0
+        self.now = 0  # microseconds
+        self.timed = False  # somebody asked for retention that ends
 
     def add(
         self,
@@ -111,6 +113,7 @@ class NaiveEngine:
         major = priority if self.config.policy == "priority" else 0
         order = (major, self.arrivals)
         self.arrivals += 1
+        self.timed = self.timed or wish.timed
         request = NaiveRequest(id, len(prompt), list(prompt), salt, stop_len, eos, history, order, wish)
         self.waiting.append(request)
         return request
@@ -128,6 +131,8 @@ class NaiveEngine:
             return None
         self.step = NaiveStep()
         self.cache.fence = self.cache.serial
+        if self.timed:
+            self.cache.expire(self.now)
         self.budget = self.config.max_num_batched_tokens
         self.reserved = 0
         self.many = len(self.running) + len(self.waiting) > 1
@@ -167,7 +172,7 @@ class NaiveEngine:
         after = len(self.running) - index - 1
         decodes = r.computed == len(r.tokens) - 1 and r.computed >= r.prompt_len
         count = min(len(r.drafts), self.budget - 1 - after) if decodes else 0
-        if self.promised < 0:
+        if count > 0 and self.promised < 0:
             prompts = [q for q in self.running if q.computed < len(q.tokens) - 1]
             needs = [self.cache.blocks_for(len(q.tokens)) - len(q.held.blocks) for q in prompts]
             self.promised = len(self.running) + sum(max(0, need) for need in needs)
@@ -249,6 +254,7 @@ class NaiveEngine:
         self.cache.publish_tail(r.held, r.tokens, r.salt, processed, r.wish)
 
     def _release(self, r: NaiveRequest) -> None:
+        self.cache.restart(r.held, r.wish, self.now)
         self.cache.release(r.held)
         r.held = Held()
         if self.open:

@@ -46,10 +46,12 @@ class Twins:
         self.rng = random.Random(seed)
         self.config = random_config(self.rng)
         self.naive = NaiveEngine(self.config)
+        self.clock = core.ManualClock()
         self.core = core.Engine(
             core.EngineConfig(
                 **vars(self.config), priority_aging_ms=0, hash_seed=seed + 1, enable_kv_events=True
-            )
+            ),
+            self.clock,
         )
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
@@ -85,8 +87,18 @@ class Twins:
         begin = rng.randrange(length)
         end, priority = rng.randint(begin + 1, length), rng.choice([0, 20, 35, 50, 100])
         decode = rng.choice([10, 35, 60])
-        retention = core.Retention([(begin, end, priority, 0)], decode_priority=decode)
-        return Wish(length, begin, end, priority, decode), retention
+        lasts, decode_lasts = (rng.choice([0, 0, 1, 7, 90, 1500, 20_000]) for _ in range(2))
+        retention = core.Retention(
+            [(begin, end, priority, lasts)], decode_priority=decode, decode_duration_ms=decode_lasts
+        )
+        wish = Wish(length, begin, end, priority, decode, 1000 * lasts, 1000 * decode_lasts)
+        return wish, retention
+
+    def wait(self) -> None:
+        """Time passes: mostly less than what is kept for a time lasts, now and then more than all of it."""
+        passed = self.rng.choice([0, 300, 900, 5_000, 5_000, 40_000, 600_000, 30_000_000])
+        self.naive.now += passed
+        self.clock.now_us = self.naive.now
 
     def begin(self) -> bool:
         plan, step = self.core.begin_step(), self.naive.begin()
@@ -185,8 +197,8 @@ class Twins:
         naive.cache.events.clear()
 
     def operations(self) -> Iterator[str]:
-        names = ["add", "turn", "guess", "end_one", "fail", "reset"]
-        yield from self.rng.choices(names, [30, 100, 60, 6, 1, 2], k=OPERATIONS)
+        names = ["add", "turn", "guess", "wait", "end_one", "fail", "reset"]
+        yield from self.rng.choices(names, [30, 100, 60, 40, 6, 1, 2], k=OPERATIONS)
         while self.core.has_unfinished() or self.open:
             yield self.rng.choice(["turn", "guess"])
 
@@ -204,7 +216,7 @@ class Twins:
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_core_equals_the_naive_model(first: int) -> None:
-    preemptions = hits = accepted = copies = 0
+    preemptions = hits = accepted = copies = ended = put_off = 0
     for seed in range(first, first + 50):
         twins = Twins(seed)
         try:
@@ -215,8 +227,12 @@ def test_core_equals_the_naive_model(first: int) -> None:
         hits += twins.naive.hits
         copies += twins.copies
         accepted += twins.naive.accepted
+        ended += twins.naive.cache.timers.ended
+        put_off += twins.naive.cache.timers.put_off
     # A run that never reaches the hard parts proves nothing.
     assert preemptions > 50
     assert hits > 500
     assert copies > 50
     assert accepted > 50
+    assert ended > 50
+    assert put_off > 5
