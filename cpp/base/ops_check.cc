@@ -1,5 +1,6 @@
 #include "base/ops_check.h"
 
+#include <cstdint>
 #include <string>
 
 namespace octavo {
@@ -78,6 +79,31 @@ Status CheckSameShape(const OpTensor& t, const OpTensor& other) {
   if (same) return Status::Ok();
   return Fault(t, "has shape " + Extents(t.view.shape, t.view.rank) + ", need " +
                       Extents(other.view.shape, other.view.rank) + " as " + other.name + " has");
+}
+
+namespace {
+
+// One past the last byte, as an address; the first byte's where there are no elements.
+uintptr_t EndOf(const TensorView& v) {
+  const auto begin = reinterpret_cast<uintptr_t>(v.data);
+  int64_t last = 0;
+  for (int d = 0; d < v.rank; ++d) {
+    if (v.shape[d] == 0) return begin;
+    last += (v.shape[d] - 1) * v.stride[d];
+  }
+  return begin + static_cast<uintptr_t>((last + 1) * DTypeSize(v.dtype));
+}
+
+}  // namespace
+
+Status CheckApart(const char* op, const TensorView& out,
+                  std::initializer_list<const TensorView*> indices) {
+  const auto begin = reinterpret_cast<uintptr_t>(out.data), end = EndOf(out);
+  for (const TensorView* v : indices) {
+    if (EndOf(*v) <= begin || reinterpret_cast<uintptr_t>(v->data) >= end) continue;
+    return InvalidOp(op, "an output shares memory with an index tensor: pass memory of its own");
+  }
+  return Status::Ok();
 }
 
 }  // namespace octavo

@@ -33,6 +33,12 @@ Status CheckSameDType(const OpTensor& t, const OpTensor& other);
 // Same rank and extents as `other`.
 Status CheckSameShape(const OpTensor& t, const OpTensor& other);
 
+// `out` shares no memory with an index tensor of the call. Indices are checked before anything is
+// written: what an output overwrites later would be followed unchecked.
+// REQUIRES: shapes and strides of all were checked.
+Status CheckApart(const char* op, const TensorView& out,
+                  std::initializer_list<const TensorView*> indices);
+
 }  // namespace octavo
 
 // Hands the first fault of an expression up. The one macro for control flow here: a dozen checks in

@@ -1,10 +1,30 @@
-// The plain ops that a fused one stands for.
+// What several ops need of their arguments: the limits of a block table, and the plain ops that a
+// fused one stands for.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "base/ops_check.h"
 #include "octavo/ops.h"
 #include "octavo/ops_latent.h"
 
 namespace octavo {
+
+// A block of more tokens than a position can count is a mistake, and its products leave 64 bits.
+inline Status CheckBlockSize(const char* op, int64_t block_size) {
+  if (block_size >= 1 && block_size <= INT32_MAX) return Status::Ok();
+  return InvalidOp(op,
+                   "block_size is " + std::to_string(block_size) + ", need 1 to 2147483647 tokens");
+}
+
+// Positions that a line of a block table has room for, as far as 32 bits count them.
+// REQUIRES: block_size > 0.
+inline int64_t TableRoom(const TensorView& table, int64_t block_size) {
+  constexpr int64_t kMost = INT64_C(1) << 31;
+  return std::min(kMost, std::min(table.shape[1], kMost) * std::min(block_size, kMost));
+}
 
 inline RmsNormArgs NormOf(const NormRopeCacheArgs& a, const TensorView& x,
                           const TensorView& weight) {

@@ -102,7 +102,8 @@ Status Validate(const RopeArgs& a) {
                              " columns, need an even number <= the head dim " +
                              std::to_string(a.q.shape[2]));
   }
-  return Status::Ok();
+  OCTAVO_RETURN_IF_ERROR(CheckApart(op, a.q, {&a.position}));
+  return CheckApart(op, a.k, {&a.position});
 }
 
 Status Validate(const SlotMappingArgs& a) {
@@ -111,10 +112,8 @@ Status Validate(const SlotMappingArgs& a) {
   OCTAVO_RETURN_IF_ERROR(
       CheckColumn(op, "slot", a.slot, DType::kI64, a.position.shape[0], /*written=*/true));
   OCTAVO_RETURN_IF_ERROR(CheckRows(op, a.row_slot, a.query_start, a.block_table));
-  if (a.block_size < 1) {
-    return InvalidOp(op, "block_size is " + std::to_string(a.block_size) + ", need at least 1");
-  }
-  return Status::Ok();
+  OCTAVO_RETURN_IF_ERROR(CheckBlockSize(op, a.block_size));
+  return CheckApart(op, a.slot, {&a.position, &a.query_start, &a.row_slot, &a.block_table});
 }
 
 Status Validate(const CacheWriteArgs& a) {
@@ -130,7 +129,8 @@ Status Validate(const CacheWriteArgs& a) {
     return InvalidOp(op, "k has " + std::to_string(a.k.shape[1]) + " heads, need the cache's " +
                              std::to_string(a.cache.shape[2]));
   }
-  return CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]));
+  return CheckApart(op, a.cache, {&a.slot});
 }
 
 Status Validate(const NormRopeCacheArgs& a) {
@@ -143,7 +143,11 @@ Status Validate(const NormRopeCacheArgs& a) {
     OCTAVO_RETURN_IF_ERROR(Validate(NormOf(a, a.k, *a.k_norm)));
   }
   OCTAVO_RETURN_IF_ERROR(Validate(RopeOf(a)));
-  return Validate(CacheWriteOf(a));
+  OCTAVO_RETURN_IF_ERROR(Validate(CacheWriteOf(a)));
+  for (const TensorView* out : {&a.q, &a.k, &a.cache}) {
+    OCTAVO_RETURN_IF_ERROR(CheckApart("norm_rope_cache", *out, {&a.position, &a.slot}));
+  }
+  return Status::Ok();
 }
 
 Status Validate(const PagedAttentionArgs& a) {
@@ -180,6 +184,8 @@ Status Validate(const PagedAttentionArgs& a) {
   if (!(a.soft_cap >= 0.0f) || std::isinf(a.soft_cap)) {
     return InvalidOp(op, "soft_cap is " + std::to_string(a.soft_cap) + ", need 0 (off) or more");
   }
+  OCTAVO_RETURN_IF_ERROR(
+      CheckApart(op, a.out, {&a.block_table, &a.row_slot, &a.query_start, &a.seq_len}));
   if (!a.sinks.has_value()) return Status::Ok();
   return CheckColumn(op, "sinks", *a.sinks, DType::kF32, a.q.shape[1]);
 }
@@ -221,7 +227,8 @@ Status Validate(const FillTokensArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
   OCTAVO_RETURN_IF_ERROR(
       CheckColumn(op, "query_start", a.query_start, DType::kI32, a.row_slot.shape[0] + 1));
-  return CheckColumn(op, "last_token", a.last_token, DType::kI32, kAnyExtent);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "last_token", a.last_token, DType::kI32, kAnyExtent));
+  return CheckApart(op, a.token_id, {&a.query_start, &a.row_slot});
 }
 
 Status Validate(const KeepTokensArgs& a) {
@@ -231,7 +238,8 @@ Status Validate(const KeepTokensArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "token", a.token, DType::kI32, kAnyExtent));
   OCTAVO_RETURN_IF_ERROR(
       CheckColumn(op, "sample_row", a.sample_row, DType::kI32, a.token.shape[0]));
-  return CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
+  return CheckApart(op, a.last_token, {&a.sample_row, &a.row_slot});
 }
 
 namespace {
@@ -275,7 +283,13 @@ Status Validate(const SampleArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "history", a.history, DType::kU64, s));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "history_len", a.history_len, DType::kI32, s));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "prompt_len", a.prompt_len, DType::kI32, s));
-  return CheckColumn(op, "mask", a.mask, DType::kU64, s);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "mask", a.mask, DType::kU64, s));
+  for (const TensorView* out : {&a.token, &a.logits}) {
+    OCTAVO_RETURN_IF_ERROR(CheckApart(
+        op, *out,
+        {&a.bias_start, &a.bias_token, &a.history, &a.history_len, &a.prompt_len, &a.mask}));
+  }
+  return Status::Ok();
 }
 
 Status Validate(const LogprobsArgs& a) {
@@ -293,7 +307,11 @@ Status Validate(const LogprobsArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckDType(values, DType::kF32));
   OCTAVO_RETURN_IF_ERROR(CheckShape(values, {s, a.k + 1}));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "rank", a.rank, DType::kI32, s, /*written=*/true));
-  return CheckColumn(op, "token", a.token, DType::kI32, s);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "token", a.token, DType::kI32, s));
+  for (const TensorView* out : {&a.ids, &a.values, &a.rank}) {
+    OCTAVO_RETURN_IF_ERROR(CheckApart(op, *out, {&a.token}));
+  }
+  return Status::Ok();
 }
 
 }  // namespace octavo

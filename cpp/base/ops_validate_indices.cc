@@ -64,7 +64,7 @@ Status ValidateIndices(const SlotMappingArgs& a) {
   const int64_t rows = a.row_slot.shape[0];
   OCTAVO_RETURN_IF_ERROR(CheckStarts(op, "query_start", a.query_start, a.position.shape[0]));
   OCTAVO_RETURN_IF_ERROR(CheckRange(op, "row_slot", a.row_slot, a.block_table.shape[0]));
-  const int64_t limit = a.block_table.shape[1] * a.block_size;
+  const int64_t limit = TableRoom(a.block_table, a.block_size);
   const int32_t* start = a.query_start.ptr<int32_t>();
   const int32_t* position = a.position.ptr<int32_t>();
   const int64_t bad = FirstOutside(position, start[rows], limit);
@@ -125,7 +125,7 @@ Status CheckAttentionIndices(const char* op, const PagedAttentionArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckStarts(op, "query_start", a.query_start, a.q.shape[0]));
   OCTAVO_RETURN_IF_ERROR(CheckRange(op, "row_slot", a.row_slot, a.block_table.shape[0]));
   OCTAVO_RETURN_IF_ERROR(
-      CheckRange(op, "seq_len", a.seq_len, a.block_table.shape[1] * block_size + 1));
+      CheckRange(op, "seq_len", a.seq_len, TableRoom(a.block_table, block_size) + 1));
   const int32_t* start = a.query_start.ptr<int32_t>();
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t length = a.seq_len.ptr<int32_t>()[r];

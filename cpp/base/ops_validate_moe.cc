@@ -90,7 +90,11 @@ Status Validate(const MoeGroupArgs& a) {
   const OpTensor token{op, "token", a.token, true};
   OCTAVO_RETURN_IF_ERROR(CheckDType(token, DType::kI32));
   OCTAVO_RETURN_IF_ERROR(CheckShape(token, {n * k}));
-  return CheckStart(op, a.start, /*written=*/true);
+  OCTAVO_RETURN_IF_ERROR(CheckStart(op, a.start, /*written=*/true));
+  for (const TensorView* out : {&a.place, &a.token, &a.start}) {
+    OCTAVO_RETURN_IF_ERROR(CheckApart(op, *out, {&a.ids}));
+  }
+  return CheckApart(op, a.token, {&a.place});
 }
 
 Status Validate(const GroupedLinearArgs& a) {
@@ -108,6 +112,7 @@ Status Validate(const GroupedLinearArgs& a) {
   if (a.out.data != nullptr && (a.out.data == a.x.data || a.out.data == a.weight.data)) {
     return InvalidOp(op, "out shares memory with x or weight, need a tensor of its own");
   }
+  OCTAVO_RETURN_IF_ERROR(CheckApart(op, a.out, {&a.start}));
   if (!a.bias.has_value()) return Status::Ok();
   const OpTensor bias{op, "bias", *a.bias};
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(bias, x));
@@ -123,7 +128,8 @@ Status Validate(const MoeCombineArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckShape(out, {kAnyExtent, a.rows.shape[1]}));
   const int64_t n = a.out.shape[0];
   OCTAVO_RETURN_IF_ERROR(CheckTable({op, "place", a.place}, DType::kI32, n, kAnyExtent));
-  return CheckTable({op, "weights", a.weights}, DType::kF32, n, a.place.shape[1]);
+  OCTAVO_RETURN_IF_ERROR(CheckTable({op, "weights", a.weights}, DType::kF32, n, a.place.shape[1]));
+  return CheckApart(op, a.out, {&a.place});
 }
 
 Status Validate(const ClampedSwigluArgs& a) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/ops_check.h"
+#include "base/ops_parts.h"
 #include "octavo/ops_state.h"
 
 namespace octavo {
@@ -70,13 +71,17 @@ Status Validate(const StateMappingArgs& a) {
   const OpTensor table{op, "block_table", a.block_table};
   OCTAVO_RETURN_IF_ERROR(CheckDType(table, DType::kI32));
   OCTAVO_RETURN_IF_ERROR(CheckShape(table, {kAnyExtent, kAnyExtent}));
-  if (a.block_size >= 1) return Status::Ok();
-  return InvalidOp(op, "block_size is " + std::to_string(a.block_size) + ", need at least 1");
+  OCTAVO_RETURN_IF_ERROR(CheckBlockSize(op, a.block_size));
+  for (const TensorView* out : {&a.source, &a.target}) {
+    OCTAVO_RETURN_IF_ERROR(
+        CheckApart(op, *out, {&a.query_start, &a.row_slot, &a.seq_len, &a.block_table}));
+  }
+  return Status::Ok();
 }
 
 Status ValidateIndices(const StateMappingArgs& a) {
   const char* op = "state_mapping";
-  const int64_t rows = a.source.shape[0], limit = a.block_table.shape[1] * a.block_size;
+  const int64_t rows = a.source.shape[0], limit = TableRoom(a.block_table, a.block_size);
   OCTAVO_RETURN_IF_ERROR(CheckStarts(op, a.query_start, INT32_MAX));
   const int32_t* start = a.query_start.ptr<int32_t>();
   for (int64_t r = 0; r < rows; ++r) {
@@ -124,7 +129,9 @@ Status Validate(const CausalConv1dArgs& a) {
   }
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(state, x));
   OCTAVO_RETURN_IF_ERROR(CheckShape(state, {kAnyExtent, taps - 1, a.x.shape[1]}));
-  return CheckRows(op, a.query_start, a.source, a.target);
+  OCTAVO_RETURN_IF_ERROR(CheckRows(op, a.query_start, a.source, a.target));
+  OCTAVO_RETURN_IF_ERROR(CheckApart(op, a.out, {&a.query_start, &a.source, &a.target}));
+  return CheckApart(op, a.state, {&a.query_start, &a.source, &a.target});
 }
 
 Status ValidateIndices(const CausalConv1dArgs& a) {
@@ -168,7 +175,9 @@ Status Validate(const SsmScanArgs& a) {
     return InvalidOp(op, "state has stride " + std::to_string(a.state.stride[2]) +
                              " between values of one head, need " + std::to_string(dim));
   }
-  return CheckRows(op, a.query_start, a.source, a.target);
+  OCTAVO_RETURN_IF_ERROR(CheckRows(op, a.query_start, a.source, a.target));
+  OCTAVO_RETURN_IF_ERROR(CheckApart(op, a.out, {&a.query_start, &a.source, &a.target}));
+  return CheckApart(op, a.state, {&a.query_start, &a.source, &a.target});
 }
 
 Status ValidateIndices(const SsmScanArgs& a) {

@@ -1,6 +1,7 @@
 #include <string>
 
 #include "base/ops_check.h"
+#include "base/ops_parts.h"
 #include "octavo/ops_tables.h"
 
 namespace octavo {
@@ -20,9 +21,7 @@ Status Validate(const FetchBlocksArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckShape(table, {kAnyExtent, kAnyExtent}));
   OCTAVO_RETURN_IF_ERROR(CheckShape(row_slot, {kAnyExtent}));
   OCTAVO_RETURN_IF_ERROR(CheckShape(seq_len, {a.row_slot.shape[0]}));
-  if (a.block_size < 1) {
-    return InvalidOp(kOp, "block_size is " + std::to_string(a.block_size) + ", need at least 1");
-  }
+  OCTAVO_RETURN_IF_ERROR(CheckBlockSize(kOp, a.block_size));
   if (a.source == 0 || a.source_slots < 0 || a.source_stride < 0) {
     return InvalidOp(kOp, "source is no table: pass its address, its lines and their length");
   }
@@ -30,7 +29,7 @@ Status Validate(const FetchBlocksArgs& a) {
     return InvalidOp(kOp, "a line of source has " + std::to_string(a.source_stride) +
                               " entries, table has room for " + std::to_string(a.table.shape[1]));
   }
-  return Status::Ok();
+  return CheckApart(kOp, a.table, {&a.row_slot, &a.seq_len});
 }
 
 Status ValidateIndices(const FetchBlocksArgs& a) {

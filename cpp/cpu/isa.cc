@@ -1,4 +1,8 @@
 // Which kernel table is in use: the widest that the processor runs, unless SetIsa chose another.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstring>
 #include <string>
@@ -9,17 +13,24 @@
 namespace octavo::cpu {
 namespace {
 
+#if defined(__x86_64__)
+// Not every compiler's __builtin_cpu_supports knows the name.
+bool HasF16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 const Kernels* Usable(const char* name) {
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx512") == 0) {
     const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                     __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma");
+                     HasF16c() && __builtin_cpu_supports("fma");
     return has ? KernelsAvx512() : nullptr;
   }
   if (std::strcmp(name, "avx2") == 0) {
-    const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                     __builtin_cpu_supports("f16c");
+    const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
     return has ? KernelsAvx2() : nullptr;
   }
 #endif

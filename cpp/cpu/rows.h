@@ -8,13 +8,16 @@
 
 namespace octavo::cpu {
 
-// The address of v[i, ...], or of v[i, j, ...].
+// The address of v[i, ...], or of v[i, j, ...]. In integers: a tensor without elements has no
+// memory, and a pointer to nothing must not be moved even where nobody follows it.
 inline void* RowOf(const TensorView& v, int64_t i) {
-  return static_cast<char*>(v.data) + i * v.stride[0] * DTypeSize(v.dtype);
+  const auto offset = static_cast<uintptr_t>(i * v.stride[0] * DTypeSize(v.dtype));
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(v.data) + offset);
 }
 inline void* RowOf(const TensorView& v, int64_t i, int64_t j) {
   const int64_t second = v.rank == 3 ? j * v.stride[1] : 0;
-  return static_cast<char*>(v.data) + (i * v.stride[0] + second) * DTypeSize(v.dtype);
+  const auto offset = static_cast<uintptr_t>((i * v.stride[0] + second) * DTypeSize(v.dtype));
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(v.data) + offset);
 }
 
 // Rows of n elements that take some ten microseconds: below two such grains an op stays on the

@@ -99,6 +99,7 @@ constexpr std::string_view kNames[] = {
 static_assert(sizeof(kNames) / sizeof(kNames[0]) == kNumOps, "every kind has its name");
 
 constexpr std::string_view kHeader = "octavo-sim 1";
+constexpr size_t kMostShown = 80;  // characters of a line that is no operation
 
 bool ParseNumber(std::string_view text, uint64_t* value) {
   const char* end = text.data() + text.size();
@@ -108,7 +109,7 @@ bool ParseNumber(std::string_view text, uint64_t* value) {
 
 bool ParseKind(std::string_view text, OpKind* kind) {
   for (size_t i = 0; i < kNumOps; ++i) {
-    if (kNames[i] != text) continue;
+    if (kNames[i] != text || IsObserved(OpKind(i))) continue;
     *kind = OpKind(i);
     return true;
   }
@@ -144,12 +145,12 @@ Result<Scenario> ScenarioFromText(std::string_view text) {
     OpKind kind;
     if (has_argument && name == "config") {
       scenario.config_seed = argument;
-    } else if (has_argument && ParseKind(name, &kind)) {
+    } else if (has_argument && argument <= kMaxArgument && ParseKind(name, &kind)) {
       scenario.ops.push_back({kind, argument});
     } else {
       return Status::InvalidArgument(
-          StrCat("line ", number, " is \"", line,
-                 "\": give an operation and a number, as in \"begin 0\""));
+          StrCat("line ", number, " is \"", line.substr(0, kMostShown),
+                 "\": give an operation and a number below 4294967296, as in \"begin 0\""));
     }
   }
   return scenario;

@@ -121,8 +121,12 @@ inline constexpr size_t kNumOps = size_t(OpKind::kCorruptItem) + 1;
 std::string_view Name(OpKind kind);
 // Whether the kind is a fault (and not the ordinary course of things).
 constexpr bool IsFault(OpKind kind) { return kind > OpKind::kDraft && kind < OpKind::kCorrupt; }
-// Whether a generator may draw it; the others are observed.
-constexpr bool IsDrawn(OpKind kind) { return IsFault(kind) && kind < OpKind::kQueueFull; }
+// Whether it only happens by itself: no list of operations can ask for it.
+constexpr bool IsObserved(OpKind kind) {
+  return kind >= OpKind::kQueueFull && kind < OpKind::kCorrupt;
+}
+// Whether a generator may draw it.
+constexpr bool IsDrawn(OpKind kind) { return IsFault(kind) && !IsObserved(kind); }
 constexpr bool NeedsImages(OpKind kind) {
   return kind >= OpKind::kBadItem && kind <= OpKind::kResetEncoder;
 }
@@ -131,6 +135,9 @@ constexpr bool NeedsEvents(OpKind kind) {
 }
 
 using OpCounts = std::array<uint64_t, kNumOps>;
+
+// What an argument means is computed in 64 bits; 32 of its own keep that from running over.
+inline constexpr uint64_t kMaxArgument = 0xFFFF'FFFF;
 
 struct Op {
   OpKind kind = OpKind::kCheck;

@@ -3,6 +3,7 @@
 
 #include "cpu/tensor.h"
 #include "doctest/doctest.h"
+#include "octavo/ops_moe.h"
 
 namespace octavo::cpu {
 namespace {
@@ -204,6 +205,35 @@ TEST_CASE("row ops refuse wrong shapes, dtypes and positions") {
   TensorView folded = out.view();
   folded.stride[0] = 0;
   CHECK(Refused(RmsNorm({folded, x.view(), weight.view(), 1e-6f, 0}), "stride 0"));
+}
+
+TEST_CASE("no op writes over the indices that it follows") {
+  // They were checked before the first write; what is written over them would not be.
+  std::vector<int32_t> ids(8, 1), start(3), position(4, 0), row_slot(1, 0), query_start = {0, 4};
+  const TensorView over = TensorView::Dense(ids.data(), DType::kI32, {2, 2});
+  const TensorView token = TensorView::Dense(ids.data() + 4, DType::kI32, {4});
+  CHECK(Refused(MoeGroup({over, token, Column(start), over}), "shares memory with an index"));
+  CHECK(
+      Refused(KeepTokens({Column(row_slot), Column(row_slot), Column(row_slot), Column(row_slot)}),
+              "shares memory with an index"));
+  CHECK(FillTokens({Column(position), Column(query_start), Column(row_slot), token}).ok());
+  const TensorView first = TensorView::Dense(position.data(), DType::kI32, {1});
+  CHECK(Refused(FillTokens({Column(position), Column(query_start), first, token}),
+                "shares memory with an index"));
+}
+
+TEST_CASE("a block size that no position can count is refused") {
+  std::vector<int32_t> position(4, 0), row_slot(1, 0), query_start = {0, 4}, table(4, 1);
+  std::vector<int64_t> slot(4);
+  SlotMappingArgs a{TensorView::Dense(slot.data(), DType::kI64, {4}),
+                    Column(position),
+                    Column(query_start),
+                    Column(row_slot),
+                    TensorView::Dense(table.data(), DType::kI32, {1, 4}),
+                    INT64_MAX};
+  CHECK(Refused(SlotMapping(a), "block_size is 9223372036854775807"));
+  a.block_size = INT32_MAX;
+  CHECK(SlotMapping(a).ok());
 }
 
 TEST_CASE("ops accept no tokens at all") {

@@ -287,6 +287,8 @@ TEST_CASE("state_mapping reads the entry before a row and writes the entry of it
   CHECK(Refused(StateMapping(a), "row_slot[3] is 4, need 0 to 3"));
   a.block_size = 0;
   CHECK(Refused(StateMapping(a), "block_size is 0"));
+  a.block_size = INT64_MAX;
+  CHECK(Refused(StateMapping(a), "block_size is 9223372036854775807"));
 }
 
 TEST_CASE("the ops of recurrent layers refuse wrong shapes, dtypes and blocks before they write") {

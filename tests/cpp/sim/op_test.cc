@@ -27,6 +27,11 @@ TEST_CASE("what is no scenario is refused with the line that is wrong") {
   CHECK(message("octavo-sim 1\nbegin\n").find("line 2 is \"begin\"") == 0);
   CHECK(message("octavo-sim 1\nbegin 1x\n").find("line 2 is \"begin 1x\"") == 0);
   CHECK(message("octavo-sim 1\nbegin -1\n").find("line 2 is \"begin -1\"") == 0);
+  CHECK(message("octavo-sim 1\ntick 4294967295\n") == "read");
+  CHECK(message("octavo-sim 1\ntick 4294967296\n").find("line 2") == 0);
+  // What happens by itself cannot be asked for.
+  CHECK(message("octavo-sim 1\nqueue_full 0\n").find("line 2") == 0);
+  CHECK(message("octavo-sim 1\n" + std::string(10'000, 'x')).size() < 200);
 }
 
 TEST_CASE("every kind has a name of its own") {
