@@ -29,10 +29,17 @@ class CapacityError(OctavoError, ValueError):
 
 def invalid(field: str, value: object, remedy: str) -> ConfigError:
     """Return the error for one option: what it is called, what it was, what to do instead."""
-    return ConfigError(f"{field}={_VALUES.repr(value)} is not valid: {remedy}")
+    return ConfigError(f"{field}={shown(value)} is not valid: {remedy}")
 
 
-# A value is shown, but a huge one does not fill the log.
+def shown(value: object) -> str:
+    """A value as errors show it: a huge or deep one does not fill the log."""
+    try:
+        return _VALUES.repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print
+        return f"<{type(value).__name__}>"
+
+
 _VALUES = reprlib.Repr()
 _VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 120
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from octavo.config import parse_dtype
-from octavo.errors import ModelError, did_you_mean
+from octavo.errors import ModelError, did_you_mean, shown
 from octavo.hf.architectures import ARCHITECTURES, Architecture
 from octavo.hf.experts import ExpertRule, experts
 from octavo.hf.latent import LatentSpec, deepseek_experts, latent_scale, latent_spec
@@ -57,7 +57,7 @@ def _flat(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Lay a text_config over the file it stands in. Null in it counts for nothing."""
     text = raw.get("text_config", {})
     if not isinstance(text, dict):
-        raise ModelError(f"{path}: text_config={text!r:.80} is not valid: an object is expected")
+        raise ModelError(f"{path}: text_config={shown(text)} is not valid: an object is expected")
     of_all = {key: raw[key] for key in ("architectures", "tie_word_embeddings", "eos_token_id") if key in raw}
     return {**raw, **{key: value for key, value in text.items() if value is not None}, **of_all}
 
@@ -233,12 +233,11 @@ def _checkpoint_dtype(config: Reader) -> str:
 
 def _token_ids(config: Reader, generation: Mapping[str, Any], key: str, vocab_size: int) -> tuple[int, ...]:
     """Return the ids of both files without repeats, generation_config.json's first."""
-    found: list[int] = []
+    found: dict[int, None] = {}  # in order, and a file may hold millions
     for source in (generation, config.raw):
         value = source.get(key)
         for token in value if isinstance(value, list) else [] if value is None else [value]:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
                 raise config.error(key, value, f"token ids below vocab_size={vocab_size} are expected")
-            if token not in found:
-                found.append(token)
+            found[token] = None
     return tuple(found)

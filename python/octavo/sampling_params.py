@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from octavo.errors import did_you_mean, invalid
+from octavo.errors import did_you_mean, invalid, shown
 
 MAX_N = 128
 MAX_STOPS = 16
@@ -78,7 +78,7 @@ class SamplingParams:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise TypeError(f"SamplingParams has no {name!r}{did_you_mean(name, known)}")
+                raise TypeError(f"SamplingParams has no {shown(name)}{did_you_mean(name, known)}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

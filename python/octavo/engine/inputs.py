@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from octavo.errors import shown
 from octavo.prompts import KvRetention
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
@@ -87,7 +88,8 @@ class InputProcessor:
             raise TypeError(f"{where} must be a string, a mapping or a list of token ids, {_not(prompt)}")
         unknown = sorted(str(key) for key in prompt if key not in _KEYS)
         if unknown:
-            raise ValueError(f"{where} has the unknown key {unknown[0]!r}; use {', '.join(sorted(_KEYS))}")
+            known = ", ".join(sorted(_KEYS))
+            raise ValueError(f"{where} has the unknown key {shown(unknown[0])}; use {known}")
         salt = prompt.get("cache_salt") or ""
         if not isinstance(salt, str) or len(salt) > _MAX_SALT_CHARS:
             raise ValueError(f"{where}: cache_salt must be a string of at most {_MAX_SALT_CHARS} characters")
@@ -185,7 +187,7 @@ def _to_array(ids: Any, where: str) -> npt.NDArray[np.int64]:
         wrong = next((i for i, item in enumerate(ids) if not _is_integer(item)), 0)
         raise ValueError(
             f"{where}: prompt_token_ids must be a flat list of integers; the one at position {wrong} is "
-            f"{str(ids[wrong])[:40]!r}"
+            f"{shown(ids[wrong])}"
         )
     # What does not fit int64 is out of every vocabulary.
     return (

@@ -83,18 +83,18 @@ def _gate(config: Reader) -> tuple[float, float]:
 def _layers(config: Reader, rule: ExpertRule, num_layers: int) -> tuple[bool, ...]:
     """`moe_layers` names them, else every step-th; `mlp_only_layers` have none."""
     step = config.integer(rule.step_key, 1, high=1 << 16) if rule.step_key else 1
-    chosen = [layer for layer in range(num_layers) if (layer + 1) % step == 0]
+    chosen = {layer for layer in range(num_layers) if (layer + 1) % step == 0}
     if rule.step_key:
         chosen = _named(config, "moe_layers", chosen, num_layers)
-    dense = _named(config, "mlp_only_layers", [], num_layers) if rule.step_key else []
+    dense = _named(config, "mlp_only_layers", set(), num_layers) if rule.step_key else set()
     return tuple(layer in chosen and layer not in dense for layer in range(num_layers))
 
 
-def _named(config: Reader, key: str, default: list[int], num_layers: int) -> list[int]:
-    layers = config.get(key, default)
+def _named(config: Reader, key: str, default: set[int], num_layers: int) -> set[int]:
+    layers = config.get(key, list(default))
     known = isinstance(layers, list) and all(
         isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < num_layers for layer in layers
     )
     if not known:
         raise config.error(key, layers, f"a list of layers below num_hidden_layers={num_layers} is expected")
-    return list(layers)
+    return set(layers)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import ModelError
+from octavo.errors import ModelError, shown
 
 MAX_JSON_BYTES = 16 << 20
 MAX_DIM = 1 << 24  # of any one dimension: far above every known model, far below what could overflow
 MAX_LENGTH = (1 << 31) - 1  # of anything counted in tokens
+MAX_NUMBER = 1e30  # of any other number, which kernels take as float32; 1 / MAX_NUMBER is the least
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -45,7 +45,7 @@ class Reader:
         self._defaults = defaults or {}
 
     def error(self, key: str, value: object, remedy: str) -> ModelError:
-        return ModelError(f"{self.path}: {key}={value!r} is not valid: {remedy}")
+        return ModelError(f"{self.path}: {key}={shown(value)} is not valid: {remedy}")
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.raw.get(key, self._defaults.get(key))
@@ -61,9 +61,10 @@ class Reader:
 
     def number(self, key: str, default: float | None = None, low: float = 0.0) -> float:
         value = self.get(key, default)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= low:
-            raise self.error(key, value, f"a finite number above {low:g} is expected")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Written so that NaN fails; a comparison, unlike float(), takes an integer of any size.
+        if not is_number or not 1 / MAX_NUMBER <= value <= MAX_NUMBER or value <= low:
+            raise self.error(key, value, f"a finite number above {low:g} is expected, at most {MAX_NUMBER:g}")
         return float(value)
 
     def optional_number(self, key: str) -> float | None:

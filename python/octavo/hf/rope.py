@@ -88,8 +88,10 @@ def _rope(config: Reader, rope: Reader, key: str, head_dim: int, max_position: i
 def _rope_factor(rope: Reader, kind: str, max_position: int, original: int) -> float:
     """A scaling below 1 would shrink the context; yarn may leave the factor to the two lengths."""
     factor = rope.number("factor", max_position / original if kind == "yarn" else None)
-    if factor < 1:
-        raise rope.error("factor", factor, "a number of at least 1 is expected")
+    most = MAX_LENGTH // max(max_position, original)
+    if not 1 <= factor <= most:
+        remedy = f"a number from 1 to {most} is expected, so that the context has at most {MAX_LENGTH} tokens"
+        raise rope.error("factor", factor, remedy)
     return factor
 
 

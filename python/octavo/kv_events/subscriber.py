@@ -7,11 +7,14 @@ what it missed. Both understand vLLM's events as well as Octavo's.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import zmq
 
 from octavo.kv_events import wire
+
+_END_OF_REPLAY = int.from_bytes(wire.END_OF_REPLAY, "big")
 
 
 class CachedBlock(NamedTuple):
@@ -22,6 +25,17 @@ class CachedBlock(NamedTuple):
     extra_keys: tuple[Any, ...] | None = None  # what tells it from others of these tokens, as in BlockStored
 
 
+def read_frames(frames: Sequence[bytes]) -> tuple[int, bytes]:
+    """The sequence number and the payload of a message's frames. Raises ValueError when they are none."""
+    if len(frames) < 2 or len(frames[-2]) != 8:
+        sizes = [len(frame) for frame in frames[:4]]
+        raise ValueError(
+            f"a message of {len(frames)} frames of {sizes} bytes is no batch of KV events: it ends in a "
+            "number of 8 bytes and a payload"
+        )
+    return int.from_bytes(frames[-2], "big"), frames[-1]
+
+
 class CacheIndex:
     """Content by hash, one map for each cache group. `exact` turns false when events were missed."""
 
@@ -30,7 +44,14 @@ class CacheIndex:
         self.exact = False
 
     def apply(self, batch: wire.Batch) -> None:
-        """Applies a batch. Raises ValueError for an event that contradicts itself."""
+        """Applies a batch. Raises ValueError for an event that contradicts itself; `exact` is then false."""
+        try:
+            self._apply(batch)
+        except ValueError:
+            self.exact = False
+            raise
+
+    def _apply(self, batch: wire.Batch) -> None:
         for event in batch.events:
             if isinstance(event, wire.AllBlocksCleared):
                 self.groups.clear()
@@ -96,8 +117,7 @@ class Subscriber:
         """Applies every batch that arrives until none does for `timeout` seconds; how many these were."""
         count = 0
         while self._sub.poll(int(timeout * 1000)):
-            frames = self._sub.recv_multipart()
-            count += self._receive(int.from_bytes(frames[-2], "big"), frames[-1])
+            count += self._receive(*read_frames(self._sub.recv_multipart()))
         return count
 
     def catch_up(self, timeout: float = 1.0) -> int:
@@ -111,10 +131,10 @@ class Subscriber:
             return 0
         deadline = time.monotonic() + timeout
         while self._replay.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            frames = self._replay.recv_multipart()
-            if frames[-2] == wire.END_OF_REPLAY:
+            number, payload = read_frames(self._replay.recv_multipart())
+            if number == _END_OF_REPLAY:
                 break
-            count += self._apply(int.from_bytes(frames[-2], "big"), frames[-1])
+            count += self._apply(number, payload)
         return count
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ too.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
 import msgspec
@@ -67,19 +69,22 @@ def encode(batch: Batch) -> bytes:
 def decode(payload: bytes) -> Batch:
     """The batch in a message's payload. Raises ValueError when it is none."""
     try:
-        return _decoder.decode(payload)
+        batch = _decoder.decode(payload)
     except msgspec.ValidationError:
-        return _decode_arrays(payload)
-    except msgspec.DecodeError as error:
+        batch = _decode_arrays(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"this is no batch of KV events: {error}") from error
+    if not math.isfinite(batch.ts):
+        raise ValueError(f"this is no batch of KV events: its time is {batch.ts}")
+    return batch
 
 
 def _decode_arrays(payload: bytes) -> Batch:
     try:
         parts = msgspec.msgpack.decode(payload)
-        events = [msgspec.convert(_as_map(event), Event) for event in parts[1]]
-        return Batch(float(parts[0]), events, *parts[2:3])
-    except (msgspec.MsgspecError, TypeError, ValueError, IndexError, KeyError) as error:
+        events = [_as_map(event) for event in parts[1]]
+        return msgspec.convert([parts[0], events, *parts[2:3]], Batch)
+    except (msgspec.MsgspecError, TypeError, ValueError, IndexError, KeyError, RecursionError) as error:
         raise ValueError(f"this is no batch of KV events: {error}") from error
 
 

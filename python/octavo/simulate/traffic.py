@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo import core
-from octavo.errors import ConfigError, invalid
+from octavo.errors import ConfigError, invalid, shown
 
 Requests = NDArray[np.void]
 _MOST_REQUESTS = 10_000_000
 _INT32_MAX = 2**31 - 1
+_MOST_MS = 1e15  # some thirty thousand years: milliseconds on both sides of zero stay exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +93,14 @@ def read_trace(
     rows: list[tuple[float, int, int, int, int]] = []
     ids: dict[str, int] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the trace {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 rows.append(_trace_row(json.loads(line), ids))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else error
                 raise ConfigError(f"line {number} of {path} is no request: {reason}") from error
     if not 0 < len(rows) <= _MOST_REQUESTS:
@@ -125,8 +126,8 @@ def _trace_row(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, int, 
     if not isinstance(entry, dict):
         raise TypeError("it is not a JSON object")
     timestamp = float(entry["timestamp"])
-    if not np.isfinite(timestamp):
-        raise ValueError(f"timestamp={timestamp}")
+    if not abs(timestamp) <= _MOST_MS:
+        raise ValueError(f"timestamp={timestamp}, use milliseconds up to {_MOST_MS:g}")
     input_len, output_len = _length(entry, "input_length"), _length(entry, "output_length")
     if "session_id" in entry:
         shared, key = input_len, f"session {entry['session_id']}"
@@ -140,7 +141,7 @@ def _trace_row(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, int, 
 def _length(entry: dict[str, Any], name: str) -> int:
     value = entry[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _INT32_MAX:
-        raise ValueError(f"{name}={value!r}, use a positive number of tokens")
+        raise ValueError(f"{name}={shown(value)}, use a positive number of tokens")
     return value
 
 

@@ -1,138 +1,31 @@
 """Chat templates: Jinja programs that come with a model, compiled once and rendered under limits.
 
 A template is a program from outside, and the messages it works on come from further outside. It runs in
-Jinja's immutable sandbox, in a thread of its own with a deadline and a cap on its output; operations whose
-single step could take unbounded time or memory (repeating a string, powers, wide formatting) are refused.
+Jinja's immutable sandbox (template_sandbox.py), in a thread of its own with a deadline and a cap on its
+output.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.ext
 import jinja2.nodes
-import jinja2.parser
-import jinja2.runtime
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from octavo.hf.reader import read_json
 from octavo.text.messages import normalise_messages, plain_data
+from octavo.text.template_sandbox import MAX_OUTPUT_CHARS, Sandbox
 
 MAX_TEMPLATE_CHARS = 256 << 10
-MAX_OUTPUT_CHARS = 4 << 20
 MAX_SECONDS = 5.0
-_MAX_EXPONENT = 64
-_WIDE_FORMAT = re.compile(r"\d{5,}")
 # Marks the place where the final message ends; private-use characters occur in no real message.
 _END_OF_MESSAGE = "\ue0f1end of message\ue0f2"
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`: marks the assistant's text for training; here its body is simply rendered."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with single steps of unbounded cost refused."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and not (_is_small(left, 1 << 20) and _is_small(right, _MAX_EXPONENT)):
-            raise jinja2.exceptions.SecurityError("power of large numbers")
-        if operator == "*":
-            for many, times in ((left, right), (right, left)):
-                if (
-                    hasattr(many, "__len__")
-                    and isinstance(times, int)
-                    and len(many) * times > MAX_OUTPUT_CHARS
-                ):
-                    raise jinja2.exceptions.SecurityError(f"repetition beyond {MAX_OUTPUT_CHARS} elements")
-        if operator == "%" and isinstance(left, str):
-            _check_format(left)
-        return super().call_binop(context, operator, left, right)
-
-    def call(self, context: jinja2.runtime.Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        # str.format arrives wrapped by the sandbox, other methods of str as they are.
-        of_text = isinstance(getattr(obj, "__self__", None), str) or getattr(obj, "__name__", "") == "format"
-        if of_text and any(isinstance(arg, int) and abs(arg) > MAX_OUTPUT_CHARS for arg in args):
-            raise jinja2.exceptions.SecurityError(f"width beyond {MAX_OUTPUT_CHARS} characters")
-        return super().call(context, obj, *args, **kwargs)
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(value.__self__)
-        return wrapped
-
-
-def _is_small(value: Any, limit: int) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= limit
-
-
-def _check_format(text: str) -> None:
-    if _WIDE_FORMAT.search(text):
-        raise jinja2.exceptions.SecurityError("a format with a width of five or more digits")
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML characters, which models have never seen.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _limited(function: Callable[..., Any], *, formats: bool = False) -> Callable[..., Any]:
-    """A filter that refuses widths beyond the output's limit."""
-
-    def limited(value: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(arg, int) and abs(arg) > MAX_OUTPUT_CHARS for arg in (*args, *kwargs.values())):
-            raise jinja2.exceptions.SecurityError(f"width beyond {MAX_OUTPUT_CHARS} characters")
-        if formats:
-            _check_format(str(value))
-        return function(value, *args, **kwargs)
-
-    return limited
-
-
-def _environment() -> _Environment:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
-    )
-    for name in ("center", "indent", "truncate", "wordwrap", "format"):
-        environment.filters[name] = _limited(environment.filters[name], formats=name == "format")
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
 
 
 @lru_cache(maxsize=32)
@@ -142,7 +35,7 @@ def _compile(source: str) -> tuple[jinja2.Template, bool]:
         raise ValueError(
             f"chat template of {len(source)} characters exceeds the limit of {MAX_TEMPLATE_CHARS}"
         )
-    environment = _environment()
+    environment = Sandbox()
     try:
         tree = environment.parse(source)
         return environment.from_string(source), _loops_over_content(tree)
@@ -150,6 +43,8 @@ def _compile(source: str) -> tuple[jinja2.Template, bool]:
         raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
     except RecursionError as error:
         raise ValueError("chat template is nested too deeply") from error
+    except Exception as error:  # Python compiles what Jinja makes of it, under limits of its own.
+        raise ValueError(f"chat template cannot be compiled: {type(error).__name__}: {error}") from error
 
 
 def _loops_over_content(tree: jinja2.nodes.Template) -> bool:
@@ -288,13 +183,15 @@ def find_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The template of a model's folder: chat_template.jinja, chat_template.json or tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text ({error}): download it again") from error
     template = config.get("chat_template")
-    path = folder / "chat_template.json"
-    if template is None and path.is_file():
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    if template is None:
+        template = (read_json(folder / "chat_template.json") or {}).get("chat_template")
     if isinstance(template, list):
         # Several named templates: the one called "default" is the one for plain chats.
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        template = next((e.get("template") for e in entries if e.get("name") == "default"), None)
     return template if isinstance(template, str) else None

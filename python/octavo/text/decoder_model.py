@@ -61,6 +61,18 @@ class DecoderModel:
         return token.encode()
 
 
+def check_decoder(decoder: dict[str, Any] | None) -> None:
+    """Raises ValueError for a decoder that the `tokenizers` library panics in: one that strips both ends of a
+    token, met with a token of nothing else.
+    """
+    left = [] if decoder is None else [decoder]
+    while left:
+        stage = left.pop()
+        left.extend(stage.get("decoders", []))
+        if stage.get("type") == "Strip" and stage.get("start") and stage.get("stop"):
+            raise ValueError("its decoder strips characters at both ends of a token, which is not supported")
+
+
 def model_decoder(decoder: dict[str, Any] | None) -> DecoderModel | None:
     """The model of a decoder given as tokenizer.json's object, or None where its form is unknown."""
     if decoder is None:

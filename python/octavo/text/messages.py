@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo.errors import shown
+
 
 def normalise_messages(messages: Sequence[Mapping[str, Any]], *, as_parts: bool) -> list[dict[str, Any]]:
     """A fresh copy of plain data in the form templates expect. Raises ValueError naming the message and
@@ -29,7 +31,7 @@ def normalise_messages(messages: Sequence[Mapping[str, Any]], *, as_parts: bool)
             )
         role = message.get("role")
         if not isinstance(role, str) or not role:
-            raise ValueError(f"messages[{i}].role={role!r} must be a name such as 'user' or 'assistant'")
+            raise ValueError(f"messages[{i}].role={shown(role)} must be a name such as 'user' or 'assistant'")
         fields = {key: plain_data(value) for key, value in message.items() if value is not None}
         if "content" in fields:
             fields["content"] = _content(fields["content"], f"messages[{i}].content", as_parts=as_parts)
@@ -49,7 +51,9 @@ def _content(content: Any, where: str, *, as_parts: bool) -> str | list[dict[str
             part = {"type": "text", "text": part}
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None
         if kind not in ("text", "input_text", "output_text"):
-            raise ValueError(f"{where}[{i}] is of type {kind!r}; this model takes parts of type 'text' only")
+            raise ValueError(
+                f"{where}[{i}] is of type {shown(kind)}; this model takes parts of type 'text' only"
+            )
         if not isinstance(part.get("text"), str):
             raise ValueError(f"{where}[{i}].text must be a string")
         parts.append({"type": "text", "text": part["text"]})
@@ -65,8 +69,8 @@ def _parse_arguments(calls: Any, where: str) -> None:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and isinstance(function.get("arguments"), str):
             try:
-                function["arguments"] = json.loads(function["arguments"] or "{}")
-            except ValueError as error:
+                function["arguments"] = plain_data(json.loads(function["arguments"] or "{}"))
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where}[{i}].function.arguments is not valid JSON: {error}") from error
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import tokenizers
 
 from octavo.errors import invalid
+from octavo.hf.reader import read_json
 from octavo.text.chat_template import ChatTemplate, find_chat_template
-from octavo.text.decoder_model import DecoderModel, model_decoder
+from octavo.text.decoder_model import DecoderModel, check_decoder, model_decoder
 
+_MAX_ID_DIGITS = 10
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Classes whose special tokens are defaults of code, not of the folder. Used only for tokens the vocabulary
 # has.
@@ -67,6 +69,7 @@ class Tokenizer:
         self._added_ids = frozenset(added)
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
+        check_decoder(decoder)
         self.decoder_model: DecoderModel | None = model_decoder(decoder)
         self._pieces = {skip: _Pieces(self, skip_special=skip) for skip in (False, True)}
         self.chat_template = chat_template
@@ -263,10 +266,10 @@ def load_tokenizer(folder: str | Path, mode: str = "auto") -> Tokenizer:
     folder = Path(folder)
     if mode not in ("auto", "slow"):
         raise invalid("tokenizer_mode", mode, "use 'auto' or 'slow'")
-    config = _read_json(folder / "tokenizer_config.json")
+    config = _read_object(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         # The older of the two files counts only where the newer one does not describe the tokens.
-        config.update(_read_json(folder / "special_tokens_map.json"))
+        config.update(_read_object(folder / "special_tokens_map.json"))
     path = folder / "tokenizer.json"
     if mode == "slow" or not path.is_file():
         backend = _convert_with_transformers(folder)
@@ -275,7 +278,12 @@ def load_tokenizer(folder: str | Path, mode: str = "auto") -> Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises bare Exception for whatever is wrong in the file.
             raise ValueError(f"{path} is not a usable tokenizer: {error}; download the file again") from error
-    return Tokenizer(backend, config, chat_template=find_chat_template(folder, config))
+    template = find_chat_template(folder, config)
+    try:
+        return Tokenizer(backend, config, chat_template=template)
+    except ValueError as error:
+        where = folder / "tokenizer_config.json"
+        raise ValueError(f"{where} does not fit {path.name}: {error}; download both again") from error
 
 
 def _convert_with_transformers(folder: Path) -> tokenizers.Tokenizer:
@@ -304,16 +312,8 @@ def _convert_with_transformers(folder: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; download the file again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
+def _read_object(path: Path) -> dict[str, Any]:
+    return read_json(path) or {}
 
 
 def _added_token(value: Any, known: Mapping[str, tokenizers.AddedToken]) -> tokenizers.AddedToken | None:
@@ -330,12 +330,21 @@ def _added_token(value: Any, known: Mapping[str, tokenizers.AddedToken]) -> toke
     return token if token.content else None
 
 
+def _declared_tokens(declared: Any) -> list[Any]:
+    """The tokens of an object that maps ids to them, by rising id."""
+    if not isinstance(declared, dict):
+        raise invalid("added_tokens_decoder", declared, "an object from token ids to tokens is expected")
+    for key in declared:
+        if not key.isascii() or not key.isdecimal() or len(key) > _MAX_ID_DIGITS:
+            raise invalid("added_tokens_decoder", key, "its keys are token ids")
+    return [declared[key] for key in sorted(declared, key=int)]
+
+
 def _add_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> dict[str, str]:
     """Makes sure the backend knows every token that the config calls special; returns the named ones."""
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    declared = config.get("added_tokens_decoder") or {}
     ordinary = []
-    for _, value in sorted(declared.items(), key=lambda item: int(item[0])):
+    for value in _declared_tokens(config.get("added_tokens_decoder") or {}):
         token = _added_token(value, known)
         if token is not None and token.content not in known:
             ordinary.append(token)
@@ -359,6 +368,8 @@ def _add_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]
             special.append(token)
     for name in ("additional_special_tokens", "extra_special_tokens"):
         values = config.get(name) or []
+        if not isinstance(values, (dict, list)):
+            raise invalid(name, values, "a list or an object of tokens is expected")
         if isinstance(values, dict):
             named.update({key: value for key, value in values.items() if isinstance(value, str)})
             values = list(values.values())

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import WeightsError
+from octavo.errors import WeightsError, shown
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -134,7 +134,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{name!r} appears twice")
+        raise ValueError(f"{shown(name)} appears twice")
     return found
 
 
@@ -151,12 +151,13 @@ def _parse(path: Path, header: bytes, file_size: int) -> dict[str, TensorInfo]:
     end, previous = start, ""
     for info in sorted(tensors.values(), key=lambda info: (info.begin, info.end)):
         if info.begin < end:
-            raise WeightsError(f"{path}: the bytes of {info.name!r} and {previous!r} overlap")
+            raise WeightsError(f"{path}: the bytes of {shown(info.name)} and {shown(previous)} overlap")
         if info.begin > end:
-            raise WeightsError(f"{path}: {info.begin - end} bytes before {info.name!r} belong to no tensor")
+            gap = f"{info.begin - end} bytes before {shown(info.name)}"
+            raise WeightsError(f"{path}: {gap} belong to no tensor")
         end, previous = info.end, info.name
     if end > file_size:
-        remedy = f"{previous!r} ends at byte {end}: the file is truncated, download it again"
+        remedy = f"{shown(previous)} ends at byte {end}: the file is truncated, download it again"
         raise WeightsError(f"{path} has {file_size} bytes but {remedy}")
     if end < file_size:
         raise WeightsError(f"{path}: {file_size - end} bytes after the last tensor belong to no tensor")
@@ -165,18 +166,18 @@ def _parse(path: Path, header: bytes, file_size: int) -> dict[str, TensorInfo]:
 
 def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     """Check one entry of the header. Python's integers cannot overflow; what matters is that sizes agree."""
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor {name!r:.120}"
     if not isinstance(entry, dict):
-        raise WeightsError(f"{where}: an object is expected, not {entry!r:.80}")
+        raise WeightsError(f"{where}: an object is expected, not {shown(entry)}")
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise WeightsError(f"{where}: dtype={dtype!r} is not one of {', '.join(DTYPE_BITS)}")
+        raise WeightsError(f"{where}: dtype={shown(dtype)} is not one of {', '.join(DTYPE_BITS)}")
     if not _is_sizes(shape) or len(shape) > MAX_RANK:
-        raise WeightsError(f"{where}: shape={shape!r:.80} is not a list of up to {MAX_RANK} sizes")
+        raise WeightsError(f"{where}: shape={shown(shape)} is not a list of up to {MAX_RANK} sizes")
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise WeightsError(f"{where}: data_offsets={offsets!r:.80} is not a pair [begin, end]")
+        raise WeightsError(f"{where}: data_offsets={shown(offsets)} is not a pair [begin, end]")
     needed, rest = divmod(math.prod(shape) * DTYPE_BITS[dtype], 8)
     if rest or offsets[1] - offsets[0] != needed:
         remedy = f"shape {shape} of {dtype} needs {needed}"

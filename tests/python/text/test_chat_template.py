@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,59 @@ def test_malformed_messages_are_refused_by_place(messages: Any, message: str) ->
 
 
 @pytest.mark.parametrize(
+    "step",
+    [
+        "n.x ~ n.x",
+        "n.x + n.x",
+        "[n.x, n.x] | join",
+        "''.join([n.x, n.x])",
+        "n.x.replace('a', 'aa')",
+        "n.x | replace('a', 'aa')",
+        "'%s%s' % (n.x, n.x)",
+        "'%s%s' | format(n.x, n.x)",
+        "'{}{}'.format(n.x, n.x)",
+    ],
+)
+def test_a_text_that_doubles_step_by_step_stops_at_the_limit(step: str) -> None:
+    source = "{% set n = namespace(x='aa') %}{% for i in range(28) %}{% set n.x = STEP %}{% endfor %}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="beyond 4194304 elements"):
+            ChatTemplate(source.replace("STEP", step)).render(CHAT)
+        assert tracemalloc.get_traced_memory()[1] < 16 * MAX_OUTPUT_CHARS
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("show", ["{{ n.x }}", "{{ n.x | tojson }}", "{{ n.x | string }}", "{{ '' ~ n.x }}"])
+def test_a_list_that_holds_itself_many_times_is_not_printed(show: str) -> None:
+    source = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+    with pytest.raises(ValueError, match="beyond 4194304 elements"):
+        ChatTemplate(source + show).render(CHAT)
+
+
+def test_a_block_that_triples_stops_at_the_limit() -> None:
+    block = "{% set b %}{{ n.x }}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = b %}"
+    source = "{% set n = namespace(x='aa') %}{% for i in range(20) %}" + block + "{% endfor %}"
+    with pytest.raises(ValueError, match="beyond 4194304 elements"):
+        ChatTemplate(source).render(CHAT)
+
+
+def test_joins_and_replacements_within_the_limit_are_jinjas_own() -> None:
+    source = "{{ messages | join(', ', attribute='role') }} {{ [1, 'b'] | join }} {{ 1 ~ 'a' ~ none }}"
+    source += " {{ 'aaa' | replace('a', 'b', 2) }} {{ 'aaa'.replace('a', 'b', 1) }} "
+    source += "{{ '-'.join(['x', 'y']) }}"
+    source += " {{ '%s=%s' | format('k', 1) }} {{ [1] + [2] }}"
+    expected = "system, user 1b 1aNone bba baa x-y k=1 [1, 2]"
+    assert ChatTemplate(source).render([{"role": "system"}, {"role": "user"}]) == expected
+
+
+@pytest.mark.parametrize(
     ("template", "message"),
     [
+        ("{% break %}", "cannot be compiled: SyntaxError"),
+        ("{% for a in [1] %}" * 120 + "{% endfor %}" * 120, "cannot be compiled: IndentationError"),
+        ("{{ 'x'.expandtabs(4000) }}", "the method expandtabs"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[0].nothing.more }}", "lack: .* has no attribute 'nothing'"),
         ("{{ 1 // 0 }}", "ZeroDivisionError"),

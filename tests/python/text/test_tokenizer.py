@@ -122,7 +122,7 @@ def test_a_folder_without_a_tokenizer_says_what_to_add(tmp_path: Path) -> None:
 def test_damaged_files_are_named(folder_of: Callable[..., Path]) -> None:
     folder = folder_of("byte_level")
     (folder / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json is not JSON"):
         load_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text('{"model": {}}')
