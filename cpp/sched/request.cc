@@ -13,7 +13,7 @@ constexpr float kBan = -std::numeric_limits<float>::infinity();
 bool IsPlainGreedy(const SamplingParams& p) {
   return p.temperature == 0.0f && p.presence_penalty == 0.0f && p.frequency_penalty == 0.0f &&
          p.repetition_penalty == 1.0f && p.logit_bias.empty() && p.bad_words.empty() &&
-         p.allowed_token_ids.empty() && p.min_tokens == 0;
+         p.allowed_token_ids.empty() && p.begin_suppress_tokens.empty() && p.min_tokens == 0;
 }
 
 bool UsesPenalties(const SamplingParams& p) {
@@ -28,14 +28,19 @@ bool HasToken(const std::vector<int32_t>& list, int32_t token) {
 
 void RequestEdits::Assign(const SamplingParams& params) { params_ = &params; }
 
-void RequestEdits::Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len) {
+void RequestEdits::Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len,
+                           bool first) {
   tokens_ = tokens;
   num_tokens_ = num_tokens;
   prompt_len_ = prompt_len;
+  first_ = first;
 }
 
 void RequestEdits::Write(batch::EditWriter& out) const {
   for (const auto& [token, value] : params_->logit_bias) out.Add(token, value);
+  if (first_) {
+    for (int32_t token : params_->begin_suppress_tokens) out.Add(token, kBan);
+  }
   if (num_tokens_ - prompt_len_ < params_->min_tokens) {
     for (int32_t token : params_->stop_token_ids) out.Add(token, kBan);
     if (!params_->ignore_eos) {
@@ -61,7 +66,7 @@ batch::SampleSpec Request::DescribeSample(int32_t from_end) {
   spec.sample_index = num_tokens + placeholders - 1 - from_end - prompt_len;
   spec.mask = mask.empty() ? nullptr : mask.data();
   if (edits.any()) {
-    edits.Observe(tokens, spec.history_len, prompt_len);
+    edits.Observe(tokens, spec.history_len, prompt_len, spec.sample_index == 0);
     spec.edits = &edits;
   }
   return spec;

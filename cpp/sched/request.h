@@ -48,10 +48,15 @@ struct OrderKey {
 class RequestEdits final : public batch::LogitEdits {
  public:
   void Assign(const SamplingParams& params);
-  bool any() const { return !params_->logit_bias.empty() || needs_history(); }
+  bool any() const {
+    return !params_->logit_bias.empty() || !params_->begin_suppress_tokens.empty() ||
+           needs_history();
+  }
   // Whether the edits depend on the tokens so far, so that none of them may be in flight.
   bool needs_history() const { return params_->min_tokens > 0 || !params_->bad_words.empty(); }
-  void Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len);
+  // `first`: the sample is the output's first token. Where tokens are in flight their number does
+  // not say so.
+  void Observe(const int32_t* tokens, int32_t num_tokens, int32_t prompt_len, bool first);
   void Write(batch::EditWriter& out) const override;
 
  private:
@@ -59,6 +64,7 @@ class RequestEdits final : public batch::LogitEdits {
   const int32_t* tokens_ = nullptr;
   int32_t num_tokens_ = 0;
   int32_t prompt_len_ = 0;
+  bool first_ = false;
 };
 
 // One image or audio clip of a request.

@@ -242,6 +242,11 @@ Status Validate(const SamplingParams& p, int32_t vocab_size) {
       !s.ok()) {
     return s;
   }
+  if (Status s = CheckIds("begin_suppress_tokens", p.begin_suppress_tokens, kMaxBeginSuppressTokens,
+                          vocab_size);
+      !s.ok()) {
+    return s;
+  }
   if (Status s = CheckIds("allowed_token_ids", p.allowed_token_ids, size_t(vocab_size), vocab_size);
       !s.ok()) {
     return s;

@@ -344,6 +344,7 @@ void BindSamplingParams(py::module_& m) {
       .def_readwrite("stop_token_ids", &SamplingParams::stop_token_ids)
       .def_readwrite("logit_bias", &SamplingParams::logit_bias)
       .def_readwrite("bad_words", &SamplingParams::bad_words)
+      .def_readwrite("begin_suppress_tokens", &SamplingParams::begin_suppress_tokens)
       .def_readwrite("allowed_token_ids", &SamplingParams::allowed_token_ids)
       .def_readwrite("num_logprobs", &SamplingParams::num_logprobs)
       .def_readwrite("num_prompt_logprobs", &SamplingParams::num_prompt_logprobs);

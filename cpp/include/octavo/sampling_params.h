@@ -15,8 +15,9 @@ inline constexpr int32_t kMaxStopTokens = 128;
 inline constexpr int32_t kMaxEosTokens = 16;
 inline constexpr int32_t kMaxBadWords = 128;
 inline constexpr int32_t kMaxBadWordTokens = 1024;
+inline constexpr int32_t kMaxBeginSuppressTokens = 64;
 inline constexpr int32_t kMaxEditsPerRow =
-    kMaxLogitBias + kMaxStopTokens + kMaxEosTokens + kMaxBadWords;
+    kMaxLogitBias + kMaxStopTokens + kMaxEosTokens + kMaxBadWords + kMaxBeginSuppressTokens;
 
 struct SamplingParams {
   int32_t max_tokens = 16;
@@ -34,6 +35,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<std::vector<int32_t>> bad_words;  // token sequences that must not appear
+  std::vector<int32_t> begin_suppress_tokens;   // that must not come first
   std::vector<int32_t> allowed_token_ids;       // empty: all
   int32_t num_logprobs = -1;  // -1: none; 0: the sampled token's; k: the top k beside it
   int32_t num_prompt_logprobs = -1;

@@ -66,6 +66,7 @@ TEST_CASE("anything that changes logits makes a request more than plain greedy")
       [](SamplingParams& p) { p.bad_words = {{1}}; },
       [](SamplingParams& p) { p.allowed_token_ids = {1}; },
       [](SamplingParams& p) { p.min_tokens = 1; },
+      [](SamplingParams& p) { p.begin_suppress_tokens = {1}; },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
     CAPTURE(i);
@@ -169,6 +170,18 @@ TEST_CASE("whatever would end the request is banned until min_tokens are out") {
     CHECK(Edits(h, plan, 0) == (i < 2 ? Map{{3, -1000}, {4, -1000}, {5, -1000}} : Map{}));
     h.FinishWith({9});
   }
+}
+
+TEST_CASE("what must not come first is banned at the first sample alone, also with it in flight") {
+  Harness h(SmallConfig());
+  SamplingParams p = Greedy(4);
+  p.begin_suppress_tokens = {3, 5};
+  h.Add(Prompt(5), p);
+  CHECK(Edits(h, h.Begin(), 0) == Map{{3, -1000}, {5, -1000}});
+  CHECK(Edits(h, h.Begin(), 0) == Map{});
+  h.FinishWith({9});
+  h.FinishWith({3});
+  CHECK(Edits(h, h.Begin(), 0) == Map{});
 }
 
 TEST_CASE("an ignored end-of-sequence token is not banned under min_tokens") {

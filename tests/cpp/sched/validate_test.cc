@@ -175,6 +175,8 @@ TEST_CASE("token ids outside the vocabulary are refused wherever they stand") {
   CHECK(Has(Said([](P& p) { p.allowed_token_ids = {100}; }), "allowed_token_ids contains 100"));
   CHECK(Has(Said([](P& p) { p.logit_bias = {{100, 1.0f}}; }), "logit_bias names token 100"));
   CHECK(Has(Said([](P& p) { p.bad_words = {{1, 100}}; }), "bad_words contains 100"));
+  CHECK(Has(Said([](P& p) { p.begin_suppress_tokens = {100}; }),
+            "begin_suppress_tokens contains 100"));
 }
 
 TEST_CASE("lists have limits, because a step has room for so many edits") {
@@ -184,6 +186,8 @@ TEST_CASE("lists have limits, because a step has room for so many edits") {
             "eos_token_ids has 17 entries"));
   CHECK(Has(Said([](P& p) { p.logit_bias.assign(kMaxLogitBias + 1, {1, 0.0f}); }),
             "logit_bias has 301 entries"));
+  CHECK(Has(Said([](P& p) { p.begin_suppress_tokens.assign(kMaxBeginSuppressTokens + 1, 1); }),
+            "begin_suppress_tokens has 65 entries"));
   CHECK(Has(Said([](P& p) { p.bad_words.assign(kMaxBadWords + 1, {1}); }),
             "bad_words has 129 entries"));
   CHECK(Has(Said([](P& p) { p.bad_words.assign(2, std::vector<int32_t>(600, 1)); }),
