@@ -13,7 +13,7 @@ from octavo.version import __version__
 if TYPE_CHECKING:
     from octavo.engine.llm import LLM
     from octavo.outputs import CompletionOutput, Logprob, RequestOutput
-    from octavo.prompts import KvRange, KvRetention, TextPrompt, TokensPrompt
+    from octavo.prompts import KvRange, KvRetention, MediaPrompt, TextPrompt, TokensPrompt
     from octavo.sampling_params import RequestOutputKind, SamplingParams
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "KvRange",
     "KvRetention",
     "Logprob",
+    "MediaPrompt",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
@@ -36,6 +37,7 @@ _HOMES = {
     "KvRange": "octavo.prompts",
     "KvRetention": "octavo.prompts",
     "Logprob": "octavo.outputs",
+    "MediaPrompt": "octavo.prompts",
     "RequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling_params",
     "SamplingParams": "octavo.sampling_params",

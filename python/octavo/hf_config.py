@@ -16,6 +16,7 @@ from typing import Any
 from octavo.config import parse_dtype
 from octavo.errors import ModelError, did_you_mean, shown
 from octavo.hf.architectures import ARCHITECTURES, Architecture
+from octavo.hf.encoder import DecoderStart, EncoderSpec, decoder_start, encoder_spec
 from octavo.hf.experts import ExpertRule, experts
 from octavo.hf.latent import LatentSpec, deepseek_experts, latent_scale, latent_spec
 from octavo.hf.reader import MAX_LENGTH, Reader, read_json
@@ -27,6 +28,8 @@ from octavo.hf.windows import layer_windows, unrotated
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "DecoderStart",
+    "EncoderSpec",
     "ModelSpec",
     "RopeSpec",
     "StateSpec",
@@ -84,6 +87,8 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         method = quantization.get("quant_method", "...") if isinstance(quantization, dict) else quantization
         remedy = "quantized checkpoints are not supported, use the float32, bfloat16 or float16 one"
         raise config.error("quantization_config", method, remedy)
+    if architecture.speech:
+        return _speech(config, generation, name, architecture)
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads", high=1 << 16)
     kv_heads = config.integer("num_key_value_heads", heads, high=1 << 16)
@@ -163,6 +168,52 @@ def _deepseek(config: Reader, spec: ModelSpec, latent: LatentSpec, generation: i
         attention_scale=latent_scale(latent, spec.rope),
         experts=deepseek_experts(config, spec.num_layers, corrected=generation == 3),
         skipped=tuple(f"model.layers.{layer}." for layer in layers),
+    )
+
+
+def _speech(
+    config: Reader, generation: Mapping[str, Any], name: str, architecture: Architecture
+) -> ModelSpec:
+    """Whisper's decoder, in names of its own: plain layer norms, learned positions, biases but for keys."""
+    hidden, heads = config.integer("d_model"), config.integer("decoder_attention_heads", high=1 << 16)
+    if hidden % heads or (hidden // heads) % 2:
+        remedy = f"d_model={hidden} over it must be an even number"
+        raise config.error("decoder_attention_heads", heads, remedy)
+    if config.get("activation_function") != "gelu":
+        raise config.error("activation_function", config.get("activation_function"), "only gelu is supported")
+    num_layers = config.integer("decoder_layers", high=1 << 12)
+    vocab_size = config.integer("vocab_size")
+    positions = config.integer("max_target_positions", high=MAX_LENGTH)
+    return ModelSpec(
+        architecture=name,
+        hidden_size=hidden,
+        intermediate_size=config.integer("decoder_ffn_dim"),
+        num_layers=num_layers,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=hidden // heads,
+        vocab_size=vocab_size,
+        max_position=positions,
+        max_model_len=positions,
+        rms_eps=1e-5,  # of layer norms; transformers has no key for it
+        hidden_act="gelu",
+        tie_embeddings=config.flag("tie_word_embeddings", True),
+        attention_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+        qk_norm=False,
+        sliding_window=None,
+        layer_windows=(0,) * num_layers,
+        rope=RopeSpec(rotary_dim=hidden // heads, original_max_position=positions),
+        unrotated=tuple(range(num_layers)),
+        dtype=_checkpoint_dtype(config),
+        eos_token_ids=_token_ids(config, generation, "eos_token_id", vocab_size),
+        bos_token_id=next(iter(_token_ids(config, generation, "bos_token_id", vocab_size)), None),
+        attention_scale=(hidden // heads) ** -0.5,
+        encoder=encoder_spec(config, hidden),
+        start=decoder_start(config, generation, vocab_size),
+        renames=architecture.renames,
+        raw=MappingProxyType(dict(config.raw)),
     )
 
 

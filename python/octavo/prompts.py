@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from octavo.errors import invalid
 
@@ -91,7 +91,12 @@ class _Options(TypedDict, total=False):
     kv_retention: KvRetention | None
 
 
-class TextPrompt(_Options):
+class _Media(TypedDict, total=False):
+    # By modality; {"audio": (samples, sampling_rate)} for a model that hears.
+    multi_modal_data: Mapping[str, Any]
+
+
+class TextPrompt(_Options, _Media):
     """A prompt as text, tokenized by the engine."""
 
     prompt: str
@@ -101,10 +106,16 @@ class _Text(TypedDict, total=False):
     prompt: str
 
 
-class TokensPrompt(_Options, _Text):
+class TokensPrompt(_Options, _Media, _Text):
     """A prompt as token ids, taken as they are; `prompt` is only handed through to the output."""
 
     prompt_token_ids: Sequence[int]
 
 
-PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
+class MediaPrompt(_Options):
+    """Audio alone, for a model of speech: how its output begins stands in generation_config.json."""
+
+    multi_modal_data: Mapping[str, Any]
+
+
+PromptType = str | Sequence[int] | TextPrompt | TokensPrompt | MediaPrompt

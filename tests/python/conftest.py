@@ -44,6 +44,22 @@ def reference(tiny_folder: Callable[[str], Path]) -> Callable[[str], Any]:
     return load
 
 
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny Whisper, which is no model of text and in none of their tests."""
+    return tiny_models.save_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="session")
+def whisper(whisper_folder: Path) -> Any:
+    """transformers' model of the same checkpoint, float32, eval mode."""
+    import torch
+    import transformers
+
+    kind = transformers.WhisperForConditionalGeneration
+    return kind.from_pretrained(whisper_folder, dtype=torch.float32).eval()
+
+
 @pytest.fixture(params=tiny_models.NAMES)
 def model_name(request: pytest.FixtureRequest) -> str:
     """Every tiny model in turn."""

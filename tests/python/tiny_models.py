@@ -196,6 +196,93 @@ def save_model(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
+# An encoder of one second of audio: 100 frames, 50 positions, which end inside a block.
+WHISPER = {
+    "vocab_size": VOCAB_SIZE,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 96,
+    "decoder_layers": 3,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 128,
+    "num_mel_bins": 20,
+    "max_source_positions": 50,
+    "max_target_positions": 96,
+    "decoder_start_token_id": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+}
+WHISPER_FEATURES = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 20,
+    "chunk_length": 1,
+    "sampling_rate": 16000,
+    "hop_length": 160,
+    "n_fft": 400,
+    "padding_value": 0.0,
+}
+WHISPER_GENERATION = {
+    "decoder_start_token_id": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+    "max_length": 96,
+    "forced_decoder_ids": [[1, 9], [2, 11]],
+    "suppress_tokens": [0, 5, 6, 7, 8],
+    "begin_suppress_tokens": [3, 12, 13],
+}
+
+
+def build_whisper(seed: int = 0, **changes: Any) -> Any:
+    """Return transformers' Whisper in float32 with random weights that listen: audio changes every token."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.WhisperConfig(**{**WHISPER, **changes}, suppress_tokens=None)
+    model = transformers.WhisperForConditionalGeneration(config).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if "layer_norm" in name and name.endswith("weight"):
+                weight.add_(0.2 * noise)
+            elif name.endswith("bias"):
+                weight.copy_(0.2 * noise)
+            elif "embed_tokens" in name:
+                weight.copy_(0.15 * noise)
+            elif "decoder.embed_positions" in name:
+                weight.copy_(3.0 * noise)  # what makes tokens wander
+            elif "encoder.embed_positions" not in name:
+                fan = weight[0].numel()
+                weight.copy_((1.3 if "encoder_attn" in name else 1.2) * noise / fan**0.5)
+    model.tie_weights()
+    return model
+
+
+def save_whisper(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny Whisper to a folder, with all that transformers would write beside it."""
+    build_whisper(seed, **changes).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(WHISPER_GENERATION), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(WHISPER_FEATURES), encoding="utf-8")
+    return save_tokenizer(folder)
+
+
+def sounds(count: int, seed: int = 0) -> list[Any]:
+    """Return float32 samples at 16 kHz: tones that glide, in noise, of 0.1 to 1 second."""
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        time = np.arange(draw.integers(1600, 16001)) / 16000
+        tone = np.sin(2 * np.pi * draw.uniform(100, 3000) * time * (1 + draw.uniform(0, 1) * time))
+        made.append((draw.uniform(0.1, 0.9) * tone + 0.05 * draw.standard_normal(len(time))).astype("f4"))
+    return made
+
+
 def save_tokenizer(folder: Path) -> Path:
     """Write a byte-level BPE tokenizer of VOCAB_SIZE tokens with a chat template, as transformers would."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
         ("core _core ops _ops", True),
         (
             "config footprint hf hf_config kv_events machine"
-            " outputs plan prompts sampling_params speculation text weights",
+            " outputs media plan prompts sampling_params speculation text weights",
             True,
         ),
         ("simulate", False),
@@ -52,7 +52,7 @@ _PYTHON_RANKS: tuple[tuple[frozenset[str], bool], ...] = tuple(
 )
 # Importing these must stay cheap: `import octavo` and `octavo --help` go through them.
 _LIGHT = frozenset(
-    "__init__ __main__ cli config env errors footprint hf hf_config machine outputs plan prompts"
+    "__init__ __main__ cli config env errors footprint hf hf_config machine media outputs plan prompts"
     " sampling_params speculation text version".split()
 )
 _HEAVY = frozenset({"torch", "transformers", "pandas", "scipy"})

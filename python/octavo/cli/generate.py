@@ -28,7 +28,11 @@ Complete prompts. One prompt streams its text to stdout; several run as one batc
 
   octavo generate tiny "The KV cache" --max-tokens 40
   octavo generate ./model --prompts-file prompts.txt --json --temperature 0
-  echo "Once upon a time" | octavo generate ./model"""
+  echo "Once upon a time" | octavo generate ./model
+  octavo generate ./whisper --audio speech.wav"""
+
+# What a model of speech does unless a flag or its generation_config.json says otherwise: it writes down all.
+SPEECH_SAMPLING = {"temperature": 0.0, "max_tokens": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one prompt a line; in a .jsonl file each line is a JSON string or an object with "
         '"prompt" or "prompt_token_ids"',
     )
+    parser.add_argument(
+        "--audio",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a PCM WAV file for a model that hears, several times for several; with at most one PROMPT, "
+        "which begins the transcript of each",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line for each prompt")
     add_sampling_flags(parser)
     add_engine_flags(parser)
@@ -50,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Reads the prompts, completes them and prints the texts."""
     make_sampling_params(args)
     prompts = read_prompts(args)
-    params = make_sampling_params(args, **model_sampling(args.model))
+    speech = SPEECH_SAMPLING if args.audio else {}
+    params = make_sampling_params(args, **{**speech, **model_sampling(args.model)})
     llm = make_llm(args)
     if len(prompts) == 1 and params.n == 1 and not args.json:
         return run_streamed(llm, prompts[0], params)
@@ -78,6 +91,8 @@ def run_streamed(llm: LLM, prompt: Any, params: SamplingParams) -> int:
 
 def read_prompts(args: argparse.Namespace) -> list[Any]:
     """The prompts of the command line and the file; stdin where there is neither. Raises on an empty list."""
+    if args.audio:
+        return read_audio(args)
     prompts: list[Any] = list(args.prompts)
     if args.prompts_file:
         prompts += read_file(args.prompts_file)
@@ -87,6 +102,24 @@ def read_prompts(args: argparse.Namespace) -> list[Any]:
         prompts = [sys.stdin.read().removesuffix("\n")]
     if not prompts or prompts == [""]:
         raise UsageError("no prompt; the input is empty")
+    return prompts
+
+
+def read_audio(args: argparse.Namespace) -> list[Any]:
+    """One prompt for each audio file, with the text of the command line in front where there is any."""
+    from octavo.media.wav import read_wav
+
+    if args.prompts_file or len(args.prompts) > 1:
+        raise UsageError("--audio goes with at most one PROMPT, which begins the transcript of each file")
+    prompts = []
+    for path in args.audio:
+        try:
+            media = {"audio": read_wav(Path(path))}
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None)
+            raise CommandError(f"cannot read {path}: {reason}" if reason else str(error)) from error
+        text = {"prompt": args.prompts[0]} if args.prompts else {}
+        prompts.append({**text, "multi_modal_data": media})
     return prompts
 
 

@@ -232,17 +232,32 @@ def blocks(fit: Fit) -> dict[str, str]:
     facts = {}
     footprint = fit.footprint
     for group, size, waste in zip(footprint.groups, footprint.cut.block_bytes, footprint.cut.waste):
-        span = "one state" if group.recurrent else f"{footprint.block_size} tokens"
+        unit = "encoder positions" if group.encoder_len else "tokens"
+        span = "one state" if group.recurrent else f"{footprint.block_size} {unit}"
         name = group.kind.replace("_", " ") + (f" {group.window:,}" if group.window else "")
         facts[name] = (
             f"{span} of {len(group.layers)} layers, {format_bytes(size)}; "
             f"{group.split} in a block of the pool, {waste:.1%} unused; "
-            f"{fit.context:,} tokens keep {gib(fit.held(group))}"
+            f"{kept(fit, group)} keep {gib(fit.held(group))}"
         )
     taken = footprint.request_bytes(SHORT_PROMPT)
-    used = SHORT_PROMPT * footprint.token_bytes + footprint.state_bytes
+    used = SHORT_PROMPT * footprint.token_bytes + footprint.state_bytes + encoded(fit)
     facts["short prompt"] = f"{SHORT_PROMPT} tokens take {format_bytes(taken)}, {1 - used / taken:.1%} unused"
     return facts
+
+
+def encoded(fit: Fit) -> int:
+    """Keys and values of one encoder input without what its last block leaves empty."""
+    footprint = fit.footprint
+    length = footprint.spec.encoder.length if footprint.spec.encoder is not None else 0
+    return length * len(footprint.spec.cross_layers) * footprint.token_layer_bytes
+
+
+def kept(fit: Fit, group: LayerGroup) -> str:
+    """What of a request a group keeps blocks for."""
+    if group.encoder_len:
+        return f"the {group.encoder_len:,} positions of one input"
+    return f"{fit.context:,} tokens"
 
 
 def cell(fit: Fit, context: int, batch: int) -> str:
@@ -258,10 +273,12 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         ("weights", footprint.weights_bytes),
         ("activations", footprint.activation_bytes),
         ("rotary table", footprint.rope_bytes),
+        *([("encoder", footprint.encoder_bytes)] if footprint.encoder_bytes else []),
         *footprint.device_parts,
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
         ("KV a token", fit.token_bytes),
         *([("one state", footprint.state_bytes)] if footprint.state_bytes else []),
+        *([("one input", footprint.encoded_bytes)] if footprint.encoded_bytes else []),
         ("needed", fit.needed(fit.context, fit.batch)),
         ("given", fit.memory),
     ]
@@ -292,6 +309,7 @@ def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]
                 "kind": group.kind,
                 "layers": len(group.layers),
                 "window": group.window,
+                "encoder_len": group.encoder_len,
                 "bytes_held": fit.held(group),
                 "block_bytes": size,
                 "split": group.split,

@@ -13,6 +13,7 @@ from octavo.cli.engine import add_model, engine_options, usage_errors
 from octavo.cli.errors import CommandError, UsageError
 from octavo.cli.options import add_options, given, typed
 from octavo.cli.simulate_traffic import add_traffic, make_traffic, settle
+from octavo.errors import invalid
 from octavo.hf_config import load_model_spec
 from octavo.plan.resolver import Plan, resolve
 from octavo.version import __version__
@@ -138,7 +139,10 @@ def make_plan(args: argparse.Namespace, device: Device | None) -> Plan:
             model = dataclasses.replace(model, dtype=dtype)
     # What is planned for need not be here; the pool is the same, whatever kernels fill it.
     here = config.DeviceConfig(device="cpu")
-    return resolve(model, configs.load, cache, configs.scheduler, here, available_memory=memory)
+    plan = resolve(model, configs.load, cache, configs.scheduler, here, available_memory=memory)
+    if plan.spec.encoder is not None:
+        raise invalid("model", args.model, "traffic is of text alone, simulate a model without an encoder")
+    return plan
 
 
 def describe(args: argparse.Namespace, asked: dict[str, Any], plan: Plan, where: str) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo import core
 from octavo.errors import invalid
+from octavo.hf_config import DecoderStart
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
 
 _MASK = 2**64 - 1
+_SUPPRESS = -100.0  # the most that a bias may take away; logits of such models stay within 50
 
 
 class ParamsTranslator:
@@ -28,6 +31,7 @@ class ParamsTranslator:
         eos_token_ids: tuple[int, ...],
         max_logprobs: int,
         seed: int,
+        start: DecoderStart | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
@@ -41,13 +45,14 @@ class ParamsTranslator:
         self._more_eos = [token for token in eos_token_ids if token != own]
         self._max_logprobs = max_logprobs
         self._seed = seed
+        self._start = start
         self._arrivals = 0
         self._bad_words: dict[str, list[list[int]]] = {}
 
-    def translate(self, params: SamplingParams, *, prompt_tokens: int, index: int) -> Any:
+    def translate(self, params: SamplingParams, *, prompt: Sequence[int], index: int) -> Any:
         """The core's parameters of sample `index` (0 to n-1). ValueError for what this model cannot do."""
         native = core.SamplingParams()
-        room = self._max_model_len - prompt_tokens
+        room = self._max_model_len - len(prompt)
         native.max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         native.min_tokens = min(params.min_tokens, native.max_tokens)
         native.temperature = 0.0 if params.is_greedy else params.temperature
@@ -61,8 +66,9 @@ class ParamsTranslator:
         native.ignore_eos = params.ignore_eos
         native.eos_token_ids = self._eos
         native.stop_token_ids = self._stop_tokens(params)
-        if params.logit_bias:
-            native.logit_bias = list(params.logit_bias.items())
+        bias = self._suppression(native, params, prompt)
+        if bias:
+            native.logit_bias = list(bias.items())
         if params.bad_words:
             native.bad_words = [ids for word in params.bad_words for ids in self._bad_word(word)]
         if params.allowed_token_ids is not None:
@@ -73,6 +79,20 @@ class ParamsTranslator:
             self._count("prompt_logprobs", params.prompt_logprobs) if index == 0 else -1
         )
         return native
+
+    def _suppression(
+        self, native: Any, params: SamplingParams, prompt: Sequence[int]
+    ) -> Mapping[int, float] | None:
+        """The bias of the request with what its model suppresses, which a bias of the request's own lifts.
+
+        Whoever ends a prompt at the start leaves language and task to a multilingual model, and their tokens
+        are among those that generation_config.json suppresses.
+        """
+        start, own = self._start, params.logit_bias or {}
+        if start is None or (start.multilingual and prompt[-1] == start.token_id):
+            return params.logit_bias
+        native.begin_suppress_tokens = [token for token in start.begin_suppressed if token not in own]
+        return {**dict.fromkeys(start.suppressed, _SUPPRESS), **own}
 
     def _seed_of(self, params: SamplingParams, index: int) -> int:
         if params.seed is not None:

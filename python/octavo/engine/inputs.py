@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.errors import shown
+from octavo.hf_config import DecoderStart
+from octavo.media.audio import AudioInput
+from octavo.media.item import MediaItem
 from octavo.prompts import KvRetention
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
@@ -17,7 +20,7 @@ from octavo.text.tokenizer import Tokenizer
 # No vocabulary in use has a token of more characters; a longer text is refused before time is spent on it.
 _MAX_CHARS_PER_TOKEN = 256
 _MAX_SALT_CHARS = 256
-_KEYS = frozenset({"prompt", "prompt_token_ids", "cache_salt", "kv_retention"})
+_KEYS = frozenset({"prompt", "prompt_token_ids", "cache_salt", "kv_retention", "multi_modal_data"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,18 @@ class Prompt:
     token_ids: npt.NDArray[np.int32]
     cache_salt: str = ""
     kv_retention: KvRetention | None = None
+    items: tuple[MediaItem, ...] = ()  # for the model's encoder
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a prompt brings, before it is tokenized: `ids` count where both are given."""
+
+    text: str | None = None
+    ids: Any = None
+    salt: str = ""
+    retention: Any = None
+    media: Any = None
 
 
 def as_prompt_list(prompts: Any) -> list[Any]:
@@ -54,35 +69,48 @@ def _not(value: Any) -> str:
 class InputProcessor:
     """Checks prompts against one model's vocabulary and context. `tokenizer` None: token ids only."""
 
-    def __init__(self, tokenizer: Tokenizer | None, *, max_model_len: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        start: DecoderStart | None = None,
+        audio: AudioInput | None = None,
+    ) -> None:
+        """`start` and `audio`: of a model with an encoder, both or neither."""
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
+        self._start = start
+        self._audio = audio
 
     def prepare(self, prompts: Sequence[Any], params: Sequence[SamplingParams]) -> list[Prompt]:
         """Checks and tokenizes, all texts at once. Errors name the prompt's index where there are several."""
         where = [f"prompt {i}" if len(prompts) > 1 else "prompt" for i in range(len(prompts))]
         parts = [self._split(prompt, name) for prompt, name in zip(prompts, where)]
-        texts = [i for i, (text, ids, _, _) in enumerate(parts) if ids is None and text is not None]
+        texts = [i for i, part in enumerate(parts) if part.ids is None]
         encoded = dict(
-            zip(texts, self._encode([parts[i][0] or "" for i in texts], [where[i] for i in texts]))
+            zip(texts, self._encode([parts[i].text or "" for i in texts], [where[i] for i in texts]))
         )
         result = []
-        for i, (text, ids, salt, retention) in enumerate(parts):
+        for i, part in enumerate(parts):
+            from_text = part.ids is None
             token_ids = self._check(
-                encoded[i] if ids is None else ids, params[i], where[i], from_text=ids is None
+                encoded[i] if from_text else part.ids, params[i], where[i], from_text=from_text
             )
-            if retention is not None:
-                _check_retention(retention, len(token_ids), where[i])
-            result.append(Prompt(text, token_ids, salt, retention))
+            if part.retention is not None:
+                _check_retention(part.retention, len(token_ids), where[i])
+            items = self._media(part.media, where[i])
+            result.append(Prompt(part.text, token_ids, part.salt, part.retention, items))
         return result
 
-    def _split(self, prompt: Any, where: str) -> tuple[str | None, Any, str, Any]:
+    def _split(self, prompt: Any, where: str) -> _Parts:
         if isinstance(prompt, str):
-            return self._checked_text(prompt, where), None, "", None
+            return _Parts(self._checked_text(prompt, where))
         if not isinstance(prompt, Mapping):
             if isinstance(prompt, np.ndarray) or _is_token_ids(prompt):
-                return None, prompt, "", None
+                return _Parts(ids=prompt)
             if isinstance(prompt, Sequence) and not prompt:
                 raise ValueError(f"{where} is empty; give at least one token")
             raise TypeError(f"{where} must be a string, a mapping or a list of token ids, {_not(prompt)}")
@@ -93,14 +121,34 @@ class InputProcessor:
         salt = prompt.get("cache_salt") or ""
         if not isinstance(salt, str) or len(salt) > _MAX_SALT_CHARS:
             raise ValueError(f"{where}: cache_salt must be a string of at most {_MAX_SALT_CHARS} characters")
-        retention = prompt.get("kv_retention")
+        retention, media = prompt.get("kv_retention"), prompt.get("multi_modal_data")
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         if ids is not None:
             # vLLM passes the text along with its ids; the ids count.
-            return (text if isinstance(text, str) else None), ids, salt, retention
+            return _Parts(text if isinstance(text, str) else None, ids, salt, retention, media)
+        if media is not None and self._start is not None and (text is None or text == ""):
+            return _Parts(None, self._default_prompt(self._start, where), salt, retention, media)
         if not isinstance(text, str):
             raise ValueError(f"{where} needs 'prompt' (a string) or 'prompt_token_ids' (a list of integers)")
-        return self._checked_text(text, where), None, salt, retention
+        return _Parts(self._checked_text(text, where), None, salt, retention, media)
+
+    def _default_prompt(self, start: DecoderStart, where: str) -> tuple[int, ...]:
+        if start.prompt is None:
+            raise ValueError(
+                f"{where} has audio alone, and this model has to be told the language and the task: add "
+                "'prompt', for example '<|startoftranscript|><|en|><|transcribe|><|notimestamps|>'"
+            )
+        return start.prompt
+
+    def _media(self, data: Any, where: str) -> tuple[MediaItem, ...]:
+        if self._audio is not None:
+            return self._audio.items(data, where)
+        if data:
+            raise ValueError(
+                f"{where}: multi_modal_data is not valid: this model takes text alone; leave it out, "
+                "or load one that hears, such as Whisper"
+            )
+        return ()
 
     def _checked_text(self, text: str, where: str) -> str:
         if self._tokenizer is None:
@@ -126,7 +174,8 @@ class InputProcessor:
                 raise ValueError(
                     f"{name} has a lone surrogate, which is no text; encode it as valid Unicode first"
                 )
-        return self._tokenizer.encode_batch(texts)
+        # A decoder's prompt is written out, special tokens and all, as in vLLM.
+        return self._tokenizer.encode_batch(texts, add_special_tokens=self._start is None)
 
     def _check(
         self, ids: Any, params: SamplingParams, where: str, *, from_text: bool
@@ -134,6 +183,7 @@ class InputProcessor:
         array = _to_array(ids, where)
         if params.truncate_prompt_tokens is not None:
             array = array[-self._kept(params) :]
+        array = self._started(array)
         if not len(array):
             what = "has no tokens" if from_text else "is empty"
             raise ValueError(f"{where} {what}; give at least one token")
@@ -150,6 +200,12 @@ class InputProcessor:
                 f"ids of this model lie in [0, {self._vocab_size})"
             )
         return array.astype(np.int32)
+
+    def _started(self, array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """With the token in front that every output of a decoder begins with, unless it has one."""
+        if self._start is None or self._start.token_id in array:
+            return array
+        return np.concatenate([np.array([self._start.token_id], np.int64), array])
 
     def _kept(self, params: SamplingParams) -> int:
         wanted = params.truncate_prompt_tokens or 0

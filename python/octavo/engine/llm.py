@@ -19,6 +19,9 @@ from octavo.engine.metrics import Metric
 from octavo.engine.options import split_options
 from octavo.engine.progress import ProgressBar
 from octavo.errors import invalid
+from octavo.media.audio import AudioInput
+from octavo.media.item import MediaItem
+from octavo.media.log_mel import load_log_mel
 from octavo.models import registry
 from octavo.outputs import RequestOutput
 from octavo.plan import Plan, resolve
@@ -73,7 +76,8 @@ class LLM:
         """One finished RequestOutput for each prompt, in the prompts' order.
 
         `prompts`: a string, {"prompt": ...}, {"prompt_token_ids": [...]}, token ids, or a list of any of
-        these. `sampling_params`: one for all, or one for each; None takes the model's own recommendation.
+        these; a model that hears takes "multi_modal_data": {"audio": (samples, sampling_rate)} beside or
+        without them. `sampling_params`: one for all, or one for each; None takes the model's recommendation.
         `priority`: lower runs first, under scheduling_policy="priority". Raises ValueError or TypeError for
         bad input before anything runs. A request that fails while running has finish_reason "error"; the
         others are not affected. Ctrl-C ends every request of this call and leaves the LLM usable.
@@ -135,7 +139,10 @@ class LLM:
         return self.llm_engine.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """A fresh SamplingParams with what generation_config.json recommends."""
+        """A fresh SamplingParams with what generation_config.json recommends.
+
+        A model of speech writes down what it heard: greedily and to the end, unless the file says otherwise.
+        """
         path = self.llm_engine.plan.folder / "generation_config.json"
         values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         found = {
@@ -143,6 +150,8 @@ class LLM:
         }
         if values.get("do_sample") is False:
             found["temperature"] = 0.0
+        if self.llm_engine.plan.spec.encoder is not None:
+            found = {"temperature": 0.0, "max_tokens": None, **found}
         try:
             return SamplingParams(**found)
         except ValueError as error:
@@ -218,10 +227,18 @@ class LLM:
 
 def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = MAX_LOGPROBS) -> LLMEngine:
     """Loads the plan's model and takes its memory."""
+    encoder = plan.spec.encoder
+    # Before the weights, as it is read in milliseconds too.
+    audio = None if encoder is None else AudioInput(load_log_mel(plan.folder, encoder), encoder.length)
     core_engine = core.Engine(core.EngineConfig(**plan.engine_options()))
     model = registry.build(plan.spec, plan.device)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
-    runner = (DeviceRunner if plan.device == "cuda" else ModelRunner)(plan, model, core_engine)
+    items: dict[int, Sequence[MediaItem]] = {}
+    runner: DeviceRunner | ModelRunner
+    if plan.device == "cuda":
+        runner = DeviceRunner(plan, model, core_engine)
+    else:
+        runner = ModelRunner(plan, model, core_engine, items)
     if plan.cache.offloading_bytes:
         pool = runner.pool
         core_engine.add_host_tier(pool.data_ptr(), pool[0].nbytes, plan.cache.offloading_bytes)
@@ -232,6 +249,8 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
         tokenizer=tokenizer,
         max_logprobs=max_logprobs,
         events=_publisher(plan),
+        items=items,
+        audio=audio,
     )
 
 

@@ -11,7 +11,7 @@ import copy
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from octavo import core
@@ -21,6 +21,8 @@ from octavo.engine.logprobs import DecodedTokens, LogprobRows
 from octavo.engine.metrics import EngineMetrics, Metric
 from octavo.engine.pipeline import Pipeline, Runner
 from octavo.engine.request import Request, Sample
+from octavo.media.audio import AudioInput
+from octavo.media.item import MediaItem
 from octavo.outputs import RequestOutput
 from octavo.plan import Plan
 from octavo.runner.batch import LogprobBatch, PromptLogprobs
@@ -71,7 +73,10 @@ class LLMEngine:
         tokenizer: Tokenizer | None,
         max_logprobs: int = MAX_LOGPROBS,
         events: EventSink | None = None,
+        items: MutableMapping[int, Sequence[MediaItem]] | None = None,
+        audio: AudioInput | None = None,
     ) -> None:
+        """`items`: where the runner looks for what its encoder takes, by the core's id of the request."""
         self.plan = plan
         self._events = events
         self._lost_events = 0
@@ -81,7 +86,14 @@ class LLMEngine:
         self._pipeline = Pipeline(core_engine, runner)
         self.tokenizer = tokenizer
         spec = plan.spec
-        self.inputs = InputProcessor(tokenizer, max_model_len=plan.max_model_len, vocab_size=spec.vocab_size)
+        start = spec.start if audio is not None else None
+        self.inputs = InputProcessor(
+            tokenizer,
+            max_model_len=plan.max_model_len,
+            vocab_size=spec.vocab_size,
+            start=start,
+            audio=audio,
+        )
         self._params = ParamsTranslator(
             tokenizer,
             vocab_size=spec.vocab_size,
@@ -89,7 +101,9 @@ class LLMEngine:
             eos_token_ids=tuple(spec.eos_token_ids),
             max_logprobs=max_logprobs,
             seed=plan.model.seed,
+            start=start,
         )
+        self._items: MutableMapping[int, Sequence[MediaItem]] = {} if items is None else items
         self._requests: dict[str, Request] = {}
         self._samples: dict[int, Sample] = {}
         # Outputs that exist before any step ran: of requests aborted meanwhile.
@@ -125,15 +139,13 @@ class LLMEngine:
         if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
             raise ValueError(f"priority={priority!r} is not valid: use an integer that fits 32 bits")
         request = Request(request_id, prompt, params, self.tokenizer)
-        retention = _retention(prompt)
+        retention, items = _retention(prompt), [_encoder_item(item) for item in prompt.items]
         added: list[int] = []
         try:
             for sample in request.samples:
-                native = self._params.translate(
-                    params, prompt_tokens=len(prompt.token_ids), index=sample.index
-                )
+                native = self._params.translate(params, prompt=request.prompt_token_ids, index=sample.index)
                 core_id = self.core.add_request(
-                    prompt.token_ids, native, priority, prompt.cache_salt, retention
+                    prompt.token_ids, native, priority, prompt.cache_salt, retention, items
                 )
                 added.append(core_id)
                 sample.core_id = core_id
@@ -143,6 +155,8 @@ class LLMEngine:
             raise
         self._requests[request_id] = request
         self._samples.update((sample.core_id, sample) for sample in request.samples)
+        if prompt.items:
+            self._items.update((sample.core_id, prompt.items) for sample in request.samples)
 
     def step(self) -> list[RequestOutput]:
         """Finishes one step; returns the outputs of every request it changed: none when nothing was to do."""
@@ -264,6 +278,7 @@ class LLMEngine:
     ) -> None:
         sample.finish(reason, stop_reason, hide_last=hide_last)
         del self._samples[sample.core_id]
+        self._items.pop(sample.core_id, None)
         sample.request.unfinished -= 1
 
     def _outputs(self, news: dict[Request, list[Sample]], now: float) -> list[RequestOutput]:
@@ -377,6 +392,10 @@ def _retention(prompt: Prompt) -> core.Retention | None:
         decode_priority=wish.decode_priority,
         decode_duration_ms=wish.decode_duration_ms or 0,
     )
+
+
+def _encoder_item(item: MediaItem) -> core.EncoderItem:
+    return core.EncoderItem(item.hash, start=0, length=0, embeddings=item.embeddings, cross=item.cross)
 
 
 def _fields(changes: Any) -> list[list[Any]]:

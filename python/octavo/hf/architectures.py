@@ -24,6 +24,7 @@ class Architecture:
     state: str = "none"  # a rule of hf/state.py: which layers are recurrent
     granite: bool = False  # multipliers of embeddings, residuals, scores and logits
     sinks: bool = False  # GPT-OSS: of attention, and experts that may be stored in MXFP4
+    speech: bool = False  # an audio encoder and a decoder in Whisper's spelling
     llama4: bool = False  # layers without rotary positions, heads of length one, tempered queries
     deepseek: int = 0  # its generation, 2 or 3: latent attention, and experts in groups
     experts: ExpertRule | None = None
@@ -182,6 +183,23 @@ _DEEPSEEK3 = {
     "routed_scaling_factor": 2.5,
 }
 
+_WHISPER = {
+    "vocab_size": 51865,
+    "d_model": 384,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
+    "decoder_layers": 4,
+    "decoder_attention_heads": 6,
+    "decoder_ffn_dim": 1536,
+    "decoder_start_token_id": 50257,
+    "num_mel_bins": 80,
+    "max_source_positions": 1500,
+    "max_target_positions": 448,
+    "activation_function": "gelu",
+    "tie_word_embeddings": True,
+}
+
 # A new model is one line here and one file in octavo/models.
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -231,6 +249,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             experts=_LLAMA4_EXPERTS,
             text_tower=_LLAMA4_TOWER,
             defaults=_LLAMA4,
+        ),
+        "WhisperForConditionalGeneration": Architecture(
+            "whisper", speech=True, renames=(("proj_out.", "lm_head."),), defaults=_WHISPER
         ),
     }
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.hf.encoder import DecoderStart, EncoderSpec, attention_parameters, mlp_parameters
 from octavo.hf.experts import ExpertSpec
 from octavo.hf.latent import LatentSpec
 from octavo.hf.names import TextTower
@@ -28,7 +29,7 @@ class ModelSpec:
     max_position: int
     max_model_len: int  # positions the rotary table is made for
     rms_eps: float
-    hidden_act: str  # silu | gelu_tanh
+    hidden_act: str  # silu | gelu_tanh | gelu
     tie_embeddings: bool
     attention_bias: bool  # q, k and v
     attention_out_bias: bool
@@ -57,6 +58,8 @@ class ModelSpec:
     state: StateSpec | None = None  # of recurrent layers, which keep no keys and values
     latent: LatentSpec | None = None  # attention that caches one vector of a token for all heads
     experts: ExpertSpec | None = None
+    encoder: EncoderSpec | None = None  # every layer attends to its output too
+    start: DecoderStart | None = None  # of outputs; where there is an encoder
     mxfp4: bool = False  # experts are stored in 4 bits
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     skipped: tuple[str, ...] = ()  # beginnings of the names that are not loaded
@@ -93,6 +96,11 @@ class ModelSpec:
         recurrent = () if self.state is None else self.state.layers
         return tuple(layer for layer in range(self.num_layers) if layer not in recurrent)
 
+    @property
+    def cross_layers(self) -> tuple[int, ...]:
+        """Numbers of the caches of the encoder's keys and values, one for each layer."""
+        return () if self.encoder is None else tuple(range(self.num_layers, 2 * self.num_layers))
+
     def rope_of(self, layer: int) -> RopeSpec | None:
         """How a layer rotates queries and keys; None: not at all."""
         if layer in self.unrotated:
@@ -119,6 +127,11 @@ class ModelSpec:
     def num_parameters(self) -> int:
         """Elements of all weights; a tied head counts once."""
         hidden, inter = self.hidden_size, self.intermediate_size
+        if self.encoder is not None:
+            layer = 2 * attention_parameters(hidden) + mlp_parameters(hidden, inter) + 6 * hidden
+            tables = (1 if self.tie_embeddings else 2) * self.vocab_size + self.max_position
+            decoder = self.num_layers * layer + 2 * hidden + tables * hidden
+            return self.encoder.parameters(hidden) + decoder
         attention = hidden * (2 * self.q_size + 2 * self.kv_size)
         attention += (self.q_size + 2 * self.kv_size) * self.attention_bias + hidden * self.attention_out_bias
         attention += 2 * self.head_dim * self.qk_norm + self.num_heads * self.attention_sinks

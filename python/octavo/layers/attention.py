@@ -35,6 +35,16 @@ class Rotation(NamedTuple):
     offset: float = 0.0  # of the norms' weights
 
 
+class EncodedRows(NamedTuple):
+    """What the tokens of a step attend to in the group of an encoder's output: each is a row of its own with
+    one query, behind which nothing is hidden.
+    """
+
+    row_slot: torch.Tensor  # [N] int32
+    query_start: torch.Tensor  # [N + 1] int32: 0, 1, ..., N
+    length: torch.Tensor  # [N] int32, positions
+
+
 class AttentionPlans:
     """Where a device cuts a step's rows into work, once for all layers of a window.
 
@@ -83,13 +93,14 @@ class AttentionContext:
     of each recurrent one, made once, because slicing in every call would cost as much as the call;
     block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer. Of
     a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group [N] int64, where
-    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each. plans: where
-    the device's attention is planned.
+    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each, encoded:
+    what tokens see of an encoder's output. plans: where the device's attention is planned.
     """
 
     __slots__ = (
         "block_tables",
         "caches",
+        "encoded",
         "groups",
         "plans",
         "query_start",
@@ -117,6 +128,7 @@ class AttentionContext:
         self.seq_len: torch.Tensor
         self.slots: Sequence[torch.Tensor]
         self.rows: tuple[torch.Tensor, torch.Tensor]
+        self.encoded: EncodedRows
 
     def state(self, layer: int) -> LayerState:
         """Return the states of a recurrent layer and where the rows of this step find and leave theirs."""
@@ -178,6 +190,20 @@ class AttentionContext:
         table = self.block_tables[group]
         ops.latent_attention(out, q, cache, table, self.row_slot, self.query_start, self.seq_len, scale)
         return out
+
+    def attend_encoded(self, layer: int, q: torch.Tensor, *, scale: float) -> torch.Tensor:
+        """Return the attention of q [N, Hq, D] over what `store` wrote for each token's row.
+
+        `layer` is one of spec.cross_layers. A row without an encoder's output gets zeros.
+        """
+        cache, table = self.caches[layer], self.block_tables[self.groups[layer]]
+        out, rows = torch.zeros_like(q, memory_format=torch.contiguous_format), self.encoded
+        ops.paged_attention(out, q, cache, table, rows.row_slot, rows.query_start, rows.length, scale)
+        return out
+
+    def store(self, layer: int, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
+        """Write keys and values [L, Hk, D] of an encoder's output to `slots` [L] int64 of a cross layer."""
+        ops.cache_write(k, v, self.caches[layer], slots)
 
 
 class Attention(Layer):

@@ -27,6 +27,17 @@ class Embedding(Layer):
         return out if self.scale == 1.0 else out.mul_(self.scale)
 
 
+class PositionTable(Layer):
+    """position [N] int32 -> [N, H]: learned, or computed before training and stored all the same."""
+
+    def __init__(self, length: int, hidden: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(length, hidden, dtype=dtype), requires_grad=False)
+
+    def forward(self, position: torch.Tensor) -> torch.Tensor:
+        return F.embedding(position, self.weight)
+
+
 class Head(Layer):
     """hidden [M, H] -> logits [M, V] float32, within the spec's soft cap. A tied head is the embedding's
     own weight.

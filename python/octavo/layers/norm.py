@@ -1,8 +1,9 @@
-"""Root-mean-square norm, alone and fused with the residual sum (Zhang and Sennrich, 2019)."""
+"""Root-mean-square norm, alone and fused with the residual sum (Zhang and Sennrich, 2019), and layer norm."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from octavo import ops
@@ -32,3 +33,20 @@ class RMSNorm(Layer):
     def in_place(self, x: torch.Tensor) -> None:
         """Norm x [..., size], which may be a strided view such as the query heads of a fused projection."""
         ops.rms_norm(x, x, self.weight, self.eps, self.offset)
+
+
+class LayerNorm(Layer):
+    """(x - mean) / deviation * weight + bias over the last dimension (Ba et al., 2016).
+
+    torch's, which no op of ours would beat: the models that have it spend their time in matrix products.
+    """
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm of x [..., size]."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

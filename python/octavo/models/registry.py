@@ -22,6 +22,16 @@ class CausalLM(Protocol):
         """hidden [M, H] -> [M, V] float32."""
 
 
+class EncoderDecoder(CausalLM, Protocol):
+    """What the runner needs besides of a model with an encoder."""
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """features [bins, frames] float32 -> [L, H]."""
+
+    def store(self, encoded: torch.Tensor, slots: torch.Tensor, ctx: AttentionContext) -> None:
+        """Write every layer's keys and values of encoded [L, H] to the slots [L] int64 of its cross cache."""
+
+
 def resolve(architecture: str) -> type[torch.nn.Module]:
     """Return the class of an architecture. Raises ModelError, naming those there are, for an unknown one."""
     entry = ARCHITECTURES.get(architecture)

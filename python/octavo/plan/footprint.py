@@ -51,6 +51,10 @@ class Footprint:
         if spec.latent is not None:
             attention = tuple(dataclasses.replace(group, latent=True) for group in attention)
         layer_bytes = self.block_size * self.token_layer_bytes
+        if spec.encoder is not None:
+            # As many layers, with blocks of as many bytes: one block of the pool is one of either.
+            cross = LayerGroup(0, spec.cross_layers, 1, encoder_len=spec.encoder.length)
+            return cut_pool((*attention, cross), layer_bytes, (), 0)
         if spec.state is None:
             return cut_pool(attention, layer_bytes, (), 0)
         state_bytes = len(spec.state.layers) * spec.state.layer_bytes(size)
@@ -75,6 +79,20 @@ class Footprint:
     def state_bytes(self) -> int:
         """One state of all recurrent layers; 0 where there are none."""
         return sum(size for group, size in zip(self.groups, self.cut.block_bytes) if group.recurrent)
+
+    @property
+    def encoded_bytes(self) -> int:
+        """What one input of the encoder keeps of the pool, whole blocks; 0 without an encoder."""
+        sizes = zip(self.groups, self.cut.block_bytes)
+        return sum(g.peak(0, self.block_size, 0) * size for g, size in sizes if g.encoder_len)
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Upper bound of what encoding one input holds at once, its features and keys and values included."""
+        spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]
+        if spec.encoder is None:
+            return 0
+        return (spec.encoder.activations(spec.hidden_size) + 2 * spec.encoder.length * spec.kv_size) * size
 
     @property
     def token_layer_bytes(self) -> int:
@@ -126,7 +144,7 @@ class Footprint:
     def fixed_bytes(self) -> int:
         """Everything but the KV pool."""
         besides = sum(size for _, size in self.device_parts)
-        return self.weights_bytes + self.activation_bytes + self.rope_bytes + besides
+        return self.weights_bytes + self.activation_bytes + self.encoder_bytes + self.rope_bytes + besides
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks of the pool that one request of this length takes when it is alone."""

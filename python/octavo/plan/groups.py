@@ -1,10 +1,10 @@
 """Layers that share block tables, and how the blocks of different groups share one pool.
 
 An attention group's block holds the keys and values of block_size tokens in the group's layers, or a latent
-of each for all heads, a state group's block one state of all recurrent layers. Blocks of different groups
-differ in bytes; the pool is cut into parents that each hold a whole number of blocks of any one group, so no
-group has memory of its own.
-Needs no torch.
+of each for all heads, a state group's block one state of all recurrent layers, a cross group's block those of
+block_size positions of an encoder's output. Blocks of different groups differ in bytes; the pool is cut into
+parents that each hold a whole number of blocks of any one group, so no group has memory of its own. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALIGN = 64  # bytes; every block begins on a cache line
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers of one window (0: full attention), or all recurrent layers."""
+    """Layers of one window (0: full attention), all recurrent layers, or all that see an encoder's output."""
 
     window: int
     layers: tuple[int, ...]
@@ -32,19 +32,22 @@ class LayerGroup:
     recurrent: bool = False
     chunked: bool = False  # the window is a chunk that begins anew
     latent: bool = False  # one vector of a token, no keys and values
+    encoder_len: int = 0  # positions of an encoder's output, whose keys and values these layers keep
 
     @property
     def kind(self) -> str:
         """What octavo.core.CacheGroup calls it."""
         if self.recurrent:
             return "state"
+        if self.encoder_len:
+            return "cross"
         if not self.window:
             return "latent" if self.latent else "full"
         return "chunked_local" if self.chunked else "sliding_window"
 
     def peak(self, tokens: int, block_size: int, chunk: int) -> int:
         """The most blocks a request holds on its way to `tokens` tokens in steps of up to `chunk`."""
-        entries = -(-tokens // block_size)
+        entries = -(-(self.encoder_len or tokens) // block_size)
         if self.recurrent:
             return min(entries, 1 + STEPS_IN_FLIGHT)  # the state read first, and those written
         if not self.window:

@@ -76,6 +76,11 @@ class Plan:
         """Return the reason for an automatic choice, or None if the field was set by the user."""
         return next((reason.why for reason in self.reasons if reason.field == field), None)
 
+    @property
+    def encoder_len(self) -> int:
+        """Positions that the encoder yields for one input; 0 without one."""
+        return 0 if self.spec.encoder is None else self.spec.encoder.length
+
     def engine_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `octavo.core.EngineConfig`."""
         from octavo import core  # here, because planning itself needs no extension module
@@ -89,7 +94,8 @@ class Plan:
             "max_num_batched_tokens": self.max_num_batched_tokens,
             "vocab_size": self.spec.vocab_size,
             "enable_prefix_caching": self.cache.enable_prefix_caching,
-            "sub_block_hits": self.cache.sub_block_hits,
+            # The core refuses it beside an encoder, whose inputs make equal tokens mean different things.
+            "sub_block_hits": self.cache.sub_block_hits and self.spec.encoder is None,
             "enable_kv_events": self.cache.kv_events.enabled,
             "enable_chunked_prefill": scheduler.enable_chunked_prefill,
             "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,
@@ -103,8 +109,16 @@ class Plan:
             "prompt_lookup_min": scheduler.speculation.lookup_min,
             "prompt_lookup_max": scheduler.speculation.lookup_max,
             "snapshot_interval": self.cache.mamba_cache_interval,
+            # One input a step: while it is encoded, everybody who only decodes waits.
+            "encoder_budget": self.encoder_len,
             "groups": [
-                core.CacheGroup(g.kind, block_size=self.block_size, window=g.window, split=g.split)
+                core.CacheGroup(
+                    g.kind,
+                    block_size=self.block_size,
+                    window=g.window,
+                    split=g.split,
+                    encoder_len=g.encoder_len,
+                )
                 for g in self.footprint.groups
             ],
         }
@@ -139,6 +153,9 @@ def resolve(
     if target.kind == "cuda" and any(part is not None for part in (spec.state, spec.experts, spec.latent)):
         remedy = "recurrent layers, experts and latent attention have no CUDA kernels yet, use device='cpu'"
         raise invalid("device", device.device, remedy)
+    if target.kind == "cuda" and footprint.spec.encoder is not None:
+        remedy = "encoders and attention to their output run on a CPU only yet, use device='cpu'"
+        raise invalid("device", device.device, remedy)
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
     _check_host_tier(cache, target)
@@ -163,6 +180,7 @@ def resolve(
             ("KV cache", num_blocks * footprint.block_bytes),
             ("activations", footprint.activation_bytes),
             ("rotary table", footprint.rope_bytes),
+            *((("encoder", footprint.encoder_bytes),) if footprint.encoder_bytes else ()),
             *footprint.device_parts,
             *((("host tier", cache.offloading_bytes),) if cache.offloading_bytes else ()),
         ),

@@ -21,6 +21,7 @@ class HostSlot:
     query_start: torch.Tensor
     row_slot: torch.Tensor
     seq_len: torch.Tensor
+    cross_len: torch.Tensor
     sample_token: torch.Tensor
     bias_start: torch.Tensor
     bias_token: torch.Tensor

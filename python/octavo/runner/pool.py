@@ -35,7 +35,7 @@ class Pool:
         self.memory = raw if spec.state else raw.view(self.dtype).view(plan.num_blocks, -1, *token)
         self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]; latents: [B, bs, W]
         self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)
-        self.groups = [0] * spec.num_layers  # of each layer
+        self.groups = [0] * (spec.num_layers + len(spec.cross_layers))  # of each layer
         self.blocks: list[torch.Tensor] = []  # by group, [B, layer, ...] of these; states: [B, bytes]
         for number, (group, used) in enumerate(zip(cut.groups, cut.block_bytes)):
             # A block may be followed by bytes that no group can use.

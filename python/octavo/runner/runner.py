@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from octavo import ops
+from octavo.media.item import MediaItem
 from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
 from octavo.runner.batch import (
@@ -17,6 +19,7 @@ from octavo.runner.batch import (
     PromptLogprobs,
     StepResult,
 )
+from octavo.runner.encoding import CrossEncoding
 from octavo.runner.pool import Pool
 
 if TYPE_CHECKING:
@@ -27,7 +30,14 @@ if TYPE_CHECKING:
 class ModelRunner:
     """Owns the KV pool and runs steps on it. One thread at a time may call it."""
 
-    def __init__(self, plan: Plan, model: torch.nn.Module, engine: Engine) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        model: torch.nn.Module,
+        engine: Engine,
+        items: Mapping[int, Sequence[MediaItem]] | None = None,
+    ) -> None:
+        """`items`: what requests bring for the model's encoder, by the core's id of the request."""
         spec = plan.spec
         self.model = model
         self._logits = cast(CausalLM, model).logits
@@ -41,7 +51,12 @@ class ModelRunner:
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
         self._context = pool.context(self.block_tables)
         self._copy = pool.copy
-        self._recurrent = [group.recurrent for group in groups]
+        self._kinds = [group.kind for group in groups]
+        self._encoding: CrossEncoding | None = None
+        if spec.encoder is not None:
+            # Not `items or {}`: it is empty now and filled later.
+            brought = {} if items is None else items
+            self._encoding = CrossEncoding(plan, model, self._context, brought)
         self._state_rows = torch.empty((2, plan.max_num_seqs), dtype=torch.int32)
         self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
         self._token = torch.empty(len(self._slots[0].sample_token), dtype=torch.int32)
@@ -60,6 +75,8 @@ class ModelRunner:
             columns = self._slots[plan.slot]
             if plan.num_copies:
                 self._copy(plan.num_copies, columns.arrays)
+            if self._encoding is not None:
+                self._encoding.run(plan, columns)
             hidden = self._forward(plan, columns)
             scores = self._score(plan, columns, hidden) if plan.num_scores else None
             logprobs = self._sample(plan, columns, hidden) if plan.num_samples else None
@@ -74,10 +91,10 @@ class ModelRunner:
         context.slots = slots = [slot[:tokens] for slot in self._cache_slots]
         context.rows = source, target = self._state_rows[0, :rows], self._state_rows[1, :rows]
         start, row_slot, size = context.query_start, context.row_slot, self.block_size
-        for slot, table, recurrent in zip(slots, self.block_tables, self._recurrent):
-            if recurrent:
+        for slot, table, kind in zip(slots, self.block_tables, self._kinds):
+            if kind == "state":
                 ops.state_mapping(source, target, start, row_slot, context.seq_len, table, size)
-            else:
+            elif kind != "cross":  # whose tokens' keys are the encoder's
                 ops.slot_mapping(slot, position, start, row_slot, table, size)
         hidden: torch.Tensor = self.model(columns.token_id[:tokens], position, context)
         return hidden

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli.command import octavo_command
 
@@ -88,3 +90,45 @@ def test_sampling_follows_the_models_recommendation_unless_a_flag_says_otherwise
     assert greedy[0] == greedy[1]
     sampled = [run("one", "--max-tokens", "8", "--temperature", "1", "--seed", seed) for seed in ("1", "2")]
     assert sampled[0] != sampled[1]
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> str:
+    """A WAV file of 16 bits, stereo, half a second."""
+    values = (np.sin(np.arange(16000) / 9)[:, None] * [9000, 3000]).astype("<i2")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((2, 2, 32000, 0, "NONE", ""))
+        file.writeframes(values.tobytes())
+    return str(tmp_path / "a.wav")
+
+
+def test_audio_files_are_written_down(
+    whisper_folder: Path, spoken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--kv-cache-memory-bytes", "16MiB", "--num-threads", "1"]
+    command = ["generate", str(whisper_folder), "--audio", spoken, *flags]
+    assert main(command) == 0
+    streamed = capsys.readouterr().out
+    assert main([*command, "--audio", spoken, "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["outputs"] == second["outputs"]
+    assert first["outputs"][0]["text"] + "\n" == streamed
+    assert len(first["outputs"][0]["token_ids"]) > 16  # to the end, not to a script's default
+    assert first["prompt_tokens"] == 3
+    assert main([*command[:2], "the cat", *command[2:], "--max-tokens", "2", "--json"]) == 0
+    led = json.loads(capsys.readouterr().out)
+    assert (led["prompt"], len(led["outputs"][0]["token_ids"])) == ("the cat", 2)
+
+
+def test_audio_that_cannot_be_is_one_line(whisper_folder: Path, spoken: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(b"ID3")
+    folder = str(whisper_folder)
+    for arguments, code, words in (
+        (["--audio", str(tmp_path / "a.mp3")], 1, "is not a PCM WAV file"),
+        (["--audio", str(tmp_path / "none.wav")], 1, "cannot read"),
+        (["one", "two", "--audio", spoken], 2, "--audio goes with at most one PROMPT"),
+        (["one"], 1, "has no audio, which this model needs"),
+    ):
+        done = octavo_command("generate", folder, *arguments, "--kv-cache-memory-bytes", "16MiB")
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+        assert words in done.stderr

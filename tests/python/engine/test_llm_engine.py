@@ -356,17 +356,17 @@ def test_metrics_count_what_happened(scripted: Make) -> None:
 def test_unseeded_requests_differ_and_engines_repeat_themselves(scripted: Make) -> None:
     def seeds(world: Scripted) -> list[int]:
         translate = world.engine._params.translate
-        return [translate(SamplingParams(), prompt_tokens=1, index=i).seed for i in range(4)]
+        return [translate(SamplingParams(), prompt=[5], index=i).seed for i in range(4)]
 
     first, second = seeds(scripted()), seeds(scripted())
     assert first == second
     assert len(set(first)) == 4
     translate = scripted().engine._params.translate
-    assert [translate(SamplingParams(seed=7), prompt_tokens=1, index=i).seed for i in range(3)] == [7, 8, 9]
-    assert translate(SamplingParams(seed=-2), prompt_tokens=1, index=0).seed == 2**64 - 2
+    assert [translate(SamplingParams(seed=7), prompt=[5], index=i).seed for i in range(3)] == [7, 8, 9]
+    assert translate(SamplingParams(seed=-2), prompt=[5], index=0).seed == 2**64 - 2
 
 
 def test_bad_words_are_banned_with_and_without_a_space_before(scripted: Make) -> None:
     world = scripted()
-    native = world.engine._params.translate(SamplingParams(bad_words=["x"]), prompt_tokens=1, index=0)
+    native = world.engine._params.translate(SamplingParams(bad_words=["x"]), prompt=[5], index=0)
     assert native.bad_words[0] == world.ids(world.tokenizer, "x")
