@@ -18,7 +18,7 @@ class CrossGroup final : public CacheGroup {
 
   int32_t FirstLive(int32_t) const override { return 0; }
   // Tokens need none.
-  int32_t Peak(int32_t, int32_t) const override { return 0; }
+  int32_t Peak(int32_t, const Ahead&) const override { return 0; }
   int32_t Match(const PrefixMap&, const PrefixChain&, int32_t tokens, int32_t, const Links&,
                 BlockId*) const override {
     return tokens;

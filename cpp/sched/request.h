@@ -105,7 +105,7 @@ struct alignas(64) Request {
   // The rest.
   int32_t scored = 0;  // prompt positions whose logprob was asked for already
   int32_t overtaken = 0;
-  int32_t admitted_len = 0;    // tokens known when it was last admitted
+  int32_t admitted_len = 0;  // tokens known when it was last admitted
   // What was free, and promised to others, when it last did not fit, and the step of that.
   int64_t refused_room = -1;  // -1: it was never refused, or must be looked at again
   int32_t refused_promised = 0;

@@ -73,7 +73,7 @@ struct EngineConfig {
   bool sub_block_hits = false;
   bool enable_kv_events = false;
   int32_t max_kv_events = 1 << 16;  // kept until they are taken; more are dropped, and counted
-  uint64_t hash_seed = 0;  // seed of the prefix hash; 0 draws one from the system
+  uint64_t hash_seed = 0;           // seed of the prefix hash; 0 draws one from the system
 
   // Limits.
   int32_t vocab_size = 0;

@@ -17,7 +17,8 @@ void EventReader::Read() {
     dropped_ = dropped;
     stale_ = true;
   }
-  engine_->CachedContent(&content_);
+  const Status listed = engine_->CachedContent(&content_);
+  OCTAVO_CHECK(listed.ok(), "no memory for a life");
   if (stale_) {
     KvEvent cleared{};
     cleared.kind = KvEventKind::kCleared;

@@ -297,7 +297,7 @@ TEST_CASE("events carry a request's salt and its items, each block those that li
   const EncoderItem item{{5, 6}, size - 1, 2, 2, false};
   const std::vector<int32_t> prompt = Prompt(3 * size, 1);
   const SamplingParams params = Greedy(1);
-  REQUIRE(h.engine.AddRequest(RequestInput{prompt, params, 0, "tenant", {}, {&item, 1}}).ok());
+  h.Add(RequestInput{prompt, params, 0, "tenant", {}, {&item, 1}});
   h.Drain();
   std::vector<KvEvent> events;
   h.engine.TakeEvents(&events);

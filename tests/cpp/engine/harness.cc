@@ -8,6 +8,7 @@ RequestId Harness::Add(const RequestInput& input) {
   auto id = engine.AddRequest(input);
   OCTAVO_CHECK(id.ok(), id.status().message().c_str());
   engine.CheckInvariants();
+  items_[Value(*id)].assign(input.encoder_items.begin(), input.encoder_items.end());
   return *id;
 }
 
@@ -20,6 +21,12 @@ const StepPlan* Harness::Begin() {
 }
 
 void Harness::Run(Open& open) {
+  std::vector<sim::Encoded> inputs;
+  for (const EncoderInput& input : open.plan.encoder_inputs) {
+    const EncoderItem& item = items_.at(input.request).at(size_t(input.item));
+    inputs.push_back({item.hash[0], item.embeddings, item.bidirectional});
+  }
+  model.Encode(open.plan, inputs);
   OCTAVO_CHECK(model.Execute(open.plan, open.tokens).ok(), "the model never fails a step");
   open.executed = true;
 }

@@ -115,6 +115,7 @@ class Harness {
 
   std::deque<Open> open_;
   std::map<uint64_t, Done> done_;
+  std::map<uint64_t, std::vector<EncoderItem>> items_;
 };
 
 }  // namespace octavo::engine

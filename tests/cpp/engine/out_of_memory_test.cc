@@ -281,7 +281,7 @@ class Life {
     if (!tier) return &connector_;
     auto copier = std::make_unique<SparedCopier>();
     copier_ = copier.get();
-    const int64_t bytes = ModelCopier::kParentBytes;
+    const int64_t bytes = 6 * 16 * int64_t{sizeof(sim::Cell)};  // of blocks of 16 in six groups
     tier_ = std::move(*transfer::HostTier::Create(config, 40 * bytes, bytes, std::move(copier)));
     return tier_.get();
   }
@@ -323,6 +323,7 @@ class Life {
     const auto id = Call([&] { return h_.engine.AddRequest(rich.input()); });
     REQUIRE(id.ok());
     ids_.push_back(*id);
+    items_[Value(*id)] = rich.items;
   }
 
   void Turn() {
@@ -330,6 +331,12 @@ class Life {
     if (plan) {
       open_.push_back(*plan);
       std::vector<int32_t> tokens(plan->num_samples);
+      std::vector<sim::Encoded> inputs;
+      for (const EncoderInput& input : plan->encoder_inputs) {
+        const EncoderItem& item = items_.at(input.request).at(size_t(input.item));
+        inputs.push_back({item.hash[0], item.embeddings, item.bidirectional});
+      }
+      h_.model.Encode(*plan, inputs);
       REQUIRE(h_.model.Execute(*plan, tokens).ok());
       sampled_.push_back(tokens);
     } else {
@@ -382,6 +389,7 @@ class Life {
   std::vector<std::vector<int32_t>> sampled_;
   std::vector<RequestId> ids_;
   std::map<uint64_t, std::vector<int32_t>> tokens_;
+  std::map<uint64_t, std::vector<EncoderItem>> items_;
   int64_t stored_ = 0;
   uint64_t lost_ = 0;
 };

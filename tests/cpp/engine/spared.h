@@ -5,15 +5,15 @@
 #include <utility>
 
 #include "engine/counting_new.h"
-#include "engine/model_copier.h"
-#include "engine/random_connector.h"
+#include "engine/store_connector.h"
+#include "sim/model_copier.h"
 
 namespace octavo::engine {
 
-// A RandomConnector without trouble.
+// A StoreConnector.
 class SparedConnector final : public KvConnector {
  public:
-  explicit SparedConnector(const EngineConfig& config) : inner_(config, {}, 1) {}
+  explicit SparedConnector(const EngineConfig& config) : inner_(config, 1) {}
 
   KvMatch Match(const KvRequest& r, int32_t hit, const KvResidency& local) override {
     const SpareAllocations spared;
@@ -34,7 +34,6 @@ class SparedConnector final : public KvConnector {
     const SpareAllocations spared;
     inner_.OnEvict(content);
   }
-  void OnStepPlanned(uint64_t step) override { inner_.OnStepPlanned(step); }
   Status TakeReports(std::vector<KvReport>* reports) override {
     const SpareAllocations spared;
     return inner_.TakeReports(reports);
@@ -49,7 +48,7 @@ class SparedConnector final : public KvConnector {
   sim::HashModel* model = nullptr;
 
  private:
-  RandomConnector inner_;
+  StoreConnector inner_;
 };
 
 // A ModelCopier that copies late.
@@ -57,7 +56,7 @@ class SparedCopier final : public transfer::BlockCopier {
  public:
   void Out(int group, int32_t block, std::byte* host) override {
     const SpareAllocations spared;
-    inner_.model = model;
+    inner_.set_model(model);
     inner_.Out(group, block, host);
   }
   void In(int group, int32_t block, const std::byte* host) override {
@@ -76,7 +75,7 @@ class SparedCopier final : public transfer::BlockCopier {
   sim::HashModel* model = nullptr;
 
  private:
-  ModelCopier inner_{true};
+  sim::ModelCopier inner_{true};
 };
 
 // Knows nothing, and counts how often it is stopped.

@@ -87,7 +87,7 @@ TEST_CASE("an item's blocks are counted with what admission takes, and only ther
   CHECK(kv.AdmissionNeed(hit, 10).of[0] == 0);
   CHECK(kv.PeakNeed(hit, 10).of[2] == 0);
   // Three parents for the coarse group, ten for tokens, five for the fine one.
-  CHECK(ParentsFor(std::vector<GroupSpec>{kCross, kFull, kFineCross}, 0, 40, 40) == 18);
+  CHECK(ParentsFor(std::vector<GroupSpec>{kCross, kFull, kFineCross}, 0, 40, {.tokens = 40}) == 18);
 }
 
 TEST_CASE("an admission that does not fit with its item takes nothing") {

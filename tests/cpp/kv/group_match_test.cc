@@ -17,7 +17,10 @@ int32_t Below(std::mt19937& random, int32_t n) { return int32_t(random() % uint3
 
 GroupSpec RandomSpec(std::mt19937& random) {
   GroupSpec s;
-  s.kind = GroupKind(Below(random, 5));
+  // Of those that hold tokens.
+  constexpr GroupKind kKinds[] = {GroupKind::kFull, GroupKind::kLatent, GroupKind::kSlidingWindow,
+                                  GroupKind::kChunkedLocal, GroupKind::kState};
+  s.kind = kKinds[Below(random, 5)];
   s.block_size = 1 << Below(random, 4);
   if (s.kind == GroupKind::kSlidingWindow || s.kind == GroupKind::kChunkedLocal) {
     s.window = 1 + Below(random, 24);

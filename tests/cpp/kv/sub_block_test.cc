@@ -223,7 +223,8 @@ TEST_CASE("latent vectors are kept, found and copied as keys and values of every
     CHECK(pool.Match(chain).tokens == 16);
     CHECK(pool.Match(chain).partial == 4);
   }
-  for (const GroupSpec& spec : {full, latent}) CHECK(ParentsFor({&spec, 1}, 8, 61, 8) == 8);
+  for (const GroupSpec& spec : {full, latent})
+    CHECK(ParentsFor({&spec, 1}, 8, 61, {.tokens = 8}) == 8);
 }
 
 }  // namespace

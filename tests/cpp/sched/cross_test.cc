@@ -386,7 +386,7 @@ TEST_CASE("events name an item's blocks, and tell all of them again to whoever s
       CHECK(e.tokens[4] == 5 + i % 5);
       CHECK(e.tokens[5] * 4 == e.start);
     }
-    w.engine.CachedContent(&events);
+    REQUIRE(w.engine.CachedContent(&events).ok());
     CHECK(events.size() == held.size());
     for (const KvEvent& e : events) CHECK(held[{e.group, e.hash[0]}] == e.tokens);
   }

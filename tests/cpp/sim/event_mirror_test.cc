@@ -8,7 +8,7 @@ namespace octavo::sim {
 namespace {
 
 KvEvent Event(KvEventKind kind, uint64_t content, int32_t group = 0) {
-  return {kind, group, BlockId{1}, {content, content * 7}, {0, 0}, 0, {}};
+  return {kind, group, BlockId{1}, {content, content * 7}, {0, 0}, 0, {}, {}};
 }
 
 TEST_CASE("a picture of the cache is what was stored and not removed") {
