@@ -196,6 +196,8 @@ void Scheduler::Close(Request& r, FinishReason reason) {
 
 void Scheduler::PublishTail(Request& r) {
   if (!config_.sub_block_hits || !kv_.caching()) return;
+  // No sample has proven it, and a failed row takes only whole blocks back.
+  if (r.num_tokens <= r.admitted_len) return;
   r.Flush();
   r.ExtendChain(hasher_, kv_.unit());
   kv_.PublishTail(r.row_slot(), r.chain(), std::min(r.computed - r.in_flight, r.num_tokens));

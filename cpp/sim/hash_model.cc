@@ -104,6 +104,7 @@ Status HashModel::Execute(const StepPlan& plan, std::span<int32_t> tokens) {
   nan_samples_.clear();
   // Row after row: a row may hit blocks that an earlier row of the same step writes.
   for (int32_t r = 0; r < plan.num_rows; ++r) WriteRow(plan, r);
+  broken_token_ = -1;
   for (int32_t s = 0; s < plan.num_samples; ++s) {
     tokens[s] = Sample(plan, s);
     latest_[plan.row_slot[plan.sample_row[s]]] = tokens[s];
@@ -148,7 +149,7 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
       for (uint64_t& state : states_) state = Onwards(state);
     }
     uint64_t digest = embeddings_.DigestOf(t, token, p);
-    saw_nan_ = digest == kNan;
+    saw_nan_ = digest == kNan || t == broken_token_;
     for (const Group& g : groups_) digest = Mix(digest, See(g, plan, slot, p));
     if (saw_nan_) [[unlikely]]
       digest = kNan;

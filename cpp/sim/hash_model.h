@@ -38,6 +38,8 @@ class HashModel final : public Executor {
 
   // Spoils one cell that was written, chosen by `choice`; what a stray write of a kernel does.
   void Corrupt(uint64_t choice);
+  // The next step computes a NaN at its token `t`.
+  void BreakToken(int32_t t) { broken_token_ = t; }
   // Keeps other embeddings of an image than it should; what a mix-up of entries does.
   void CorruptItem(uint64_t choice) { embeddings_.Corrupt(choice); }
 
@@ -80,6 +82,7 @@ class HashModel final : public Executor {
   std::vector<int32_t> latest_;   // what each row slot sampled last
   Embeddings embeddings_;
   bool saw_nan_ = false;
+  int32_t broken_token_ = -1;
   std::vector<int32_t> nan_samples_;
 };
 

@@ -33,6 +33,11 @@ bool Life::Strike(OpKind kind, uint64_t argument) {
   if (kind < OpKind::kHerd) return StrikeSubmission(kind, argument);
   if (NeedsImages(kind)) return StrikeItem(kind, argument);
   if (NeedsEvents(kind)) return StrikeReader(kind, argument);
+  if (kind == OpKind::kNanToken) {
+    break_token_ = true;
+    break_choice_ = argument;
+    return false;  // counted where it strikes
+  }
   return StrikeLoad(kind, argument);
 }
 

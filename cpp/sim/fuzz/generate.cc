@@ -21,6 +21,7 @@ constexpr uint64_t kEncoderStream = 12;
 constexpr uint64_t kEventStream = 7;
 constexpr uint64_t kAsideStream = 8;
 constexpr uint64_t kItemStream = 9;
+constexpr uint64_t kNanStream = 15;
 constexpr uint64_t kTierStream = 10;
 constexpr uint64_t kTimeStream = 14;
 constexpr int32_t kContents = 9;  // different images, so that requests share some
@@ -125,9 +126,10 @@ class OpWriter {
         aside_random_(Mix(seed, kAsideStream)) {
     for (size_t i = 0; i < kNumOps; ++i) {
       const OpKind kind{static_cast<uint8_t>(i)};
-      if (NeedsImages(kind) || NeedsEvents(kind)) {
-        const bool can =
-            NeedsImages(kind) ? config.encoder_cache_size > 0 : config.enable_kv_events;
+      if (IsDrawnApart(kind)) {
+        const bool can = NeedsImages(kind)   ? config.encoder_cache_size > 0
+                         : NeedsEvents(kind) ? config.enable_kv_events
+                                             : Random(Mix(seed, kNanStream)).OneIn(3);
         if (can && aside_random_.OneIn(2)) aside_.push_back(kind);
       } else if (IsDrawn(kind) && random_.OneIn(2)) {
         faults_.push_back(kind);

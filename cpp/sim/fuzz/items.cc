@@ -62,10 +62,36 @@ void Life::NameInputs(OpenStep& step) {
   }
 }
 
-bool Life::HasBrokenItem(const RequestSpec& spec) const {
-  return std::any_of(spec.items.begin(), spec.items.end(), [&](const EncoderItem& item) {
+// Whether a NaN may be seen by a request: in one of its images, or at a token of its own.
+bool Life::HasBroken(const Guest& guest) const {
+  const auto broken_item = [&](const EncoderItem& item) {
     return std::find(broken_.begin(), broken_.end(), item.hash[0]) != broken_.end();
-  });
+  };
+  const auto tokens = guest.oracle.tokens();
+  const auto broken_prefix = [&](const auto& broken) {
+    const auto& [salt, prefix] = broken;
+    return salt == guest.spec.salt && prefix.size() <= tokens.size() &&
+           std::equal(prefix.begin(), prefix.end(), tokens.begin());
+  };
+  return std::any_of(guest.spec.items.begin(), guest.spec.items.end(), broken_item) ||
+         std::any_of(broken_prefixes_.begin(), broken_prefixes_.end(), broken_prefix);
+}
+
+void Life::BreakToken(const StepPlan& plan) {
+  const int32_t t = int32_t(break_choice_ % uint64_t(plan.num_tokens));
+  const int32_t row =
+      int32_t(std::upper_bound(plan.query_start, plan.query_start + plan.num_rows, t) -
+              plan.query_start) -
+      1;
+  const Guest* guest = Find(plan.request[row]);
+  const size_t end = size_t(plan.position[t]) + 1;
+  // A guess that proves wrong is written over.
+  if (!guest || end > guest->oracle.tokens().size()) return;
+  const auto prefix = guest->oracle.tokens().first(end);
+  broken_prefixes_.push_back({guest->spec.salt, {prefix.begin(), prefix.end()}});
+  model_.BreakToken(t);
+  break_token_ = false;
+  Count(OpKind::kNanToken);
 }
 
 // The encoder fails at one of the items of the oldest step that has not run.
@@ -148,7 +174,7 @@ bool Life::StrikeItem(OpKind kind, uint64_t argument) {
 void Life::RetryBroken() {
   retrying_ = true;
   spoil_ = OpKind::kCheck;
-  fail_encode_ = false;
+  fail_encode_ = break_token_ = false;
   for (const RequestSpec& spec : std::exchange(to_retry_, {})) {
     int attempts = 0;
     do {

@@ -207,6 +207,7 @@ void Life::Run() {
     if (step.executed) continue;
     if (fail_encode_ && !step.inputs.empty()) return FailEncode();
     model_.Encode(step.plan, step.inputs);
+    if (break_token_) BreakToken(step.plan);
     OCTAVO_CHECK(model_.Execute(step.plan, step.tokens).ok(), "the model never fails a step");
     step.nans.assign(model_.nan_samples().begin(), model_.nan_samples().end());
     step.executed = true;
@@ -268,7 +269,7 @@ void Life::CheckOutput(Guest& guest, const StepOutput& output, bool spoiled, boo
                    output.cached_tokens <= int32_t(guest.spec.prompt.size()),
                "the cached tokens of a prompt changed");
   if (nan) {
-    OCTAVO_CHECK(HasBrokenItem(guest.spec), "a NaN reached a request that has no part in it");
+    OCTAVO_CHECK(HasBroken(guest), "a NaN reached a request that has no part in it");
     Count(OpKind::kNanSpreads);
     if (to_retry_.size() < kMostRetries) to_retry_.push_back(guest.spec);
   }

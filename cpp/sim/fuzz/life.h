@@ -91,7 +91,8 @@ class Life {
   bool StrikeItem(OpKind kind, uint64_t argument);
   void FailEncode();
   bool SubmitBadItem(uint64_t argument);
-  bool HasBrokenItem(const RequestSpec& spec) const;
+  bool HasBroken(const Guest& guest) const;
+  void BreakToken(const StepPlan& plan);
   void RetryBroken();
   // faults.cc
   bool Strike(OpKind kind, uint64_t argument);
@@ -135,8 +136,12 @@ class Life {
   uint64_t ended_[5] = {};         // by FinishReason
   OpKind spoil_ = OpKind::kCheck;  // armed: what happens to a token of the next step that fits
   uint64_t spoil_choice_ = 0;
-  bool fail_encode_ = false;           // armed: the next step with items fails at one of them
-  bool break_item_ = false;            // armed: the next item that is encoded comes out as NaN
+  bool fail_encode_ = false;  // armed: the next step with items fails at one of them
+  bool break_item_ = false;   // armed: the next item that is encoded comes out as NaN
+  bool break_token_ = false;  // armed: a token of the next step that fits is a NaN
+  uint64_t break_choice_ = 0;
+  // Prefixes, with their salt, whose last token was.
+  std::vector<std::pair<std::string, std::vector<int32_t>>> broken_prefixes_;
   std::vector<uint64_t> broken_;       // contents that once did
   std::vector<RequestSpec> to_retry_;  // some that failed for that
   bool retrying_ = false;

@@ -63,6 +63,7 @@ constexpr std::string_view kNames[] = {
     "slow_reader",
     "lost_batch",
     "reader_restart",
+    "nan_token",
     "queue_full",
     "reset_refused",
     "preemption",

@@ -69,7 +69,7 @@ enum class OpKind : uint8_t {
   kPauseNew,
   kPauseAll,
   kResume,
-  // Images. Those from here to kReaderRestart are drawn apart from the others (generate.cc).
+  // Images. Those from here to kNanToken are drawn apart from the others (generate.cc).
   kBadItem,
   kItemHerd,
   kFailEncode,
@@ -79,6 +79,7 @@ enum class OpKind : uint8_t {
   kSlowReader,
   kLostBatch,
   kReaderRestart,
+  kNanToken,
   // What happens by itself and is only counted.
   kQueueFull,
   kResetRefused,
@@ -132,6 +133,10 @@ constexpr bool NeedsImages(OpKind kind) {
 }
 constexpr bool NeedsEvents(OpKind kind) {
   return kind >= OpKind::kSlowReader && kind <= OpKind::kReaderRestart;
+}
+
+constexpr bool IsDrawnApart(OpKind kind) {
+  return kind >= OpKind::kBadItem && kind <= OpKind::kNanToken;
 }
 
 using OpCounts = std::array<uint64_t, kNumOps>;

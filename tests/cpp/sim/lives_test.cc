@@ -161,6 +161,9 @@ TEST_CASE("random lives with images keep every span right and end empty") {
 TEST_CASE("a NaN that was noticed is in no cache any more") {
   // Each life ends with requests that failed for a NaN coming again.
   CheckLives(Images, {OpKind::kNanItem, OpKind::kNanSpreads}, 1'310'000);
+  CheckLives([](uint64_t, const EngineConfig& c) { return c.sub_block_hits; },
+             {OpKind::kNanToken, OpKind::kNanSpreads, OpKind::kBlockCopied}, 1'312'000);
+  CheckLives(Connected, {OpKind::kNanToken, OpKind::kNanSpreads}, 1'314'000);
 }
 TEST_CASE("who reads the events slowly, loses some or starts anew is exact again") {
   const auto small = [](uint64_t, const EngineConfig& c) {

@@ -250,6 +250,8 @@ class NaiveEngine:
         self.preempted = True
 
     def _publish_tail(self, r: NaiveRequest) -> None:
+        if len(r.tokens) <= r.admitted:
+            return  # no sample has proven it
         processed = min(r.computed - r.in_flight, len(r.tokens))
         self.cache.publish_tail(r.held, r.tokens, r.salt, processed, r.wish)
 
