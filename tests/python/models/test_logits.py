@@ -13,6 +13,7 @@ from models.stepper import Stepper
 from octavo.hf_config import load_model_spec
 
 TOLERANCE = 5e-5  # logits reach 15, so this is 3e-6 of them
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
 PROMPT = tiny_models.random_prompts(1, low=100, high=100, seed=3)[0]
 
 
@@ -110,8 +111,19 @@ def load_reference(folder: Any) -> Any:
         ("llama", {"num_key_value_heads": 4, "hidden_act": "gelu_pytorch_tanh"}),
         ("llama", {"num_key_value_heads": 1, "head_dim": 64, "tie_word_embeddings": True}),
         ("qwen3", {"attention_bias": True, "rms_norm_eps": 1e-3}),
+        ("deepseek-v2", {"q_lora_rank": None, "topk_method": "greedy", "rms_norm_eps": 1e-3}),
+        ("deepseek-v3", {"q_lora_rank": 40, "attention_bias": True, "rope_interleave": False}),
+        ("deepseek-v3", {"n_group": 1, "topk_group": 1, "norm_topk_prob": False, "rope_parameters": ROPE}),
     ],
-    ids=["biases", "multi-head-gelu", "multi-query-tied", "qwen3-bias"],
+    ids=[
+        "biases",
+        "multi-head-gelu",
+        "multi-query-tied",
+        "qwen3-bias",
+        "deepseek-greedy",
+        "deepseek-bias-halves",
+        "deepseek-ungrouped",
+    ],
 )
 def test_what_a_config_may_change(tmp_path: Any, name: str, changes: dict[str, Any]) -> None:
     folder = tiny_models.save_model(tmp_path, name, **changes)
