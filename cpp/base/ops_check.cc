@@ -28,19 +28,19 @@ Status InvalidOp(const char* op, const std::string& what) {
 Status CheckShape(const OpTensor& t, std::initializer_list<int64_t> extents) {
   const TensorView& v = t.view;
   bool same = v.rank == static_cast<int>(extents.size());
-  int64_t count = 1;
+  bool empty = false;
   int i = 0;
   for (int64_t want : extents) {
     if (!same) break;
     same = want == kAnyExtent ? v.shape[i] >= 0 : v.shape[i] == want;
-    count *= v.shape[i];
+    empty = empty || v.shape[i] == 0;
     ++i;
   }
   if (!same) {
     return Fault(t, "has shape " + Extents(v.shape, v.rank) + ", need " +
                         Extents(extents.begin(), static_cast<int>(extents.size())));
   }
-  if (count == 0) return Status::Ok();
+  if (empty) return Status::Ok();
   if (v.data == nullptr) return Fault(t, "has no memory behind it");
   if (!v.last_dim_contiguous()) {
     return Fault(t, "has stride " + std::to_string(v.stride[v.rank - 1]) +
