@@ -80,7 +80,6 @@ class LLMEngine:
         self.plan = plan
         self._events = events
         self._lost_events = 0
-        self._busy = contextlib.nullcontext() if events is None else events.attach(_flusher(self))
         self.core = core_engine
         self.runner = runner
         self._pipeline = Pipeline(core_engine, runner)
@@ -110,6 +109,8 @@ class LLMEngine:
         self._ready: list[RequestOutput] = []
         self._decoded = DecodedTokens(tokenizer)
         self._metrics = EngineMetrics(str(plan.model.model))
+        # Last: from now on the publisher's thread may call.
+        self._busy = contextlib.nullcontext() if events is None else events.attach(_flusher(self))
 
     def add_request(self, request_id: str, prompt: Any, params: SamplingParams, priority: int = 0) -> None:
         """Queues a request. ValueError (or TypeError) says what is wrong with it; nothing has changed then.

@@ -10,6 +10,7 @@ of $PYTHONHASHSEED, or of "vllm-none-hash" where that is not set.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ except ImportError:
 Change = dict[str, Any]  # what octavo.core.Engine.take_events says of one block
 _DEFAULT_SEED = "vllm-none-hash"
 _REMEMBERED = 1 << 16  # names of content that has left, at least
+# Blocks named before the engine's thread may have the interpreter; Python by itself hands it over after 5 ms.
+_TURN = 8
 
 
 class Names(Protocol):
@@ -82,6 +85,7 @@ class CborNames:
         self._held: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)  # by group and the core's hash
         self._left: OrderedDict[bytes, bytes] = OrderedDict()  # by the core's hash, the latest last
         self._before = self._root
+        self._computed = 0
 
     def stored(self, change: Change) -> BlockHash | None:
         known = change["hash"]
@@ -120,6 +124,9 @@ class CborNames:
         return self._left.get(known)
 
     def _compute(self, change: Change, name: bytes) -> bytes:
+        self._computed += 1
+        if self._computed % _TURN == 0:
+            time.sleep(0)
         tokens, extra = change["token_ids"], change["extra"]
         for first in range(0, len(tokens), self._unit):
             unit = tokens[first : first + self._unit]

@@ -137,6 +137,23 @@ def test_names_outlive_a_fresh_start() -> None:
     assert merge([removed(second)], groups, given) == []  # it was not told again
 
 
+def test_the_engine_s_thread_need_not_wait_for_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, computed, waited = CborNames(1), 0, []
+    compute = given._digest
+
+    def digest(value: Any) -> bytes:
+        nonlocal computed
+        computed += 1
+        return compute(value)
+
+    monkeypatch.setattr(given, "_digest", digest)
+    monkeypatch.setattr(names.time, "sleep", lambda seconds: waited.append((seconds, computed)))
+    merge(changes(list(range(100)), "", [], 1), [GroupInfo("full_attention")], given)
+    assert {seconds for seconds, _ in waited} == {0}
+    counts = [0, *(count for _, count in waited), computed]
+    assert max(later - earlier for earlier, later in zip(counts, counts[1:])) <= 8
+
+
 def test_names_of_what_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "_REMEMBERED", 2)
     given, groups = CborNames(1), [GroupInfo("full_attention")]
