@@ -230,8 +230,9 @@ WHISPER_GENERATION = {
     "pad_token_id": 0,
     "max_length": 96,
     "forced_decoder_ids": [[1, 9], [2, 11]],
-    "suppress_tokens": [0, 5, 6, 7, 8],
-    "begin_suppress_tokens": [3, 12, 13],
+    # Among them what the tiny model would say often, and first.
+    "suppress_tokens": [0, 5, 189, 258],
+    "begin_suppress_tokens": [3, 12, 293, 476],
 }
 
 

@@ -22,7 +22,8 @@ NEW_TOKENS = 48
 SOUNDS = tiny_models.sounds(10, seed=3)
 GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 DEFAULT = [2, 9, 11]  # what generation_config.json says
-SUPPRESSED, NOT_FIRST = tiny_models.WHISPER_GENERATION["suppress_tokens"], [3, 12, 13]
+SUPPRESSED: Any = tiny_models.WHISPER_GENERATION["suppress_tokens"]
+NOT_FIRST: Any = tiny_models.WHISPER_GENERATION["begin_suppress_tokens"]
 ENCODER = EncoderSpec(num_layers=2, num_heads=2, intermediate_size=96, mel_bins=20, length=50)
 
 
@@ -187,23 +188,32 @@ def test_a_start_token_behind_a_context_stays_where_it_is(llm: LLM) -> None:
     assert output.prompt_token_ids == [40, 41, 2, 9]
 
 
+def test_what_the_file_suppresses_would_have_been_said(llm: LLM, truth: Callable[..., list[int]]) -> None:
+    """Also behind the start alone, which leaves nothing open where there is one language."""
+    free = truth(0, suppress=False)
+    assert free[0] in NOT_FIRST
+    assert set(free) & set(SUPPRESSED)
+    alone = (2,)
+    assert truth(0, alone) != truth(0, alone, suppress=False)
+    assert transcripts(llm, [clip(SOUNDS[0], prompt_token_ids=[2])]) == [truth(0, alone)]
+
+
 def test_a_bias_lifts_what_the_model_suppresses(llm: LLM) -> None:
-    forced = dict.fromkeys((5, 12), 100.0)
-    plain, other, lifted = (
+    plain, other, never, not_first = (
         transcripts(llm, [clip(SOUNDS[0])], SamplingParams(temperature=0, max_tokens=4, logit_bias=bias))[0]
-        for bias in ({5: -100.0}, {40: 100.0}, forced)
+        for bias in ({60: -100.0}, {40: 100.0}, {5: 100.0}, {12: 100.0})
     )
     assert not set(plain) & set(SUPPRESSED)
     assert other == [40] * 4
-    assert set(lifted) <= {5, 12}  # 12 as the first token too
+    assert (never, not_first) == ([5] * 4, [12] * 4)
 
 
 def test_a_prompt_that_ends_at_the_start_leaves_all_to_a_multilingual_model(
     whisper_folder: Path, tmp_path: Path, truth: Callable[..., list[int]]
 ) -> None:
     folder = Path(shutil.copytree(whisper_folder, tmp_path / "model"))
-    languages = {"lang_to_id": {"<|en|>": 9}, "task_to_id": {"transcribe": 7}}
-    generation = {**tiny_models.WHISPER_GENERATION, **languages, "forced_decoder_ids": [[1, None], [2, 7]]}
+    languages = {"lang_to_id": {"<|en|>": 9}, "task_to_id": {"transcribe": 5}}
+    generation = {**tiny_models.WHISPER_GENERATION, **languages, "forced_decoder_ids": [[1, None], [2, 5]]}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     llm = LLM(folder, num_threads=1, num_gpu_blocks_override=400)
     assert transcripts(llm, [clip(SOUNDS[4], prompt_token_ids=[2])]) == [truth(4, (2,), suppress=False)]

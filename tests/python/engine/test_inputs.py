@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from octavo.engine.inputs import InputProcessor, as_prompt_list
+from octavo.hf.encoder import DecoderStart
+from octavo.media.audio import AudioInput
+from octavo.media.log_mel import LogMel
 from octavo.prompts import KvRange, KvRetention
 from octavo.sampling_params import SamplingParams
 from octavo.text.tokenizer import Tokenizer
@@ -127,3 +130,41 @@ def test_truncation_keeps_the_end_of_the_prompt(inputs: InputProcessor) -> None:
     assert one(inputs, ids, truncate_prompt_tokens=-1, max_tokens=None) == ids[-(LIMIT - 1) :]
     with pytest.raises(ValueError, match="truncate_prompt_tokens=32 is not valid: use at most 31"):
         one(inputs, ids, truncate_prompt_tokens=32)
+
+
+@pytest.fixture
+def speech(tokenizer: Tokenizer) -> InputProcessor:
+    log_mel = LogMel(rate=16000, seconds=1, bins=20, fft=400, hop=160)
+    return InputProcessor(
+        tokenizer,
+        max_model_len=LIMIT,
+        vocab_size=VOCAB,
+        start=DecoderStart(token_id=9, prompt=(9, 10)),
+        audio=AudioInput(log_mel, 50),
+    )
+
+
+def test_the_prompt_of_a_decoder_is_taken_as_written_behind_its_start(
+    speech: InputProcessor, tokenizer: Tokenizer
+) -> None:
+    media = {"multi_modal_data": {"audio": (np.zeros(1600), 16000)}}
+    plain = tokenizer.encode("the cat", add_special_tokens=False)
+    assert plain != tokenizer.encode("the cat")  # or this would prove nothing
+    assert one(speech, {"prompt": "the cat", **media}) == [9, *plain]
+    assert one(speech, {"prompt_token_ids": [], **media}) == [9]
+    assert one(speech, {"prompt_token_ids": [5, 9, 6], **media}) == [5, 9, 6]
+    assert one(speech, {"prompt_token_ids": [9, *range(20, 26)], **media}, truncate_prompt_tokens=2) == [
+        9,
+        24,
+        25,
+    ]
+    assert one(speech, media) == one(speech, {"prompt": "", **media}) == [9, 10]
+    prompt = speech.prepare([media], [SamplingParams()])[0]
+    assert (prompt.text, [item.embeddings for item in prompt.items]) == (None, [50])
+
+
+def test_only_a_model_of_speech_begins_by_itself(inputs: InputProcessor) -> None:
+    with pytest.raises(ValueError, match="prompt needs 'prompt'"):
+        one(inputs, {"multi_modal_data": {}})
+    with pytest.raises(ValueError, match="multi_modal_data is not valid: this model takes text alone"):
+        one(inputs, {"prompt": "the cat", "multi_modal_data": {"audio": (np.zeros(9), 16000)}})
