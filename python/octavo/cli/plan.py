@@ -13,7 +13,7 @@ from octavo.cli.console import GIB, gib, note, print_facts, print_table
 from octavo.cli.engine import add_model, engine_options, usage_errors
 from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
-from octavo.hf_config import load_model_spec
+from octavo.hf_config import EncoderSpec, load_model_spec
 from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
 from octavo.plan.groups import LayerGroup
 from octavo.plan.resolver import Reason, footprint_of
@@ -203,6 +203,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         spec.architecture,
         {
             "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, {cached}",
+            **({} if spec.encoder is None else {"encoder": spoken(spec.encoder)}),
             "dtype": f"{spec.dtype}, KV cache {fit.kv_dtype}",
             "context": f"{spec.context_limit:,} tokens",
         },
@@ -225,6 +226,14 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         print(f"fits: {what} needs {needed} of {gib(fit.memory)}")
     else:
         print(f"does not fit: {what} needs {needed}, there is {gib(fit.memory)}; {fit.remedy()} fits")
+
+
+def spoken(encoder: EncoderSpec) -> str:
+    """What an encoder takes and yields."""
+    return (
+        f"{encoder.num_layers} layers, {encoder.num_heads} heads, {encoder.mel_bins} x {encoder.frames:,} "
+        f"features of {encoder.modality} to {encoder.length:,} positions"
+    )
 
 
 def blocks(fit: Fit) -> dict[str, str]:

@@ -192,12 +192,18 @@ def test_octavo_plan_shows_the_group(
     assert main(["plan", str(folder), "--memory", "8GiB", *flags]) == 0
     out = capsys.readouterr().out
     if not json_wanted:
+        assert "12 layers, 12 heads, 80 x 3,000 features of audio to 1,500 positions" in " ".join(out.split())
         assert "16 encoder positions of 12 layers" in out
         assert "the 1,500 positions of one input keep" in out
         return
     cross = json.loads(out)["groups"][1]
     assert (cross["kind"], cross["encoder_len"]) == ("cross", 1500)
     assert cross["bytes_held"] == json.loads(out)["bytes"]["one_input"] == 94 * cross["block_bytes"]
+
+
+def test_a_simulation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(write(tmp_path)), "--device", "h100"]) == 2
+    assert "simulate a model without an encoder" in capsys.readouterr().err
 
 
 def test_a_gpu_is_refused_for_now(tmp_path: Path) -> None:
