@@ -109,6 +109,11 @@ class Fit:
         peak = group.peak(self.context, self.footprint.block_size, chunk)
         return peak * self.block_bytes // group.split
 
+    @property
+    def input_bytes(self) -> int:
+        """What one input of an encoder keeps; 0 without one."""
+        return sum(self.held(group) for group in self.footprint.groups if group.encoder_len)
+
     def needed(self, context: int, batch: int) -> int:
         """Everything at once."""
         return self.footprint.fixed_bytes + self.kv_bytes(context, batch)
@@ -287,7 +292,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
         ("KV a token", fit.token_bytes),
         *([("one state", footprint.state_bytes)] if footprint.state_bytes else []),
-        *([("one input", footprint.encoded_bytes)] if footprint.encoded_bytes else []),
+        *([("one input", fit.input_bytes)] if fit.input_bytes else []),
         ("needed", fit.needed(fit.context, fit.batch)),
         ("given", fit.memory),
     ]

@@ -81,12 +81,6 @@ class Footprint:
         return sum(size for group, size in zip(self.groups, self.cut.block_bytes) if group.recurrent)
 
     @property
-    def encoded_bytes(self) -> int:
-        """What one input of the encoder keeps of the pool, whole blocks; 0 without an encoder."""
-        sizes = zip(self.groups, self.cut.block_bytes)
-        return sum(g.peak(0, self.block_size, 0) * size for g, size in sizes if g.encoder_len)
-
-    @property
     def encoder_bytes(self) -> int:
         """Upper bound of what encoding one input holds at once, its features and keys and values included."""
         spec, size = self.spec, DTYPE_BYTES[self.spec.dtype]

@@ -157,7 +157,7 @@ def test_the_cross_group_shares_the_pool_block_for_block(tmp_path: Path) -> None
     assert (full.split, cross.split) == (1, 1)
     token = 3 * 2 * 64 * 4
     assert plan.footprint.block_bytes == 16 * token
-    assert plan.footprint.encoded_bytes == 4 * 16 * token  # 50 positions, whole blocks
+    assert plan.footprint.cut.block_bytes == (16 * token, 16 * token)
     # A request of 20 tokens: two blocks of its own and four of the encoder's.
     assert plan.footprint.blocks_of(20) == 6
     assert plan.max_model_len == 96
@@ -179,7 +179,7 @@ def test_memory_counts_the_encoder(tmp_path: Path) -> None:
     assert found.weights_bytes == found.spec.num_parameters * 4
     assert found.encoder_bytes >= 3000 * (80 + 2 * 768) * 4
     assert found.fixed_bytes == found.weights_bytes + found.activation_bytes + found.encoder_bytes
-    assert found.encoded_bytes == 94 * 16 * 12 * 2 * 768 * 4
+    assert found.request_bytes(16) == (1 + 94) * 16 * 12 * 2 * 768 * 4
     assert dict(plan_of(write(tmp_path)).ledger)["encoder"] > 0
 
 
