@@ -92,7 +92,9 @@ void HashModel::Encode(const StepPlan& plan, std::span<const Encoded> inputs) {
     OCTAVO_CHECK(plan.request[input.row] == input.request, "an item names another request's row");
     for (Group& g : groups_) {
       for (int32_t e = 0; e < inputs[i].embeddings && IsCross(g); ++e) {
-        Write(g, plan, plan.row_slot[input.row], EncodedCell(inputs[i].content, e));
+        Cell cell = EncodedCell(inputs[i].content, e);
+        if (inputs[i].nan) cell.digest = kNan;
+        Write(g, plan, plan.row_slot[input.row], cell);
       }
     }
   }
@@ -136,7 +138,11 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
   const int32_t slot = plan.row_slot[row];
   const int32_t start = plan.position[plan.query_start[row]];
   for (const Group& g : groups_) {
-    if (IsCross(g)) cross_[g.index] = SumCross(g, plan, row);
+    if (IsCross(g)) {
+      saw_nan_ = false;
+      cross_[g.index] = SumCross(g, plan, row);
+      if (saw_nan_) cross_[g.index] = kNan;
+    }
     if (!IsState(g)) continue;
     const Cell before = start > 0 ? Read(g, plan, slot, start - 1) : Cell{};
     states_[g.index] = Onwards(before.digest + uint64_t(before.position + 1 != start));
@@ -166,10 +172,13 @@ void HashModel::WriteRow(const StepPlan& plan, int32_t row) {
 }
 
 uint64_t HashModel::See(const Group& g, const StepPlan& plan, int32_t slot, int32_t position) {
-  if (IsCross(g)) return cross_[g.index];
   if (IsState(g)) {
     if (states_[g.index] == kNan) saw_nan_ = true;
     return states_[g.index];
+  }
+  if (IsCross(g)) {
+    if (cross_[g.index] == kNan) saw_nan_ = true;
+    return cross_[g.index];
   }
   // The digest before covers all that came before it.
   if (KeepsEveryToken(g.spec.kind)) {

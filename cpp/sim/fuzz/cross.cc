@@ -33,18 +33,18 @@ void DrawCross(uint64_t seed, EngineConfig* c) {
   if (random.OneIn(2)) c->encoder_budget = random.Between(1, 2 * longest);
 }
 
-bool HasCross(const EngineConfig& config) {
-  return std::any_of(config.groups.begin(), config.groups.end(),
-                     [](const GroupSpec& g) { return g.kind == GroupKind::kCross; });
-}
-
-EncoderItem MakeCrossItem(const EngineConfig& config, uint64_t seed) {
-  Random random(Mix(seed, kCrossItemStream));
-  int32_t most = config.encoder_budget > 0 ? config.encoder_budget : config.encoder_cache_size;
+int32_t MostCross(const EngineConfig& config) {
+  int32_t most = 0;
   for (const GroupSpec& g : config.groups) {
     if (g.kind != GroupKind::kCross) continue;
     most = most > 0 ? std::min(most, g.encoder_len) : g.encoder_len;
   }
+  return config.encoder_budget > 0 ? std::min(most, config.encoder_budget) : most;
+}
+
+EncoderItem MakeCrossItem(const EngineConfig& config, uint64_t seed) {
+  Random random(Mix(seed, kCrossItemStream));
+  const int32_t most = MostCross(config);
   const int32_t content = random.Below(kCrossContents);
   EncoderItem item;
   item.hash[0] = uint64_t(content) + 100;

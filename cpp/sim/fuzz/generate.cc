@@ -72,10 +72,14 @@ void DrawPolicies(Random& random, EngineConfig* c) {
 
 void DrawEncoder(uint64_t seed, EngineConfig* c) {
   Random random(Mix(seed, kEncoderStream));
-  if (!random.OneIn(3) || HasCross(*c)) return;
+  if (!random.OneIn(3)) return;
   c->sub_block_hits = false;
   c->encoder_cache_size = random.Between(4, 40);
   if (random.OneIn(2)) c->encoder_budget = random.Between(4, c->encoder_cache_size);
+  if (MostCross(*c) == 0) return;
+  // Room for an image beside the longest item.
+  c->encoder_budget = 0;
+  c->encoder_budget = MostCross(*c) + random.Between(4, c->encoder_cache_size);
 }
 
 // Images at random places of a prompt. Families share them as far as they share tokens.
@@ -127,7 +131,7 @@ class OpWriter {
     for (size_t i = 0; i < kNumOps; ++i) {
       const OpKind kind{static_cast<uint8_t>(i)};
       if (IsDrawnApart(kind)) {
-        const bool can = NeedsImages(kind)   ? config.encoder_cache_size > 0
+        const bool can = NeedsImages(kind) ? config.encoder_cache_size > 0 || MostCross(config) > 0
                          : NeedsEvents(kind) ? config.enable_kv_events
                                              : Random(Mix(seed, kNanStream)).OneIn(3);
         if (can && aside_random_.OneIn(2)) aside_.push_back(kind);
@@ -269,7 +273,8 @@ bool EndsRetention(const EngineConfig& config) {
 
 int32_t MostEmbeddings(const EngineConfig& config) {
   const int32_t cache = config.encoder_cache_size;
-  return config.encoder_budget > 0 ? std::min(cache, config.encoder_budget) : cache;
+  if (config.encoder_budget == 0) return cache;
+  return std::min(cache, config.encoder_budget - MostCross(config));
 }
 
 EncoderItem MakeItem(const EngineConfig& config, int32_t content, int32_t start) {
@@ -310,8 +315,8 @@ RequestSpec MakeRequest(const EngineConfig& config, uint64_t seed) {
     for (RetentionRange& range : spec.kept) range.duration_ms = 1 + range.duration_ms;
     spec.decode_duration_ms = 5;
   }
-  if (HasCross(config)) spec.items.push_back(MakeCrossItem(config, seed));
   if (config.encoder_cache_size > 0) DrawItems(config, seed, family, &spec);
+  if (MostCross(config) > 0) spec.items.push_back(MakeCrossItem(config, seed));
   return spec;
 }
 

@@ -34,10 +34,10 @@ bool EndsRetention(const EngineConfig& config);
 int32_t MostEmbeddings(const EngineConfig& config);
 EncoderItem MakeItem(const EngineConfig& config, int32_t content, int32_t start);
 
-// Cross groups for one engine in four, and the item of a request to such an engine, one of a few
-// (cross.cc).
+// Cross groups for one engine in four, the most embeddings of an item there, 0 without, and the
+// item of a request, one of a few (cross.cc).
 void DrawCross(uint64_t seed, EngineConfig* config);
-bool HasCross(const EngineConfig& config);
+int32_t MostCross(const EngineConfig& config);
 EncoderItem MakeCrossItem(const EngineConfig& config, uint64_t seed);
 
 // A request that such an engine accepts. Requests come in families that share prefixes.

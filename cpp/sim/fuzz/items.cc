@@ -23,7 +23,7 @@ void Life::CheckItems(const StepPlan& plan) {
     OCTAVO_CHECK(guest && size_t(input.item) < guest->spec.items.size(), "nobody brought an item");
     work += guest->spec.items[size_t(input.item)].embeddings;
   }
-  OCTAVO_CHECK(work <= MostEmbeddings(config_) || config_.encoder_budget == 0,
+  OCTAVO_CHECK(work <= config_.encoder_budget || config_.encoder_budget == 0,
                "a step encodes more than its budget");
   size_t next = 0;
   for (int32_t row = 0; row < plan.num_rows; ++row) {
@@ -54,7 +54,7 @@ void Life::NameInputs(OpenStep& step) {
   for (const EncoderInput& input : step.plan.encoder_inputs) {
     const EncoderItem& item = Find(input.request)->spec.items[size_t(input.item)];
     step.inputs.push_back({item.hash[0], item.embeddings, item.bidirectional});
-    if (!break_item_ || retrying_ || item.cross) continue;
+    if (!break_item_ || retrying_) continue;
     break_item_ = false;
     step.inputs.back().nan = true;
     broken_.push_back(item.hash[0]);
@@ -108,11 +108,14 @@ bool Life::SubmitBadItem(uint64_t argument) {
   RequestSpec s = MakeRequest(config_, argument);
   const int32_t length = int32_t(s.prompt.size());
   s.items = {MakeItem(config_, int32_t(argument % 9), 0)};
+  if (MostCross(config_) > 0) s.items.push_back(MakeCrossItem(config_, argument));
   EncoderItem& item = s.items[0];
   item.length = 1;
   switch (argument / 9 % 6) {
     case 0:  // larger than any step can encode, or the cache keep
-      item.embeddings = MostEmbeddings(config_) + 1 + int32_t(argument % 1000);
+      item.embeddings = 1 + int32_t(argument % 1000);
+      item.embeddings += MostCross(config_) > 0 ? config_.encoder_cache_size  // beside a short one
+                                                : MostEmbeddings(config_);
       break;
     case 1:
       item.embeddings = -int32_t(argument % 3);
@@ -129,7 +132,7 @@ bool Life::SubmitBadItem(uint64_t argument) {
     default:  // one content, two sizes
       if (length < 2 || MostEmbeddings(config_) < 2) return false;
       item.embeddings = 1;
-      s.items.push_back(EncoderItem(item));
+      s.items.insert(s.items.begin(), EncoderItem(item));
       s.items[1].start = 1;
       s.items[1].embeddings = 2;
   }
@@ -143,7 +146,9 @@ bool Life::SubmitBadItem(uint64_t argument) {
 }
 
 bool Life::StrikeItem(OpKind kind, uint64_t argument) {
-  if (config_.encoder_cache_size == 0) return false;
+  const bool images = config_.encoder_cache_size > 0;
+  const bool any = kind == OpKind::kFailEncode || kind == OpKind::kNanItem;
+  if (!images && !(any && MostCross(config_) > 0)) return false;
   switch (kind) {
     case OpKind::kBadItem:
       return SubmitBadItem(argument);

@@ -158,7 +158,7 @@ void Life::CheckPlan(const StepPlan& plan) {
                  "a token has two samples");
     previous = row;
   }
-  if (HasCross(config_)) CheckCross(plan);
+  if (MostCross(config_) > 0) CheckCross(plan);
   if (plan.num_copies > 0) Count(OpKind::kBlockCopied);
   if (config_.encoder_cache_size > 0) CheckItems(plan);
 }
