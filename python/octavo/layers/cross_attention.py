@@ -1,5 +1,6 @@
-"""Attention without rotary positions over an encoder's output or over the decoder's own past (Vaswani et al.,
-2017), as encoder-decoder models have it: biases everywhere but on the keys. Names are the checkpoint's.
+"""What layers of encoder-decoder models are made of (Vaswani et al., 2017): attention without rotary
+positions, over an encoder's output or over a past, with biases everywhere but on the keys, and a plain
+feed-forward half. Names are the checkpoint's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from octavo.hf_config import ModelSpec
 from octavo.layers.attention import AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
+from octavo.layers.norm import LayerNorm
 from octavo.weights.source import Source
 
 
@@ -41,8 +43,9 @@ class Projections(FusedLinear):
 class EncoderAttention(Layer):
     """Every position sees every other: x [L, H] -> [L, H]."""
 
-    def __init__(self, hidden: int, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, heads: int) -> None:
         super().__init__()
+        dtype, hidden = getattr(torch, spec.dtype), spec.hidden_size
         self.qkv_proj = Projections(("q_proj", "k_proj", "v_proj"), hidden, dtype=dtype)
         self.out_proj = Linear(hidden, hidden, bias=True, dtype=dtype)
         self.shape = (-1, 3, heads, hidden // heads)
@@ -98,3 +101,19 @@ class CrossAttention(Layer):
         """Write the keys and values of encoded [L, H] to the slots [L] int64 of the cache."""
         k, v = self.kv_proj(encoded).view(-1, 2, *self.shape[1:]).unbind(1)
         ctx.store(self.layer, k, v, slots)
+
+
+class EncoderDecoderLayer(Layer):
+    """What layers of encoder and decoder share. Checkpoints have its names beside the attention's."""
+
+    def __init__(self, inner: int, spec: ModelSpec) -> None:
+        super().__init__()
+        dtype, hidden = getattr(torch, spec.dtype), spec.hidden_size
+        self.self_attn_layer_norm = LayerNorm(spec)
+        self.final_layer_norm = LayerNorm(spec)
+        self.fc1 = Linear(hidden, inner, bias=True, dtype=dtype)
+        self.fc2 = Linear(inner, hidden, bias=True, dtype=dtype)
+
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add to x [N, H] in place."""
+        return x.add_(self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))))

@@ -30,9 +30,10 @@ class Embedding(Layer):
 class PositionTable(Layer):
     """position [N] int32 -> [N, H]: learned, or computed before training and stored all the same."""
 
-    def __init__(self, length: int, hidden: int, dtype: torch.dtype) -> None:
+    def __init__(self, length: int, spec: ModelSpec) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(length, hidden, dtype=dtype), requires_grad=False)
+        weight = torch.empty(length, spec.hidden_size, dtype=getattr(torch, spec.dtype))
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     def forward(self, position: torch.Tensor) -> torch.Tensor:
         return F.embedding(position, self.weight)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from octavo import ops
+from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 
 
@@ -41,12 +42,13 @@ class LayerNorm(Layer):
     torch's, which no op of ours would beat: the models that have it spend their time in matrix products.
     """
 
-    def __init__(self, size: int, eps: float, *, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        dtype, size = getattr(torch, spec.dtype), spec.hidden_size
         self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
-        self.eps = eps
+        self.eps = spec.rms_eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the norm of x [..., size]."""
+        """Return the norm of x [..., H]."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
