@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from octavo.env import LOG_LEVELS
 from octavo.errors import did_you_mean, invalid
+from octavo.hf.quantization import METHODS
 from octavo.kv_events.settings import KvEventsConfig, parse_kv_events_config
 from octavo.speculation import Speculation, parse_speculation
 
@@ -122,6 +123,7 @@ class ModelConfig:
     tokenizer: str | os.PathLike[str] | None = None  # a folder; None: the model's
     tokenizer_mode: str = "auto"
     dtype: str = "auto"
+    quantization: str | None = None  # fp8: of linear layers; a quantized checkpoint says itself what it is
     max_model_len: int | str | None = None  # prompt + output tokens of a request; "8K" is 8,192
     seed: int = 0  # seeds the requests that bring no seed of their own, and dummy weights
 
@@ -133,6 +135,8 @@ class ModelConfig:
                 raise invalid(field, value, 'use the path of a model folder, or "tiny"')
         _one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         object.__setattr__(self, "dtype", parse_dtype(self.dtype))
+        if self.quantization is not None:
+            _one_of("quantization", self.quantization, tuple(METHODS))
         object.__setattr__(self, "max_model_len", parse_length(self.max_model_len))
         _in_range("seed", self.seed, 0, 2**63 - 1)
 

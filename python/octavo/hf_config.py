@@ -19,6 +19,7 @@ from octavo.hf.architectures import ARCHITECTURES, Architecture
 from octavo.hf.encoder import DecoderStart, EncoderSpec, decoder_start, encoder_spec
 from octavo.hf.experts import ExpertRule, experts
 from octavo.hf.latent import LatentSpec, deepseek_experts, latent_scale, latent_spec
+from octavo.hf.quantization import read_quantization
 from octavo.hf.reader import MAX_LENGTH, Reader, read_json
 from octavo.hf.rope import RopeSpec, ropes
 from octavo.hf.spec import ModelSpec
@@ -40,17 +41,25 @@ __all__ = [
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
-def load_model_spec(folder: Path, *, max_model_len: int | None = None, dtype: str = "auto") -> ModelSpec:
+def load_model_spec(
+    folder: Path,
+    *,
+    max_model_len: int | None = None,
+    dtype: str = "auto",
+    quantization: str | None = None,
+) -> ModelSpec:
     """Read a model folder's config.json and generation_config.json.
 
-    `max_model_len` and `dtype` replace what the files say. Raises ModelError if config.json is missing, is
-    not JSON, names no supported architecture, or holds a value that cannot be.
+    `max_model_len` and `dtype` replace what the files say; `quantization` is for a checkpoint that has none.
+    Raises ModelError if config.json is missing, is not JSON, names no supported architecture, or holds a
+    value that cannot be, ValueError for a quantization that cannot be had.
     """
     raw = read_json(folder / "config.json")
     if raw is None:
         remedy = "use the folder that a model was downloaded or saved to"
         raise ModelError(f"{folder / 'config.json'} is missing: {remedy}")
-    spec = _spec_of(Reader(raw, folder / "config.json"), read_json(folder / "generation_config.json") or {})
+    config, generation = Reader(raw, folder / "config.json"), read_json(folder / "generation_config.json")
+    spec = _spec_of(config, generation or {}, quantization)
     if dtype != "auto":
         spec = dataclasses.replace(spec, dtype=parse_dtype(dtype))
     return dataclasses.replace(spec, max_model_len=max_model_len or spec.default_length)
@@ -77,16 +86,14 @@ def _architecture(config: Reader) -> tuple[str, Architecture]:
     raise config.error("architectures", names, remedy)
 
 
-def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
+def _spec_of(config: Reader, generation: Mapping[str, Any], wanted: str | None) -> ModelSpec:
     name, architecture = _architecture(config)
     raw = config.raw if architecture.text_tower is None else _flat(config.raw, config.path)
     config = Reader(raw, config.path, architecture.defaults)
-    quantization = config.get("quantization_config")
-    mxfp4 = isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4"
-    if quantization is not None and not (mxfp4 and architecture.sinks):
-        method = quantization.get("quant_method", "...") if isinstance(quantization, dict) else quantization
-        remedy = "quantized checkpoints are not supported, use the float32, bfloat16 or float16 one"
-        raise config.error("quantization_config", method, remedy)
+    never = None if architecture.experts is None else "mixtures of experts"
+    if architecture.deepseek or architecture.speech:
+        never = "models of latent attention" if architecture.deepseek else "speech models"
+    quantization = read_quantization(config, wanted, never=never, mxfp4=architecture.sinks)
     if architecture.speech:
         return _speech(config, generation, name, architecture)
     hidden = config.integer("hidden_size")
@@ -133,7 +140,8 @@ def _spec_of(config: Reader, generation: Mapping[str, Any]) -> ModelSpec:
         state=state_spec(config, architecture.state, num_layers, hidden),
         attention_sinks=architecture.sinks,
         experts=experts(config, rule, num_layers) if architecture.experts else None,
-        mxfp4=mxfp4,
+        mxfp4=quantization is not None and quantization.method == "mxfp4",
+        quantization=quantization,
         renames=architecture.renames,
         text_tower=architecture.text_tower,
         raw=MappingProxyType(dict(config.raw)),

@@ -13,7 +13,7 @@ from octavo.cli.console import GIB, gib, note, print_facts, print_table
 from octavo.cli.engine import add_model, engine_options, usage_errors
 from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
-from octavo.hf_config import EncoderSpec, load_model_spec
+from octavo.hf_config import EncoderSpec, ModelSpec, load_model_spec
 from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
 from octavo.plan.groups import LayerGroup
 from octavo.plan.resolver import Reason, footprint_of
@@ -28,7 +28,7 @@ length run at once. Reads config.json and the safetensors headers only. Exit cod
   octavo plan ./model --device cuda --memory 24GiB"""
 
 ENGINE_FLAGS = frozenset(
-    "dtype load_format block_size max_num_seqs max_num_batched_tokens device enforce_eager "
+    "dtype quantization load_format block_size max_num_seqs max_num_batched_tokens device enforce_eager "
     "gpu_memory_utilization".split()
 )
 KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
@@ -209,7 +209,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         {
             "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, {cached}",
             **({} if spec.encoder is None else {"encoder": spoken(spec.encoder)}),
-            "dtype": f"{spec.dtype}, KV cache {fit.kv_dtype}",
+            "dtype": f"{spec.dtype}, {linears(spec)}KV cache {fit.kv_dtype}",
             "context": f"{spec.context_limit:,} tokens",
         },
     )
@@ -239,6 +239,12 @@ def spoken(encoder: EncoderSpec) -> str:
         f"{encoder.num_layers} layers, {encoder.num_heads} heads, {encoder.mel_bins} x {encoder.frames:,} "
         f"features of {encoder.modality} to {encoder.length:,} positions"
     )
+
+
+def linears(spec: ModelSpec) -> str:
+    """What linear layers are held in, where that is not the model's dtype."""
+    scheme = None if spec.quantization is None else spec.quantization.scheme
+    return "" if scheme is None else f"linear layers {scheme}, "
 
 
 def blocks(fit: Fit) -> dict[str, str]:
@@ -305,6 +311,7 @@ def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]
         "architecture": fit.footprint.spec.architecture,
         "dtype": fit.footprint.spec.dtype,
         "kv_cache_dtype": fit.kv_dtype,
+        "quantization": quantization.method if (quantization := fit.footprint.spec.quantization) else None,
         "context": fit.context,
         "batch": fit.batch,
         "fits": fit.fits,

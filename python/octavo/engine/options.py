@@ -20,6 +20,7 @@ class LLMOptions(TypedDict, total=False):
     tokenizer: str | os.PathLike[str] | None
     tokenizer_mode: str
     dtype: str
+    quantization: str | None
     max_model_len: int | str | None
     seed: int
     load_format: str
@@ -69,7 +70,6 @@ SUPPORTED_VALUES: dict[str, tuple[object, ...]] = {
     "tensor_parallel_size": (1,),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
-    "quantization": (None,),
     "kv_cache_dtype": ("auto",),
     "enable_lora": (False, None),
     "kv_transfer_config": (None,),

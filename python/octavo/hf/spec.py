@@ -10,6 +10,7 @@ from octavo.hf.encoder import DecoderStart, EncoderSpec, attention_parameters, m
 from octavo.hf.experts import ExpertSpec
 from octavo.hf.latent import LatentSpec
 from octavo.hf.names import TextTower
+from octavo.hf.quantization import Quantization
 from octavo.hf.rope import RopeSpec
 from octavo.hf.state import StateSpec
 
@@ -61,6 +62,7 @@ class ModelSpec:
     encoder: EncoderSpec | None = None  # every layer attends to its output too
     start: DecoderStart | None = None  # of outputs; where there is an encoder
     mxfp4: bool = False  # experts are stored in 4 bits
+    quantization: Quantization | None = None  # of linear layers
     renames: tuple[tuple[str, str], ...] = ()  # what checkpoints call parts of names, and the model
     skipped: tuple[str, ...] = ()  # beginnings of the names that are not loaded
     text_tower: TextTower | None = field(default=None, compare=False)

@@ -8,7 +8,6 @@ too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
 import msgspec

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,21 @@ def _streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in _FEW_CUDA_ROWS)
 
 
+_WEIGHTS_ON: ContextVar[str | None] = ContextVar("weights_on", default=None)  # None: torch's device
+
+
+@contextmanager
+def weights_without_memory() -> Iterator[None]:
+    """Linear layers that are made within have weights of a shape alone, until layers/quantized.py says what
+    they are: a model that will be held in 8 bits never takes the memory of 16.
+    """
+    token = _WEIGHTS_ON.set("meta")
+    try:
+        yield
+    finally:
+        _WEIGHTS_ON.reset(token)
+
+
 class Linear(Layer):
     """y = x W^T + b: x [N, in] -> [N, out].
 
@@ -49,7 +66,7 @@ class Linear(Layer):
 
     def __init__(self, in_size: int, out_size: int, *, bias: bool = False, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = torch.empty(out_size, in_size, dtype=dtype)
+        weight = torch.empty(out_size, in_size, dtype=dtype, device=_WEIGHTS_ON.get())
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype), requires_grad=False) if bias else None
 

@@ -10,6 +10,8 @@ import torch
 from octavo.errors import ModelError, did_you_mean
 from octavo.hf_config import ARCHITECTURES, ModelSpec
 from octavo.layers.attention import AttentionContext
+from octavo.layers.linear import weights_without_memory
+from octavo.layers.quantized import quantize_linears
 
 
 class CausalLM(Protocol):
@@ -45,5 +47,11 @@ def resolve(architecture: str) -> type[torch.nn.Module]:
 
 def build(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
     """Return a model of this shape on a device in eval mode, its weights not yet set."""
+    made = resolve(spec.architecture)
     with torch.inference_mode(False), torch.device(device):
-        return resolve(spec.architecture)(spec).eval()
+        if spec.quantization is None or spec.quantization.scheme is None:
+            return made(spec).eval()
+        with weights_without_memory():
+            model = made(spec)
+        quantize_linears(model, spec.quantization)
+        return model.eval()

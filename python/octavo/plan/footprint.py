@@ -7,11 +7,13 @@ can be made for a machine one does not have. Needs no torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from octavo.hf.quantization import SCALE_NAMES, Quantization
 from octavo.hf_config import ModelSpec
 from octavo.plan.groups import LayerGroup, PoolCut, cut_pool, layer_groups
 from octavo.weights.checkpoint import has_weights, open_checkpoint
@@ -108,7 +110,16 @@ class Footprint:
             mlp = max(mlp, spec.experts.activations(spec.hidden_size))
         # The projection, the convolution's output and the scan's.
         mixer = 0 if spec.state is None else spec.state.projected + spec.state.conv_size + spec.state.inner
-        return (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output
+        held = (3 * spec.hidden_size + max(attention, mlp, mixer)) * size  # residual, normed, output
+        return held + self._quantized_bytes
+
+    @property
+    def _quantized_bytes(self) -> int:
+        """What a quantized product holds of a token: its input in 32 and 8 bits, its output in 32."""
+        spec = self.spec
+        if spec.quantization is None or spec.quantization.scheme is None:
+            return 0
+        return max(5 * columns + 4 * rows for _, rows, columns in linear_shapes(spec))
 
     @property
     def logits_bytes(self) -> int:
@@ -196,13 +207,48 @@ def measure_weights(folder: Path, spec: ModelSpec, load_format: str) -> tuple[in
 
     Raises WeightsError if a safetensors header is malformed.
     """
-    size = DTYPE_BYTES[spec.dtype]
+    size, quantization = DTYPE_BYTES[spec.dtype], spec.quantization
     if load_format == "dummy" or not has_weights(folder):
-        return spec.num_parameters * size, f"{spec.num_parameters:,} parameters by config.json"
+        held = spec.num_parameters * size
+        if quantization is not None:
+            shapes = [shape for name, *shape in linear_shapes(spec) if quantization.converts(name)]
+            held += sum(quantization.linear_bytes(*shape) - math.prod(shape) * size for shape in shapes)
+        return held, f"{spec.num_parameters:,} parameters by config.json"
     with open_checkpoint(folder) as checkpoint:
-        used = [info for name, info in checkpoint.tensors.items() if spec.name_of(name) is not None]
-        elements = sum(_elements(info, mxfp4=spec.mxfp4) for info in used)
-    return elements * size, f"{elements:,} parameters by the safetensors headers"
+        named = [(spec.name_of(stored), info) for stored, info in checkpoint.tensors.items()]
+        counts = [_held(name, info, spec) for name, info in named if name is not None]
+    elements = sum(count for count, _ in counts)
+    return sum(held for _, held in counts), f"{elements:,} parameters by the safetensors headers"
+
+
+def linear_shapes(spec: ModelSpec) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of every linear layer, by a decoder's usual names. Those of experts are none."""
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    attention = {"q": spec.q_size, "k": spec.kv_size, "v": spec.kv_size}
+    for layer in range(spec.num_layers):
+        path = f"model.layers.{layer}"
+        if layer in spec.attention_layers:
+            yield from ((f"{path}.self_attn.{part}_proj", rows, hidden) for part, rows in attention.items())
+            yield f"{path}.self_attn.o_proj", hidden, spec.q_size
+        elif spec.state is not None:
+            yield f"{path}.mamba.in_proj", spec.state.projected, hidden
+            yield f"{path}.mamba.out_proj", hidden, spec.state.inner
+        if spec.experts is None or not spec.experts.layers[layer]:
+            yield from ((f"{path}.mlp.{part}_proj", inner, hidden) for part in ("gate", "up"))
+            yield f"{path}.mlp.down_proj", hidden, inner
+
+
+def _held(name: str, info: TensorInfo, spec: ModelSpec) -> tuple[int, int]:
+    """A stored tensor's parameters, and the bytes that hold them. Scales are part of their weight."""
+    quantization: Quantization | None = spec.quantization
+    elements = _elements(info, mxfp4=spec.mxfp4)
+    module, _, kind = name.rpartition(".")
+    if quantization is not None and quantization.converts(module):
+        if kind in SCALE_NAMES:
+            return 0, 0
+        if kind == "weight" and len(info.shape) == 2:
+            return elements, quantization.linear_bytes(*info.shape)
+    return elements, elements * DTYPE_BYTES[spec.dtype]
 
 
 def _elements(info: TensorInfo, *, mxfp4: bool) -> int:

@@ -212,7 +212,7 @@ def footprint_of(
     reasons = [] if reasons is None else reasons
     folder = model_folder(model.model)
     assert model.max_model_len is None or isinstance(model.max_model_len, int)  # ModelConfig parsed it
-    spec = load_model_spec(folder, max_model_len=model.max_model_len)
+    spec = load_model_spec(folder, max_model_len=model.max_model_len, quantization=model.quantization)
     if spec.max_model_len > spec.context_limit:
         remedy = f"the model was made for {spec.context_limit}, use at most that"
         raise invalid("max_model_len", spec.max_model_len, remedy)
@@ -221,7 +221,10 @@ def footprint_of(
     size = "large cuda" if target and kind == "cuda" and target.memory >= LARGE_GPU_BYTES else kind
     num_tokens, num_seqs = _step_limits(scheduler, spec.max_model_len, size, reasons)
     weights_bytes, source = measure_weights(folder, spec, load.load_format)
-    reasons.append(Reason("weights_bytes", weights_bytes, f"{source}, in {spec.dtype}"))
+    kept = f"{source}, in {spec.dtype}"
+    if spec.quantization is not None and spec.quantization.scheme is not None:
+        kept += f", linear layers in {spec.quantization.scheme}"
+    reasons.append(Reason("weights_bytes", weights_bytes, kept))
     footprint = Footprint(
         spec=spec,
         weights_bytes=weights_bytes,

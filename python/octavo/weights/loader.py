@@ -22,6 +22,7 @@ from octavo.weights.safetensors_file import TensorInfo
 from octavo.weights.source import Source
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_STORED = {**_DTYPES, "F8_E4M3": torch.float8_e4m3fn}  # the last for parameters of this dtype alone
 _MAX_NAMED = 8  # names of each kind in one error message
 
 
@@ -49,7 +50,8 @@ def _copy(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str, T
     as_it_is: list[FileRows] = []
     for name, target in targets.items():
         rows, info = target.view, found[name]
-        if not rows.is_cpu and rows.is_contiguous() and rows.dtype == _DTYPES.get(info.dtype):
+        as_held = target.write is None and rows.dtype == _STORED.get(info.dtype)
+        if as_held and not rows.is_cpu and rows.is_contiguous():
             as_it_is.append(FileRows(rows, checkpoint.files[info.name], info))
         else:
             _fill(target, _tensor(checkpoint, info))
@@ -57,6 +59,9 @@ def _copy(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str, T
 
 
 def _fill(target: Source, stored: torch.Tensor) -> None:
+    if target.write is not None:
+        target.write(stored)
+        return
     if target.scales is None:
         target.view.copy_(stored.view(target.view.shape))
         return
@@ -119,12 +124,16 @@ def _compare(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str
     if extra:
         problems.append(f"not part of the model: {_names(extra)}")
     shared = [(found[name], target) for name, target in targets.items() if name in found]
-    misshaped = [_misshaped(info, target) for info, target in shared if info.shape != target.shape]
+    shapes = [(info, target, (target.shape, *target.also)) for info, target in shared]
+    misshaped = [_misshaped(info, target) for info, target, fitting in shapes if info.shape not in fitting]
     if misshaped:
         problems.append(f"wrong shape: {_names(misshaped)}")
-    mistyped = [f"{info.name} is {info.dtype}" for info, target in shared if not _fits(info, target)]
+    mistyped = [(info, target) for info, target in shared if not _fits(info, target)]
     if mistyped:
-        problems.append(f"dtype not one of {', '.join(_DTYPES)}: {_names(mistyped)}")
+        names = _names([f"{info.name} is {info.dtype}" for info, _ in mistyped])
+        problems.append(f"dtype not one of {', '.join(_DTYPES)}: {names}")
+        if any(_is_fp8(target) or info.dtype == "F8_E4M3" for info, target in mistyped):
+            problems.append("F8_E4M3 are the linear layers that quantization_config says, and no others")
     if problems:
         raise WeightsError(
             f"the weights in {checkpoint.folder} do not fit config.json: {'; '.join(problems)}"
@@ -132,8 +141,14 @@ def _compare(checkpoint: Checkpoint, targets: dict[str, Source], found: dict[str
 
 
 def _fits(info: TensorInfo, target: Source) -> bool:
+    if _is_fp8(target) and target.write is None:
+        return info.dtype == "F8_E4M3"
     packed = target.scales is not None or target.view.dtype == torch.uint8
     return info.dtype == "U8" if packed else info.dtype in _DTYPES
+
+
+def _is_fp8(target: Source) -> bool:
+    return target.view.dtype == torch.float8_e4m3fn
 
 
 def _misshaped(info: TensorInfo, target: Source) -> str:
@@ -149,5 +164,5 @@ def _tensor(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that lies in the mapped file: nothing is read until it is copied."""
     data = checkpoint.files[info.name].data(info)
     return (
-        torch.frombuffer(data, dtype=torch.uint8).view(_DTYPES.get(info.dtype, torch.uint8)).view(info.shape)
+        torch.frombuffer(data, dtype=torch.uint8).view(_STORED.get(info.dtype, torch.uint8)).view(info.shape)
     )

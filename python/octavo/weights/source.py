@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,3 +20,5 @@ class Source:
     view: torch.Tensor
     shape: tuple[int, ...]
     scales: torch.Tensor | None = None  # the tensor is MXFP4 and these, which come first, are its scales
+    also: tuple[tuple[int, ...], ...] = ()  # other shapes it may be stored in
+    write: Callable[[torch.Tensor], None] | None = None  # what is done instead of copying

@@ -167,8 +167,8 @@ def test_vllms_keywords_warn_once_or_say_what_is_supported(
         LLM(folder, swap_space=4, **sizes)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="tensor_parallel_size=2 is not valid: Octavo supports 1"):
         LLM(folder, tensor_parallel_size=2)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="quantization='fp8' is not valid"):
-        LLM(folder, quantization="fp8")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="quantization='awq' is not valid"):
+        LLM(folder, quantization="awq")
     with pytest.raises(ValueError, match="max_logprobs='many'"):
         LLM(folder, max_logprobs="many")  # type: ignore[arg-type]
 

@@ -173,7 +173,7 @@ def test_an_unknown_architecture_names_those_there_are(tmp_path: Path) -> None:
         ("rope_scaling", "llama3"),
         ("rope_parameters", {"full_attention": {"rope_type": "default"}}),
         ("partial_rotary_factor", 1.5),
-        ("quantization_config", {"bits": 4}),
+        ("quantization_config", "fp8"),
     ],
 )
 def test_nonsense_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:

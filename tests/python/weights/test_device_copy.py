@@ -31,6 +31,15 @@ def test_parts_of_a_fused_weight_arrive_byte_for_byte(tmp_path: Path, monkeypatc
     assert torch.equal(fused, torch.cat(list(tensors.values())))
 
 
+def test_8_bits_arrive_byte_for_byte(tmp_path: Path) -> None:
+    tensor = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    save_file({"t": tensor}, tmp_path / "model.safetensors")
+    rows = torch.zeros(256, dtype=torch.float8_e4m3fn)
+    with open_checkpoint(tmp_path) as checkpoint:
+        copy_to_device([FileRows(rows, checkpoint.files["t"], checkpoint.tensors["t"])])
+    assert torch.equal(rows.view(torch.uint8), tensor.view(torch.uint8))
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     save_file({"t": torch.zeros(64, 64)}, tmp_path / "model.safetensors")
     with open_checkpoint(tmp_path) as checkpoint:

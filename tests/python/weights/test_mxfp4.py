@@ -94,5 +94,5 @@ def test_other_quantizations_are_refused(tiny_folder: Any, tmp_path: Path, quant
     config = json.loads((tiny_folder("gpt-oss") / "config.json").read_text())
     config["quantization_config"] = quantization
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="quantization_config=.* is not valid"):
+    with pytest.raises(ModelError, match="quantization_config.* is not valid"):
         load_model_spec(tmp_path)
