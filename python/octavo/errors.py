@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OctavoError(Exception):
@@ -42,6 +44,26 @@ def shown(value: object) -> str:
 
 _VALUES = reprlib.Repr()
 _VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 120
+
+
+_REMEDIES = {
+    errno.ENOENT: "check the path, or download it again",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or close some",
+    errno.ENFILE: "the system has too many open files: close some",
+    errno.ENOMEM: "free some memory",
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EIO: "the disk or its network failed: try again, or copy it to another one",
+}
+
+
+def file_failure(path: str | Path, error: OSError, doing: str = "read") -> str:
+    """Say which file could not be read or written, why, and what to do."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the file and the disk that it is on")
+    return f"{path} cannot be {doing}: {error.strerror or error}: {remedy}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo.cli.errors import CommandError
+from octavo.errors import file_failure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ def write_json(path: str, value: Mapping[str, Any]) -> None:
     try:
         Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+        raise CommandError(file_failure(path, error, "written")) from error
 
 
 def gib(size: float) -> str:

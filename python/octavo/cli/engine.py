@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from octavo import config, env
 from octavo.cli.errors import CommandError, UsageError
 from octavo.cli.options import Option, add_options, given, options_of
+from octavo.hf.reader import read_json
 
 if TYPE_CHECKING:
     from octavo import LLM, RequestOutput, SamplingParams
@@ -95,13 +95,7 @@ def model_sampling(model: str) -> dict[str, Any]:
 
     `do_sample: false` means greedy. max_new_tokens is left out: it is a default of scripts, not of the model.
     """
-    path = config.model_folder(model) / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CommandError(f"{path.name} of the model is not JSON: {error}") from error
+    values = read_json(config.model_folder(model) / "generation_config.json") or {}
     sampling = {name: values[name] for name in MODEL_SAMPLING if values.get(name) is not None}
     return sampling | {"temperature": 0.0} if values.get("do_sample") is False else sampling
 

@@ -19,6 +19,7 @@ from octavo.cli.engine import (
 )
 from octavo.cli.errors import EXIT_INTERRUPTED, CommandError, UsageError
 from octavo.cli.stream import Answer, printable, stream
+from octavo.errors import file_failure
 
 if TYPE_CHECKING:
     from octavo import LLM, RequestOutput, SamplingParams
@@ -127,9 +128,10 @@ def read_file(path: str) -> list[Any]:
     """The prompts of a text or JSON Lines file; empty lines are left out."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CommandError(f"cannot read {path}: {reason}") from error
+    except OSError as error:
+        raise CommandError(file_failure(path, error)) from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} cannot be read: {error}") from error
     if not path.endswith(".jsonl"):
         return [line for line in lines if line]
     return [parse_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]

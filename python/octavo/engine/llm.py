@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from octavo.engine.metrics import Metric
 from octavo.engine.options import split_options
 from octavo.engine.progress import ProgressBar
 from octavo.errors import invalid
+from octavo.hf.reader import read_json
 from octavo.media.audio import AudioInput
 from octavo.media.item import MediaItem
 from octavo.media.log_mel import load_log_mel
@@ -144,7 +144,7 @@ class LLM:
         A model of speech writes down what it heard: greedily and to the end, unless the file says otherwise.
         """
         path = self.llm_engine.plan.folder / "generation_config.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = read_json(path) or {}
         found = {
             ours: values[theirs] for theirs, ours in _RECOMMENDED.items() if values.get(theirs) is not None
         }
@@ -241,7 +241,10 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
         runner = ModelRunner(plan, model, core_engine, items)
     if plan.cache.offloading_bytes:
         pool = runner.pool
-        core_engine.add_host_tier(pool.data_ptr(), pool[0].nbytes, plan.cache.offloading_bytes)
+        try:
+            core_engine.add_host_tier(pool.data_ptr(), pool[0].nbytes, plan.cache.offloading_bytes)
+        except MemoryError as error:
+            raise invalid("kv_offloading_size", plan.cache.kv_offloading_size, str(error)) from error
     return LLMEngine(
         plan,
         core_engine=core_engine,

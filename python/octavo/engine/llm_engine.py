@@ -175,8 +175,12 @@ class LLMEngine:
         if events is None:
             return
         lost = self.core.dropped_events
-        events.publish(self.core.take_events(), self.core.cached_content, lost=lost > self._lost_events)
-        self._lost_events = lost
+        known, self._lost_events = self._lost_events, -1  # what fails below has lost what it took
+        try:
+            events.publish(self.core.take_events(), self.core.cached_content, lost=lost > known)
+            self._lost_events = lost
+        except MemoryError as error:  # outputs of a step are worth more than events, which start afresh
+            logger.warning("KV events were dropped: %s; subscribers start afresh", error or "out of memory")
 
     def shutdown(self) -> None:
         """Aborts what runs and closes what the engine has open to the outside. It can be called twice."""

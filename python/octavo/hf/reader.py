@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import ModelError, shown
+from octavo.errors import ModelError, file_failure, shown
 
 MAX_JSON_BYTES = 16 << 20
 MAX_DIM = 1 << 24  # of any one dimension: far above every known model, far below what could overflow
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON ({error}): download it again") from None
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
+        raise ModelError(file_failure(path, error)) from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
     return value

@@ -6,12 +6,14 @@ afresh: it clears the cache and stores all of its content, so that every subscri
 happens when somebody asks for batches that are no longer kept. An engine that rests is asked to publish
 (`attach`). The first batch of all is a clear: what a subscriber knew of an engine that ran here before no
 longer holds.
+
+An engine outlives its publisher: where the thread fails (a socket, no memory), it says so in the log, and
+what is published after it is dropped and counted.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import queue
 import threading
@@ -38,6 +40,7 @@ logger = logging.getLogger("octavo")
 
 Changes = Sequence[Change]
 _POLL_SECONDS = 0.05  # how long a replay, or an engine that rests, waits while nothing is published
+_LEAVE_SECONDS = 1.0  # for the batch that is being sent, once the thread is to leave
 _CLEARED: Change = {"kind": "cleared", "group": 0}
 
 
@@ -69,30 +72,31 @@ class KvEventPublisher:
         self._rank = rank
         self._topic = config.topic.encode()
         self._names = names or NativeNames(as_integers=config.int_block_hashes)
-        self._queue: queue.Queue[_Handed | None] = queue.Queue(config.max_queue_size)
+        self._queue: queue.Queue[_Handed] = queue.Queue(config.max_queue_size)
         self._kept: deque[tuple[int, bytes]] = deque(maxlen=config.buffer_steps)
         self._sent = 0
         self._stale = threading.Event()  # somebody's picture of the cache cannot be mended from here
         self._engine = threading.RLock()  # held while the engine, or this thread on its behalf, works
         self._flush: Callable[[], None] | None = None
         self.dropped_batches = 0
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._pub = context.socket(zmq.PUB)
-        self._pub.set_hwm(config.hwm)
+        self._closing = threading.Event()
+        self._late = threading.Event()
         self._replay: zmq.Socket[bytes] | None = None
+        self._pub = _socket(zmq.PUB)
         try:
+            self._pub.set_hwm(config.hwm)
             self.endpoint = _open(self._pub, "endpoint", config.endpoint, rank)
             self.replay_endpoint = None
             if config.replay_endpoint is not None:
-                self._replay = context.socket(zmq.ROUTER)
+                self._replay = _socket(zmq.ROUTER)
                 # One request may be answered with every batch that is kept.
                 self._replay.set_hwm(2 * (config.buffer_steps + 1))
                 self.replay_endpoint = _open(self._replay, "replay_endpoint", config.replay_endpoint, rank)
+            self._thread = threading.Thread(target=self._run, name="octavo-kv-events", daemon=True)
+            self._thread.start()
         except BaseException:
             self._close_sockets()
             raise
-        self._thread = threading.Thread(target=self._run, name="octavo-kv-events", daemon=True)
-        self._thread.start()
         atexit.register(self.close)
         self.publish([_CLEARED], list)
 
@@ -108,16 +112,23 @@ class KvEventPublisher:
         """Hands over what changed since the last call; never waits.
 
         `content` gives the whole cache as stored events; called only when subscribers must start afresh.
-        `lost`: changes before these are missing.
+        `lost`: changes before these are missing. Raises RuntimeError after close().
         """
-        if not self._thread.is_alive():
+        if self._closing.is_set():
             raise RuntimeError("this publisher is closed")
+        if not self._thread.is_alive():  # it has said why
+            self.dropped_batches += bool(changes)
+            return
         afresh = lost or self._stale.is_set()
         if not changes and not afresh:
             return
         if afresh:
             self._stale.clear()
-            changes = [_CLEARED, *content()]
+            try:
+                changes = [_CLEARED, *content()]
+            except BaseException:
+                self._stale.set()  # what could not be handed over is missing
+                raise
         try:
             self._queue.put_nowait(_Handed(time.time(), changes))
         except queue.Full:
@@ -129,12 +140,12 @@ class KvEventPublisher:
             self._stale.set()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Sends what waits, for at most `timeout` seconds, and closes the sockets."""
+        """Sends what waits, for about `timeout` seconds, and closes the sockets. It can be called twice."""
         atexit.unregister(self.close)
-        if self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(None, timeout=timeout)
-            self._thread.join(timeout)
+        self._closing.set()
+        self._thread.join(timeout)
+        self._late.set()  # what is left is not sent any more
+        self._thread.join(_LEAVE_SECONDS)
 
     def __enter__(self) -> KvEventPublisher:
         return self
@@ -144,15 +155,13 @@ class KvEventPublisher:
 
     def _run(self) -> None:
         try:
-            while True:
+            while not self._late.is_set():
                 try:
-                    handed = self._queue.get(timeout=_POLL_SECONDS)
+                    self._send(self._queue.get(timeout=_POLL_SECONDS))
                 except queue.Empty:
-                    self._flush_resting_engine()
-                else:
-                    if handed is None:
+                    if self._closing.is_set():
                         return
-                    self._send(handed)
+                    self._flush_resting_engine()
                 self._answer_replays()
         except Exception:
             logger.exception("KV events are no longer sent")
@@ -164,6 +173,9 @@ class KvEventPublisher:
             return  # it is in a step, after which it publishes itself
         try:
             self._flush()
+        except RuntimeError:
+            if not self._closing.is_set():  # by now there is nobody to tell
+                raise
         finally:
             self._engine.release()
 
@@ -199,6 +211,15 @@ class KvEventPublisher:
         for socket in (self._pub, self._replay):
             if socket is not None:
                 socket.close(linger=0)
+
+
+def _socket(kind: int) -> zmq.Socket[bytes]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    try:
+        return context.socket(kind)
+    except zmq.ZMQError as error:
+        remedy = "raise the limit of open files (ulimit -n), or leave kv_events_config out"
+        raise OSError(f"kv_events_config: no socket can be made ({error}): {remedy}") from error
 
 
 def _open(socket: zmq.Socket[bytes], field: str, endpoint: str, rank: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo import core
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, OctavoError, file_failure
 from octavo.plan.footprint import DTYPE_BYTES, Footprint
 from octavo.simulate.devices import Device
 
@@ -52,15 +52,21 @@ def _idle_parameters(footprint: Footprint) -> int:
 
 
 def write_table(path: str, table: dict[str, Any]) -> None:
-    """Write a measured table; OSError if that cannot be done."""
-    Path(path).write_text(json.dumps({"format": TABLE_FORMAT, **table}, indent=1) + "\n", encoding="utf-8")
+    """Write a measured table; OctavoError if that cannot be done."""
+    text = json.dumps({"format": TABLE_FORMAT, **table}, indent=1) + "\n"
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OctavoError(file_failure(path, error, "written")) from error
 
 
 def read_table(path: str) -> tuple[core.CostModel, dict[str, Any]]:
     """Return the cost model of a measured table, and the table. Raises ConfigError for what is none."""
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"the cost model {file_failure(path, error)}") from error
+    except ValueError as error:
         raise ConfigError(f"the cost model {path} cannot be read: {error}") from error
     if not isinstance(table, dict) or table.get("format") != TABLE_FORMAT:
         raise ConfigError(

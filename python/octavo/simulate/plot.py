@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from octavo.errors import OctavoError
+from octavo.errors import OctavoError, file_failure
 
 
 def plot(result: Mapping[str, Any], path: str, title: str, *, ttft: float | None = None) -> None:
     """Write a PNG (or what the file's name says), with a line at the seconds to a first token that are
-    aimed at. Raises OctavoError without matplotlib."""
+    aimed at. Raises OctavoError where it cannot be made."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -38,4 +38,7 @@ def plot(result: Mapping[str, Any], path: str, title: str, *, ttft: float | None
     for axes in (latency, requests, memory):
         axes.legend(loc="upper right")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise OctavoError(file_failure(path, error, "written")) from error

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo import core
-from octavo.errors import ConfigError, invalid, shown
+from octavo.errors import ConfigError, file_failure, invalid, shown
 
 Requests = NDArray[np.void]
 _MOST_REQUESTS = 10_000_000
@@ -94,7 +94,9 @@ def read_trace(
     ids: dict[str, int] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"the trace {file_failure(path, error)}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"the trace {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():

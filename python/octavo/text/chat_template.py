@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import jinja2.nodes
 
+from octavo.errors import ModelError, file_failure
 from octavo.hf.reader import read_json
 from octavo.text.messages import normalise_messages, plain_data
 from octavo.text.template_sandbox import MAX_OUTPUT_CHARS, Sandbox
@@ -183,10 +184,7 @@ def find_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The template of a model's folder: chat_template.jinja, chat_template.json or tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no UTF-8 text ({error}): download it again") from error
+        return _read(path)
     template = config.get("chat_template")
     if template is None:
         template = (read_json(folder / "chat_template.json") or {}).get("chat_template")
@@ -195,3 +193,12 @@ def find_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
         entries = [entry for entry in template if isinstance(entry, dict)]
         template = next((e.get("template") for e in entries if e.get("name") == "default"), None)
     return template if isinstance(template, str) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(file_failure(path, error)) from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 text ({error}): download it again") from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from octavo.errors import invalid
+from octavo.errors import ModelError, file_failure, invalid
 from octavo.hf.reader import read_json
 from octavo.text.chat_template import ChatTemplate, find_chat_template
 from octavo.text.decoder_model import DecoderModel, check_decoder, model_decoder
@@ -261,9 +261,18 @@ def load_tokenizer(folder: str | Path, mode: str = "auto") -> Tokenizer:
     """The tokenizer of a model's folder.
 
     `mode`: "auto", or "slow" to let transformers build it even where tokenizer.json exists. Raises
-    FileNotFoundError where there is no tokenizer and ValueError where its files are damaged.
+    FileNotFoundError where there is no tokenizer and ValueError where its files are damaged or unreadable.
     """
     folder = Path(folder)
+    try:
+        return _load_tokenizer(folder, mode)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ModelError(file_failure(error.filename or folder, error)) from error
+
+
+def _load_tokenizer(folder: Path, mode: str) -> Tokenizer:
     if mode not in ("auto", "slow"):
         raise invalid("tokenizer_mode", mode, "use 'auto' or 'slow'")
     config = _read_object(folder / "tokenizer_config.json")

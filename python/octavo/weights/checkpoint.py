@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.errors import WeightsError
+from octavo.errors import WeightsError, file_failure
 from octavo.hf.reader import read_json
 from octavo.weights.safetensors_file import SafetensorsFile, TensorInfo
 
@@ -41,6 +41,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     Raises WeightsError if there are none, a shard is missing, or the index and the shards disagree.
     """
+    try:
+        return _open(folder)
+    except OSError as error:
+        raise WeightsError(file_failure(error.filename or folder, error)) from error
+
+
+def _open(folder: Path) -> Checkpoint:
     index = read_json(folder / INDEX_NAME)
     placed = None if index is None else _weight_map(folder, index)
     paths = _paths(folder) if placed is None else [folder / name for name in sorted(set(placed.values()))]

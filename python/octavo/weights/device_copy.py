@@ -39,7 +39,7 @@ class _Piece:
 
 
 def copy_to_device(sources: Iterable[FileRows], threads: int | None = None) -> None:
-    """Fill every source's rows; returns when all are there. Raises OSError if a file cannot be read."""
+    """Fill every source's rows; returns when all are there. Raises WeightsError if a file cannot be read."""
     pieces = [piece for source in sources for piece in _pieces(source)]
     if not pieces:
         return

@@ -8,6 +8,7 @@ Source: the format section of the safetensors repository.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import WeightsError, shown
+from octavo.errors import WeightsError, file_failure, shown
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -77,10 +78,13 @@ class SafetensorsFile:
         try:
             self._file = open(path, "rb")
         except OSError as error:
-            raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from None
+            raise WeightsError(file_failure(path, error)) from error
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             self.tensors = _parse(path, self._read_header(), self._size)
+        except OSError as error:
+            self._file.close()
+            raise WeightsError(file_failure(path, error)) from error
         except BaseException:
             self._file.close()
             raise
@@ -97,18 +101,35 @@ class SafetensorsFile:
         self._file.close()
 
     def data(self, info: TensorInfo) -> memoryview:
-        """Return the bytes of a tensor, mapped, not read: shape [info.end - info.begin], dtype uint8."""
+        """Return the bytes of a tensor, mapped, not read: shape [info.end - info.begin], dtype uint8.
+
+        Raises WeightsError if the file cannot be mapped or has shrunk. One that shrinks later, or a disk that
+        fails under the map, ends the process: nothing in a process can stop that.
+        """
         if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), self._size, access=mmap.ACCESS_COPY)
-            if hasattr(mmap, "MADV_WILLNEED"):
-                self._map.madvise(mmap.MADV_WILLNEED)
+            self._map = self._mapped()
         return memoryview(self._map)[info.begin : info.end]
 
+    def _mapped(self) -> mmap.mmap:
+        try:
+            mapped = mmap.mmap(self._file.fileno(), self._size, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise WeightsError(file_failure(self.path, error)) from error
+        except ValueError as error:
+            raise WeightsError(f"{self.path} shrank while it was read: download it again") from error
+        if hasattr(mmap, "MADV_WILLNEED"):
+            with contextlib.suppress(OSError):  # a hint, and no more
+                mapped.madvise(mmap.MADV_WILLNEED)
+        return mapped
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer from `offset` in the file; any thread may. Raises WeightsError at the file's end."""
+        """Fill a buffer from `offset` in the file; any thread may. Raises WeightsError where it cannot."""
         filled = 0
         while filled < len(buffer):
-            count = os.preadv(self._file.fileno(), [buffer[filled:]], offset + filled)
+            try:
+                count = os.preadv(self._file.fileno(), [buffer[filled:]], offset + filled)
+            except OSError as error:
+                raise WeightsError(file_failure(self.path, error)) from error
             if count == 0:
                 raise WeightsError(f"{self.path} ends at byte {offset + filled}: it shrank while it was read")
             filled += count
@@ -116,7 +137,10 @@ class SafetensorsFile:
     def _read_header(self) -> bytes:
         if self._size < 8:
             raise WeightsError(f"{self.path} has only {self._size} bytes: download it again")
-        (length,) = struct.unpack("<Q", self._file.read(8))
+        first = self._file.read(8)
+        if len(first) < 8:
+            raise WeightsError(f"{self.path} shrank while it was read: download it again")
+        (length,) = struct.unpack("<Q", first)
         if length > MAX_HEADER_BYTES:
             remedy = f"at most {MAX_HEADER_BYTES} are allowed, so this is no safetensors file"
             raise WeightsError(f"{self.path}: the header claims {length} bytes: {remedy}")
