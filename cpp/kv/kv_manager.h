@@ -134,7 +134,7 @@ class KvManager final : private EvictionSink {
   // with a last block that is not full. For a slot that is about to be released.
   void PublishTail(RowSlot slot, const PrefixChain& chain, int32_t processed);
   // Takes the chain's full blocks that reach past its first `tokens` tokens out of the map, every
-  // copy of them, whoever holds them.
+  // copy of them, whoever holds them; with 0 tokens also what the first may be a copy of.
   void ForgetPast(const PrefixChain& chain, int32_t tokens);
   // Takes one block out of the map, whoever holds it.
   void Forget(BlockId block);

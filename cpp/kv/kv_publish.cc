@@ -156,6 +156,14 @@ void KvManager::ForgetPast(const PrefixChain& chain, int32_t tokens) {
       BlockId b = map_.FindUnlinked(key);
       for (; b != kNoBlock; b = map_.FindUnlinked(key)) Forget(b);
     }
+    if (tokens > 0 || !sub_block_hits_) continue;
+    // What would be copied for the first block may be what it was copied from. What followed the
+    // others is found no more.
+    const auto first = static_cast<size_t>(groups_[g]->block_size());
+    const auto start = chain.tokens.first(std::min(first, chain.tokens.size()));
+    const PrefixMap::Start found =
+        map_.FindStart({{}, chain.root, g, start, 0, kRootSerial}, map_.next_serial());
+    if (found.tokens > 0) Forget(found.block);
   }
 }
 

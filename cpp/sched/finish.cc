@@ -196,7 +196,7 @@ void Scheduler::Close(Request& r, FinishReason reason) {
 
 void Scheduler::PublishTail(Request& r) {
   if (!config_.sub_block_hits || !kv_.caching()) return;
-  // No sample has proven it, and a failed row takes only whole blocks back.
+  // What no sample has proven is not worth a copy.
   if (r.num_tokens <= r.admitted_len) return;
   r.Flush();
   r.ExtendChain(hasher_, kv_.unit());

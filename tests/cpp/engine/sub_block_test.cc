@@ -34,6 +34,25 @@ TEST_CASE("a prompt sent again computes one token of it, and says the same") {
   }
 }
 
+TEST_CASE("what a request that failed was copied from is copied no more") {
+  EngineConfig c = Config(true);
+  c.max_num_batched_tokens = 16;
+  Harness h(c);
+  // Its first block is filed, with whatever is wrong in it, and no sample has looked at it.
+  const RequestId first = h.Add(Prompt(40, 1), Greedy(1));
+  h.Step();
+  h.Abort(first);
+  std::vector<int32_t> prompt = Prompt(12, 1);
+  prompt.back() ^= 1;
+  const RequestId second = h.Add(prompt, Greedy(2));
+  h.Begin();
+  h.FinishWith({-1});
+  CHECK(h.done(second).cached_tokens == 11);
+  const RequestId third = h.Add(prompt, Greedy(2));
+  h.Drain();
+  CHECK(h.done(third).cached_tokens == 0);
+}
+
 TEST_CASE("a conversation goes on where its last answer ended, inside a block") {
   Harness h(Config(true));
   const RequestId first = h.Add(Prompt(21, 1), Greedy(9));

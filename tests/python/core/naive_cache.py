@@ -262,6 +262,11 @@ class NaiveCache:
             key = (salt, tuple(tokens[:end]))
             while self.copies.get(key):
                 self.forget(self.copies[key][0])
+        if self.sub_block_hits and first == 0:  # what would be copied may be what was
+            start = (salt, tuple(tokens[: self.block_size]))
+            block, shared = self._find_start(start, 0, ROOT, self.serial)
+            if shared:
+                self.forget(block)
 
     def forget(self, block: int) -> None:
         if block in self.filed:
