@@ -201,10 +201,10 @@ TEST_CASE("a host tier that finds no memory leaves the engine as it was") {
   std::vector<std::byte> pool(40 * 64);
   for (const bool sticky : {false, true}) {
     for (int64_t k = 1;; ++k) {
+      FailingMemory memory(k % 8, sticky);  // its arrays, and beyond them its books
       ManualClock clock;
       CoreEngine engine(Everything(), clock, SystemMemory());
       const int64_t before = HeldAllocations();
-      FailingMemory memory(k % 8, sticky);  // its arrays, and beyond them its books
       Status s;
       int64_t refused = 0;
       {
