@@ -10,6 +10,8 @@ namespace octavo::bindings {
 // Raises the Python exception for an error. REQUIRES: !status.ok().
 [[noreturn]] void Throw(const Status& status);
 
+// Configuration and sampling parameters.
+void BindOptions(pybind11::module_& m);
 // Block pool, prefix hasher and KV manager, for driving them without a scheduler.
 void BindKv(pybind11::module_& m);
 // Serving in virtual time: octavo.simulate.
