@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.naive_cache import PROBATIONARY, Content, Filed, Held, Hit, NaiveCache, Wish
-from core.naive_engine import NaiveConfig, NaiveEngine, NaiveRequest, NaiveStep, Row
+from core.naive_engine import NaiveConfig, NaiveEngine, NaiveRequest, NaiveStep
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class CrossCache(NaiveCache):
     def __init__(self, config: CrossConfig) -> None:
         super().__init__(config.num_blocks, config.block_size, config.enable_prefix_caching, False)
         self.item_block_size = config.item_block_size
+        self.items: dict[str, Item] = {}  # by what stands before the prompts of their requests
         self.coming = 0  # blocks of an item that the admission under way takes besides
 
     def keys(self, root: str, item: Item) -> list[Content]:
@@ -76,8 +77,11 @@ class CrossCache(NaiveCache):
             self._retain(block, 0, wish)
         return blocks
 
-    def forget_item(self, root: str, item: Item) -> None:
-        for key in self.keys(root, item):
+    def forget_past(self, tokens: list[int], salt: str, first: int) -> None:
+        super().forget_past(tokens, salt, first)
+        if first > 0:
+            return  # a sample has proven it
+        for key in self.keys(salt, self.items[salt]):
             while self.copies.get(key):
                 self.forget(self.copies[key][0])
 
@@ -117,6 +121,8 @@ class CrossEngine(NaiveEngine):
         self.cache.coming = 0
         if outcome != "admitted":
             self.cache.release_item(found)
+        if outcome == "does not fit":
+            r.refused = (self.cache.num_free, self.reserved, self.steps)
         return outcome
 
     def _add_row(self, r: NaiveRequest, count: int) -> None:
@@ -137,9 +143,7 @@ class CrossEngine(NaiveEngine):
         return r.held.blocks + self.blocks[r.id]
 
     def _release(self, r: NaiveRequest) -> None:
+        blocks = self.blocks.pop(r.id)
         super()._release(r)
-        self.cache.release_item(self.blocks.pop(r.id))
-
-    def _forget(self, step: NaiveStep, row: Row) -> None:
-        super()._forget(step, row)
-        self.cache.forget_item(row.request.salt, self.items[row.request.id])
+        self.cache.release_item(blocks)
+        self.cache.restart(Held(blocks), r.wish, self.now)

@@ -48,7 +48,8 @@ class CrossTwins(Twins):
         self.core = core.Engine(
             core.EngineConfig(
                 **options, groups=groups, priority_aging_ms=0, hash_seed=seed + 1, enable_kv_events=True
-            )
+            ),
+            self.clock,
         )
         self.table = self.core.block_table()
         self.lag = config.max_steps_in_flight - 1
@@ -74,7 +75,7 @@ class CrossTwins(Twins):
         id = self.core.add_request(np.array(prompt, np.int32), params, 0, salt, retention, [cross])
         root = f"{salt}, {item}"
         self.requests[id] = self.naive.add(id, prompt, params.max_tokens, eos, False, 0, root, wish)
-        self.naive.items[id] = item
+        self.naive.items[id] = self.naive.cache.items[root] = item
 
     def compare_plan(self, plan: Any, step: NaiveStep) -> None:
         super().compare_plan(plan, step)

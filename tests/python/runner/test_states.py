@@ -95,7 +95,7 @@ def test_granite_resumes_from_its_states_and_is_preempted(
 ) -> None:
     prompts = tiny_models.random_prompts(12, low=30, high=90, seed=36)
     want = [expected_tokens(reference("granite-hybrid"), prompt, COUNT) for prompt in prompts]
-    driver = Driver(tiny_folder("granite-hybrid"), blocks=24, max_num_batched_tokens=40)
+    driver = Driver(tiny_folder("granite-hybrid"), blocks=20, max_num_batched_tokens=40)
     assert driver.run(prompts, greedy(COUNT)) == want
     assert driver.engine.stats()["preemptions"] > 0
     hits = driver.engine.stats()["prefix_hits"]
