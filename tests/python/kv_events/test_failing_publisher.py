@@ -31,7 +31,8 @@ def config(folder: Path, **more: Any) -> KvEventsConfig:
 
 def stored(number: int) -> list[dict[str, Any]]:
     name = number.to_bytes(16, "little")
-    return [{"kind": "stored", "group": 0, "hash": name, "parent": b"", "start": 0, "token_ids": [1, 2], "extra": None}]
+    event = {"kind": "stored", "group": 0, "hash": name, "parent": b"", "start": 0, "token_ids": [1, 2]}
+    return [{**event, "extra": None}]
 
 
 def threads() -> int:

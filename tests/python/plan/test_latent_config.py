@@ -136,10 +136,13 @@ def test_each_generation_chooses_its_experts_in_its_way(tmp_path: Path) -> None:
     assert experts.layers[:4] == (False, False, False, True)
 
 
+BLOCKWISE_FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
 @pytest.mark.parametrize(
     ("config", "key", "value", "says"),
     [
-        (V3, "quantization_config", {"quant_method": "fp8", "weight_block_size": [128, 128]}, "weight_block_size"),
+        (V3, "quantization_config", BLOCKWISE_FP8, "weight_block_size"),
         (V3, "num_key_value_heads", 8, "every one of num_attention_heads=128"),
         (V3, "kv_lora_rank", 1000, "may have 1024 entries"),
         (V3, "qk_rope_head_dim", 63, "it must be even"),
