@@ -2,6 +2,7 @@
 
 #include <xxhash.h>  // the build defines XXH_INLINE_ALL: header only
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <random>
@@ -47,7 +48,7 @@ Hash128 ChainHasher::Next(const Hash128& parent, std::span<const int32_t> tokens
   if (!extra.empty()) {
     input.header.extra = FromXxh(XXH3_128bits_withSeed(extra.data(), extra.size(), seed_));
   }
-  std::memcpy(input.tokens, tokens.data(), tokens.size_bytes());
+  std::copy(tokens.begin(), tokens.end(), input.tokens);  // none, where only the salt is hashed
   return FromXxh(XXH3_128bits_withSeed(&input, sizeof(Header) + tokens.size_bytes(), seed_));
 }
 
