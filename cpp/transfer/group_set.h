@@ -26,6 +26,12 @@ class GroupSet {
   // REQUIRES: the request's hashes reach to the end of the block.
   kv::PrefixKey KeyOf(const KvRequest& request, int group, int32_t index) const;
 
+  // How many of a group's blocks the request's hashes name; none of a cross group, whose blocks are
+  // neither saved nor loaded.
+  int32_t Covered(const KvRequest& request, int group) const {
+    return groups_[group]->Covered({request.tokens, request.hashes, request.root});
+  }
+
   // The longest prefix of the request, beyond `local_hit`, of which every group has the blocks that
   // the token after it reads. `has(group, index)` tells; what lies within the local hit is there.
   template <typename Has>

@@ -177,10 +177,8 @@ void HostTier::Reset() {
 }
 
 void HostTier::OnForget(const KvRequest& request, int32_t first) {
-  const int32_t covered = static_cast<int32_t>(request.hashes.size()) * groups_.unit();
   for (int g = 0; g < groups_.size(); ++g) {
-    const int32_t size = groups_.spec(g).block_size;
-    for (int32_t i = first / size; (i + 1) * size <= covered; ++i) {
+    for (int32_t i = first / groups_.spec(g).block_size; i < groups_.Covered(request, g); ++i) {
       const BlockId b = map_.Find(groups_.KeyOf(request, g, i));
       if (b != kNoBlock) Forget(b);
     }

@@ -54,10 +54,8 @@ KvMatch FaultyConnector::Match(const KvRequest& request, int32_t local_hit,
 
 void FaultyConnector::OnForget(const KvRequest& request, int32_t first) {
   OCTAVO_CHECK(!dead_, "a dead connector is told to forget");
-  const int32_t covered = int32_t(request.hashes.size()) * groups_.unit();
   for (int g = 0; g < groups_.size(); ++g) {
-    const int32_t size = groups_.spec(g).block_size;
-    for (int32_t i = first / size; (i + 1) * size <= covered; ++i) {
+    for (int32_t i = first / groups_.spec(g).block_size; i < groups_.Covered(request, g); ++i) {
       store_.erase(ContentOf(request, g, i));
     }
   }
