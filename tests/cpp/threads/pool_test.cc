@@ -124,6 +124,8 @@ TEST_CASE("a forked child has a pool of its own, whatever the parent's threads w
   SetNumThreads(0);
 }
 
+// The leak checker of AddressSanitizer finds the parent's pool in the child that exits.
+#if !defined(OCTAVO_SANITIZED)
 TEST_CASE("a process may exit while its pool works") {
   SetNumThreads(4);
   for (int i = 0; i < 5; ++i) {
@@ -139,6 +141,7 @@ TEST_CASE("a process may exit while its pool works") {
   }
   SetNumThreads(0);
 }
+#endif
 #endif
 
 }  // namespace
