@@ -23,6 +23,10 @@ class HostMemory {
 // The process's own memory; lives for ever.
 HostMemory& SystemMemory();
 
+// Asks for large pages where the system has them on request: for arrays that are read all over, and
+// mostly touched in time, a look-up then costs no walk through page tables.
+void PreferLargePages(void* data, size_t bytes);
+
 // An owned array in a HostMemory.
 template <typename T>
 class HostArray {

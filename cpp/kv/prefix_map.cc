@@ -19,10 +19,16 @@ PrefixMap::PrefixMap(int32_t num_blocks, int32_t block_size, HostMemory& memory,
     : block_size_(block_size),
       mask_(std::bit_ceil(size_t(num_blocks) * 2) - 1),
       entries_(TakeArray<Entry>(memory, mask_ + 1, kWanted, kRemedy)),
-      meta_(TakeVector<Meta>(num_blocks, kWanted, kRemedy)),
+      meta_(TakeArray<Meta>(memory, num_blocks, kWanted, kRemedy)),
       tokens_(TakeArray<int32_t>(memory, size_t(num_blocks) * block_size, kWanted, kRemedy)),
       starts_(starts ? num_blocks : 0) {
+  // A block's hash, tokens and neighbours lie anywhere: with small pages most of what filing and
+  // forgetting a block costs are walks through page tables.
+  PreferLargePages(entries_.data(), entries_.size() * sizeof(Entry));
+  PreferLargePages(meta_.data(), meta_.size() * sizeof(Meta));
+  PreferLargePages(tokens_.data(), tokens_.size() * sizeof(int32_t));
   for (size_t i = 0; i <= mask_; ++i) entries_[i] = Entry{};
+  for (size_t b = 0; b < meta_.size(); ++b) meta_[b] = Meta{};
 }
 
 uint64_t PrefixMap::Mix(const Hash128& hash, int32_t group) {

@@ -14,7 +14,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "base/hash.h"
 #include "base/host_memory.h"
@@ -129,7 +128,7 @@ class PrefixMap {
   int32_t size_ = 0;
   int64_t next_serial_ = kRootSerial + 1;
   HostArray<Entry> entries_;
-  std::vector<Meta> meta_;
+  HostArray<Meta> meta_;
   HostArray<int32_t> tokens_;  // [num_blocks, block_size]
   SiblingIndex starts_;
 };

@@ -59,5 +59,19 @@ TEST_CASE("an array of a memory that has none is empty") {
   CHECK(array.size() == 0);
 }
 
+TEST_CASE("a wish for large pages changes nothing that can be read") {
+  constexpr size_t kBytes = size_t{5} << 20;
+  HostArray<uint8_t> array(SystemMemory(), kBytes);
+  REQUIRE(array.data());
+  array[1] = 7;
+  PreferLargePages(array.data(), kBytes);
+  PreferLargePages(array.data() + 1, kBytes - 1);
+  PreferLargePages(array.data() + 5, 3);
+  PreferLargePages(nullptr, 0);
+  CHECK(array[0] == 0);
+  CHECK(array[1] == 7);
+  CHECK(array[kBytes - 1] == 0);
+}
+
 }  // namespace
 }  // namespace octavo

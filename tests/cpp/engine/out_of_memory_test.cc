@@ -88,15 +88,16 @@ TEST_CASE("an engine without memory for an array is refused with its purpose, si
       CHECK(memory.held == 0);
       wanted.push_back(engine.status().message());
     }
-    // The map's entries and tokens, the block tables, and a region for each of two open steps.
-    REQUIRE(wanted.size() == 5);
-    CHECK(wanted[1] ==
-          "no memory for the prefix map (640 bytes): lower num_blocks, or free some memory");
+    // The map's entries, keys and tokens, the block tables, and a region for each of two open
+    // steps.
+    REQUIRE(wanted.size() == 6);
     CHECK(wanted[2] ==
+          "no memory for the prefix map (640 bytes): lower num_blocks, or free some memory");
+    CHECK(wanted[3] ==
           "no memory for the block tables (256 bytes): lower max_num_seqs or max_model_len, or "
           "free some memory");
-    CHECK(wanted[4].find("no memory for the step batch (") == 0);
-    CHECK(wanted[4].find("max_num_batched_tokens") != std::string::npos);
+    CHECK(wanted[5].find("no memory for the step batch (") == 0);
+    CHECK(wanted[5].find("max_num_batched_tokens") != std::string::npos);
   }
   CHECK(HeldAllocations() == before);
 }
