@@ -81,6 +81,13 @@ Status CheckSameShape(const OpTensor& t, const OpTensor& other) {
                       Extents(other.view.shape, other.view.rank) + " as " + other.name + " has");
 }
 
+Status CheckColumn(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n,
+                   bool written) {
+  const OpTensor t{op, name, v, written};
+  if (Status s = CheckDType(t, dtype); !s.ok()) return s;
+  return CheckShape(t, {n});
+}
+
 namespace {
 
 // One past the last byte, as an address; the first byte's where there are no elements.

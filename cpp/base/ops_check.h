@@ -33,6 +33,10 @@ Status CheckSameDType(const OpTensor& t, const OpTensor& other);
 // Same rank and extents as `other`.
 Status CheckSameShape(const OpTensor& t, const OpTensor& other);
 
+// A vector of n elements (kAnyExtent: of any number).
+Status CheckColumn(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n,
+                   bool written = false);
+
 // `out` shares no memory with an index tensor of the call. Indices are checked before anything is
 // written: what an output overwrites later would be followed unchecked.
 // REQUIRES: shapes and strides of all were checked.

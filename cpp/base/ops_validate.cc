@@ -37,13 +37,6 @@ Status CheckNorm(const char* op, const TensorView& out, const TensorView& x,
 }
 
 // A one-dimensional tensor of `n` elements of `dtype`.
-Status CheckColumn(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n,
-                   bool written = false) {
-  const OpTensor t{op, name, v, written};
-  OCTAVO_RETURN_IF_ERROR(CheckDType(t, dtype));
-  return CheckShape(t, {n});
-}
-
 Status CheckRows(const char* op, const TensorView& row_slot, const TensorView& query_start,
                  const TensorView& block_table) {
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", row_slot, DType::kI32, kAnyExtent));

@@ -11,12 +11,6 @@ namespace {
 
 constexpr int64_t kMaxVector = 1024;  // of a token in the cache
 
-Status CheckInts(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n) {
-  const OpTensor t{op, name, v};
-  OCTAVO_RETURN_IF_ERROR(CheckDType(t, dtype));
-  return CheckShape(t, {n});
-}
-
 Status CheckLatentCache(const char* op, const TensorView& cache, bool written,
                         const OpTensor& like) {
   const OpTensor t{op, "cache", cache, written};
@@ -50,7 +44,8 @@ Status Validate(const LatentCacheWriteArgs& a) {
     return InvalidOp(op, "latent and rope have " + std::to_string(width) +
                              " entries, need the cache's " + std::to_string(a.cache.shape[2]));
   }
-  return CheckInts(op, "slot", a.slot, DType::kI64, a.latent.shape[0]);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "slot", a.slot, DType::kI64, a.latent.shape[0]));
+  return CheckApart(op, a.cache, {&a.slot});
 }
 
 Status Validate(const LatentAttentionArgs& a) {
@@ -70,12 +65,14 @@ Status Validate(const LatentAttentionArgs& a) {
   const OpTensor table{op, "block_table", a.block_table};
   OCTAVO_RETURN_IF_ERROR(CheckDType(table, DType::kI32));
   OCTAVO_RETURN_IF_ERROR(CheckShape(table, {kAnyExtent, kAnyExtent}));
-  OCTAVO_RETURN_IF_ERROR(CheckInts(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
   const int64_t rows = a.row_slot.shape[0];
-  OCTAVO_RETURN_IF_ERROR(CheckInts(op, "query_start", a.query_start, DType::kI32, rows + 1));
-  OCTAVO_RETURN_IF_ERROR(CheckInts(op, "seq_len", a.seq_len, DType::kI32, rows));
-  if (std::isfinite(a.scale)) return Status::Ok();
-  return InvalidOp(op, "scale is " + std::to_string(a.scale) + ", need a finite number");
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "query_start", a.query_start, DType::kI32, rows + 1));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "seq_len", a.seq_len, DType::kI32, rows));
+  if (!std::isfinite(a.scale)) {
+    return InvalidOp(op, "scale is " + std::to_string(a.scale) + ", need a finite number");
+  }
+  return CheckApart(op, a.out, {&a.block_table, &a.row_slot, &a.query_start, &a.seq_len});
 }
 
 Status ValidateIndices(const LatentCacheWriteArgs& a) {

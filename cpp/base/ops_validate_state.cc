@@ -13,13 +13,6 @@ namespace {
 constexpr int64_t kMaxTaps = 8;
 constexpr int64_t kMaxStateSize = 1024;
 
-Status CheckColumn(const char* op, const char* name, const TensorView& v, int64_t n,
-                   bool written = false) {
-  const OpTensor t{op, name, v, written};
-  OCTAVO_RETURN_IF_ERROR(CheckDType(t, DType::kI32));
-  return CheckShape(t, {n});
-}
-
 // [n] of x's dtype.
 Status CheckWeights(const OpTensor& t, const OpTensor& x, int64_t n) {
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(t, x));
@@ -28,9 +21,9 @@ Status CheckWeights(const OpTensor& t, const OpTensor& x, int64_t n) {
 
 Status CheckRows(const char* op, const TensorView& query_start, const TensorView& source,
                  const TensorView& target) {
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "source", source, kAnyExtent));
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "target", target, source.shape[0]));
-  return CheckColumn(op, "query_start", query_start, source.shape[0] + 1);
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "source", source, DType::kI32, kAnyExtent));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "target", target, DType::kI32, source.shape[0]));
+  return CheckColumn(op, "query_start", query_start, DType::kI32, source.shape[0] + 1);
 }
 
 std::string At(const char* name, int64_t index, int64_t value) {
@@ -62,12 +55,13 @@ Status CheckBlocks(const char* op, const char* name, const TensorView& v, int64_
 
 Status Validate(const StateMappingArgs& a) {
   const char* op = "state_mapping";
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "source", a.source, kAnyExtent, /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(op, "source", a.source, DType::kI32, kAnyExtent, /*written=*/true));
   const int64_t rows = a.source.shape[0];
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "target", a.target, rows, /*written=*/true));
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "query_start", a.query_start, rows + 1));
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, rows));
-  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "seq_len", a.seq_len, rows));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "target", a.target, DType::kI32, rows, /*written=*/true));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "query_start", a.query_start, DType::kI32, rows + 1));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, rows));
+  OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "seq_len", a.seq_len, DType::kI32, rows));
   const OpTensor table{op, "block_table", a.block_table};
   OCTAVO_RETURN_IF_ERROR(CheckDType(table, DType::kI32));
   OCTAVO_RETURN_IF_ERROR(CheckShape(table, {kAnyExtent, kAnyExtent}));

@@ -8,6 +8,7 @@
 #include "fuzz/bytes.h"
 #include "fuzz/targets.h"
 #include "fuzz/tensors.h"
+#include "octavo/ops_latent.h"
 #include "octavo/ops_moe.h"
 #include "octavo/ops_state.h"
 #include "octavo/ops_tables.h"
@@ -236,8 +237,16 @@ Status Logprobs(Call& c) {
 
 Status MoeRoute(Call& c) {
   const int64_t experts = c.bytes.Below(9), k = c.bytes.Below(5);
-  return cpu::MoeRoute({c.tensors.Ints({c.tokens, k}, 1), c.tensors.F32({c.tokens, k}),
-                        c.tensors.F32({c.tokens, experts}), c.bytes.OneIn(2), c.bytes.OneIn(2)});
+  MoeRouteArgs a{c.tensors.Ints({c.tokens, k}, 1), c.tensors.F32({c.tokens, k}),
+                 c.tensors.F32({c.tokens, experts}), c.bytes.OneIn(2), c.bytes.OneIn(2)};
+  // An input that ends here chooses freely.
+  if (!c.bytes.OneIn(2)) return cpu::MoeRoute(a);
+  a.bias = c.Maybe(c.tensors.F32({experts}));
+  a.groups = c.bytes.OneIn(8) ? c.bytes.Number() : 1 << c.bytes.Below(3);
+  a.top_groups = c.bytes.OneIn(8) ? c.bytes.Number() : c.bytes.Below(4);
+  a.group_best = c.bytes.OneIn(8) ? c.bytes.Number() : c.bytes.Below(4);
+  a.scale = c.bytes.Float();
+  return cpu::MoeRoute(a);
 }
 
 Status MoeGroup(Call& c) {
@@ -304,12 +313,35 @@ Status FetchBlocks(Call& c) {
   return cpu::FetchBlocks(a);
 }
 
+TensorView Latents(Call& c, int64_t width) { return c.tensors.Floats({c.blocks, c.extent, width}); }
+
+Status LatentCacheWrite(Call& c) {
+  const int64_t rope = 8 * c.bytes.Below(3);
+  return cpu::LatentCacheWrite({c.Rows(c.dim), c.Rows(rope), Latents(c, c.dim + rope),
+                                c.tensors.Longs(c.tokens, c.blocks * c.extent)});
+}
+
+Status LatentAttention(Call& c) {
+  const int64_t width = c.dim + 8 * c.bytes.Below(3);
+  LatentAttentionArgs a;
+  a.out = c.Heads(c.heads);
+  a.q = c.tensors.Floats({c.tokens, c.heads, width});
+  a.cache = Latents(c, width);
+  a.block_table = c.BlockTable();
+  a.row_slot = c.RowSlot();
+  a.query_start = c.QueryStart();
+  a.seq_len = c.SeqLen();
+  a.scale = c.bytes.Float();
+  return cpu::LatentAttention(a);
+}
+
 using Op = Status (*)(Call&);
 constexpr Op kOps[] = {
-    RmsNorm,        AddRmsNorm,      Rope,          SlotMapping, CacheWrite,   NormRopeCache,
-    PagedAttention, GatedActivation, ClampedSwiglu, Linear,      FillTokens,   KeepTokens,
-    Argmax,         Sample,          Logprobs,      MoeRoute,    MoeGroup,     GroupedLinear,
-    MoeCombine,     StateMapping,    CausalConv1d,  SsmScan,     GatedRmsNorm, FetchBlocks};
+    RmsNorm,          AddRmsNorm,      Rope,          SlotMapping, CacheWrite,   NormRopeCache,
+    PagedAttention,   GatedActivation, ClampedSwiglu, Linear,      FillTokens,   KeepTokens,
+    Argmax,           Sample,          Logprobs,      MoeRoute,    MoeGroup,     GroupedLinear,
+    MoeCombine,       StateMapping,    CausalConv1d,  SsmScan,     GatedRmsNorm, FetchBlocks,
+    LatentCacheWrite, LatentAttention};
 constexpr int32_t kNumOps = int32_t(sizeof(kOps) / sizeof(kOps[0]));
 
 // A processor that lacks one runs the same input with the one in use.

@@ -263,6 +263,16 @@ TEST_CASE(
   s.table[size_t(s.row_slot[0] * s.max_blocks + 1)] = -1;
   CHECK(Refused(LatentAttention(s.Args()), "latent_attention: block_table["));
   CHECK(s.out[0].bytes() == before);
+
+  a = s.Args();
+  a.seq_len.data = a.out.data;
+  CHECK(Refused(LatentAttention(a), "shares memory with an index tensor"));
+  std::vector<int64_t> slot(1, 0);
+  LatentCacheWriteArgs w{s.latents[0].view(), s.ropes[0].view(), s.cache, Column(slot)};
+  w.latent.shape[0] = w.rope.shape[0] = 1;
+  CHECK(LatentCacheWrite(w).ok());
+  w.slot.data = w.cache.data;
+  CHECK(Refused(LatentCacheWrite(w), "shares memory with an index tensor"));
 }
 
 }  // namespace
