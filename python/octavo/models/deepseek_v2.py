@@ -9,14 +9,12 @@ from torch import nn
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
-from octavo.layers.attention import AttentionContext
 from octavo.layers.latent import LatentAttention
 from octavo.layers.layer import Layer
 from octavo.layers.linear import Linear, product
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.moe import Experts, Routes
-from octavo.layers.norm import RMSNorm
-from octavo.models.llama import LlamaForCausalLM, LlamaModel
+from octavo.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
 
 class DeepseekRouter(Linear):
@@ -72,26 +70,13 @@ class DeepseekMoE(Layer):
         return out if self.shared_experts is None else out.add_(self.shared_experts(x))
 
 
-class DeepseekDecoderLayer(Layer):
-    """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
+class DeepseekDecoderLayer(LlamaDecoderLayer):
+    attention_class = LatentAttention
 
-    def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
-        super().__init__()
+    @staticmethod
+    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
         assert spec.experts is not None
-        dtype = getattr(torch, spec.dtype)
-        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
-        self.self_attn = LatentAttention(spec, layer, rotary)
-        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
-        self.mlp = DeepseekMoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
-
-    def forward(
-        self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
-        attended = self.self_attn(normed, position, ctx)
-        out: torch.Tensor = self.mlp(self.post_attention_layernorm.add(attended, residual))
-        return out
+        return DeepseekMoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
 
 
 class DeepseekModel(LlamaModel):

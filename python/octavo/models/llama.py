@@ -20,11 +20,13 @@ from octavo.layers.rope import layer_tables
 class LlamaDecoderLayer(Layer):
     """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
 
+    attention_class: type[Layer] = Attention
+
     def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
         dtype = getattr(torch, spec.dtype)
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
-        self.self_attn = Attention(spec, layer, rotary)
+        self.self_attn = self.attention_class(spec, layer, rotary)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.mlp = self.feed_forward(spec, layer)
 
