@@ -104,11 +104,11 @@ uintptr_t EndOf(const TensorView& v) {
 }  // namespace
 
 Status CheckApart(const char* op, const TensorView& out,
-                  std::initializer_list<const TensorView*> indices) {
+                  std::initializer_list<const TensorView*> inputs) {
   const auto begin = reinterpret_cast<uintptr_t>(out.data), end = EndOf(out);
-  for (const TensorView* v : indices) {
+  for (const TensorView* v : inputs) {
     if (EndOf(*v) <= begin || reinterpret_cast<uintptr_t>(v->data) >= end) continue;
-    return InvalidOp(op, "an output shares memory with an index tensor: pass memory of its own");
+    return InvalidOp(op, "an output shares memory with an input: pass memory of its own");
   }
   return Status::Ok();
 }

@@ -37,11 +37,11 @@ Status CheckSameShape(const OpTensor& t, const OpTensor& other);
 Status CheckColumn(const char* op, const char* name, const TensorView& v, DType dtype, int64_t n,
                    bool written = false);
 
-// `out` shares no memory with an index tensor of the call. Indices are checked before anything is
-// written: what an output overwrites later would be followed unchecked.
+// `out` shares no memory with `inputs`: index tensors, which are checked before anything is written
+// (what an output overwrites later would be followed unchecked), and what is copied as it lies.
 // REQUIRES: shapes and strides of all were checked.
 Status CheckApart(const char* op, const TensorView& out,
-                  std::initializer_list<const TensorView*> indices);
+                  std::initializer_list<const TensorView*> inputs);
 
 }  // namespace octavo
 

@@ -123,7 +123,7 @@ Status Validate(const CacheWriteArgs& a) {
                              std::to_string(a.cache.shape[2]));
   }
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]));
-  return CheckApart(op, a.cache, {&a.slot});
+  return CheckApart(op, a.cache, {&a.k, &a.v, &a.slot});
 }
 
 Status Validate(const NormRopeCacheArgs& a) {

@@ -45,7 +45,7 @@ Status Validate(const LatentCacheWriteArgs& a) {
                              " entries, need the cache's " + std::to_string(a.cache.shape[2]));
   }
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "slot", a.slot, DType::kI64, a.latent.shape[0]));
-  return CheckApart(op, a.cache, {&a.slot});
+  return CheckApart(op, a.cache, {&a.latent, &a.rope, &a.slot});
 }
 
 Status Validate(const LatentAttentionArgs& a) {

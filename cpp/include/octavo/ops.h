@@ -13,8 +13,9 @@
 // Validate reads shapes, dtypes and strides only. ValidateIndices also reads the index tensors, so
 // it needs them in host memory; it runs after Validate. The CPU backend runs both before it touches
 // any other memory: a bad index is a Status, never an access out of range, and an output that
-// shares memory with an index tensor is refused. Calls allocate nothing once their thread's scratch
-// has grown. Any thread may call; one call at a time uses the worker threads well.
+// shares memory with an index tensor, or a cache with what is copied into it, is refused. Calls
+// allocate nothing once their thread's scratch has grown. Any thread may call; one call at a time
+// uses the worker threads well.
 #pragma once
 
 #include <cstdint>

@@ -361,6 +361,10 @@ TEST_CASE("cache_write skips negative slots, fills the named ones and refuses ot
     CHECK(Refused(CacheWrite({k.view(), v.view(), cache.view(), Column(slot)}), "slot[1] is 32"));
     Tensor other(dtype, {4, 2, 3, 8, 24});
     CHECK(Refused(CacheWrite({k.view(), v.view(), other.view(), Column(slot)}), "2 heads"));
+    TensorView inside = v.view();
+    inside.data = cache.view().data;
+    slot[1] = -1;
+    CHECK(Refused(CacheWrite({k.view(), inside, cache.view(), Column(slot)}), "shares memory"));
   }
 }
 

@@ -266,13 +266,16 @@ TEST_CASE(
 
   a = s.Args();
   a.seq_len.data = a.out.data;
-  CHECK(Refused(LatentAttention(a), "shares memory with an index tensor"));
+  CHECK(Refused(LatentAttention(a), "shares memory with an input"));
   std::vector<int64_t> slot(1, 0);
   LatentCacheWriteArgs w{s.latents[0].view(), s.ropes[0].view(), s.cache, Column(slot)};
   w.latent.shape[0] = w.rope.shape[0] = 1;
   CHECK(LatentCacheWrite(w).ok());
   w.slot.data = w.cache.data;
-  CHECK(Refused(LatentCacheWrite(w), "shares memory with an index tensor"));
+  CHECK(Refused(LatentCacheWrite(w), "shares memory with an input"));
+  w.slot = Column(slot);
+  w.rope.data = w.cache.data;
+  CHECK(Refused(LatentCacheWrite(w), "shares memory with an input"));
 }
 
 }  // namespace

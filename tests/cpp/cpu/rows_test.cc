@@ -212,14 +212,14 @@ TEST_CASE("no op writes over the indices that it follows") {
   std::vector<int32_t> ids(8, 1), start(3), position(4, 0), row_slot(1, 0), query_start = {0, 4};
   const TensorView over = TensorView::Dense(ids.data(), DType::kI32, {2, 2});
   const TensorView token = TensorView::Dense(ids.data() + 4, DType::kI32, {4});
-  CHECK(Refused(MoeGroup({over, token, Column(start), over}), "shares memory with an index"));
+  CHECK(Refused(MoeGroup({over, token, Column(start), over}), "shares memory with an input"));
   CHECK(
       Refused(KeepTokens({Column(row_slot), Column(row_slot), Column(row_slot), Column(row_slot)}),
-              "shares memory with an index"));
+              "shares memory with an input"));
   CHECK(FillTokens({Column(position), Column(query_start), Column(row_slot), token}).ok());
   const TensorView first = TensorView::Dense(position.data(), DType::kI32, {1});
   CHECK(Refused(FillTokens({Column(position), Column(query_start), first, token}),
-                "shares memory with an index"));
+                "shares memory with an input"));
 }
 
 TEST_CASE("a block size that no position can count is refused") {
