@@ -1,0 +1,211 @@
+"""The paged cache: where tokens go, what is written there, attention over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from octavo.ops.backends import backend
+
+
+def slot_mapping(
+    slot: Tensor,
+    position: Tensor,
+    query_start: Tensor,
+    row_slot: Tensor,
+    block_table: Tensor,
+    block_size: int,
+) -> None:
+    """Writes each token's cache slot, ``block * block_size + position % block_size``, into ``slot`` [N]
+    int64.
+
+    position: [N] int32; query_start: [R + 1] int32; row_slot: [R] int32, each row's line in block_table
+    [slots, max_blocks] int32. Tokens past ``query_start[R]`` get -1, which ``cache_write`` skips.
+    """
+    backend(slot).slot_mapping(slot, position, query_start, row_slot, block_table, block_size)
+
+
+def fetch_blocks(
+    table: Tensor,
+    row_slot: Tensor,
+    seq_len: Tensor,
+    source: int,
+    source_slots: int,
+    source_stride: int,
+    block_size: int,
+) -> None:
+    """Brings a step's lines of a block table to ``table`` [slots, entries] int32 from host memory.
+
+    ``table[s, i] = source[s, i]`` for ``s = row_slot[r]`` and ``i < ceil(seq_len[r] / block_size)``, both [R]
+    int32. ``source`` is the address of an int32 table of ``source_slots`` lines of ``source_stride`` entries,
+    registered with the device where that is no CPU; rows beyond its lines fetch nothing.
+    """
+    backend(table).fetch_blocks(table, row_slot, seq_len, source, source_slots, source_stride, block_size)
+
+
+def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:
+    """Stores ``k`` and ``v`` [N, Hk, D] into one layer's ``cache`` [B, 2, Hk, bs, D] at ``slot`` [N] int64.
+
+    A negative slot is skipped. ``cache`` is usually a strided view of the pool.
+    """
+    backend(k).cache_write(k, v, cache, slot)
+
+
+def norm_rope_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    cos_sin: Tensor,
+    cache: Tensor,
+    slot: Tensor,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    interleaved: bool = False,
+) -> None:
+    """``rms_norm`` of each head of q and k (with weights ``q_norm`` and ``k_norm`` [D], both or neither),
+    ``rope`` and ``cache_write`` in one pass and with their bits.
+
+    q [N, Hq, D] changes in place; k and v [N, Hk, D] go into ``cache`` at ``slot``; what is left in k is
+    unspecified. Arguments as in those ops.
+    """
+    backend(q).norm_rope_cache(
+        q, k, v, position, cos_sin, cache, slot, q_norm, k_norm, eps, weight_offset, interleaved
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPlan:
+    """How CUDA attention cuts a step's rows into work, and where that is written down.
+
+    ``memory`` is a row of torch.uint8 on the device, of ``attention_plan_bytes``. Layers of one window, one
+    number of heads and one head dim share a plan; ``plan_attention`` fills it once a step. Up to
+    ``decode_queries`` query tokens a row is a decode row; no row has more than ``max_queries`` (0: unknown).
+    With ``max_queries <= decode_queries`` no prefill kernel is launched. With ``fixed_split`` a row of one
+    query has the same bits in any batch.
+    """
+
+    memory: Tensor
+    max_queries: int = 0
+    decode_queries: int = 1
+    fixed_split: bool = False
+
+
+def attention_plan_bytes(
+    cache: Tensor,
+    tokens: int,
+    rows: int,
+    heads: int,
+    window: int = 0,
+    *,
+    max_queries: int = 0,
+    decode_queries: int = 1,
+    fixed_split: bool = False,
+) -> int:
+    """Bytes of a plan for up to ``tokens`` query tokens of ``heads`` heads in ``rows`` rows; 0 on the CPU.
+
+    Only the shape, dtype and device of ``cache`` [B, 2, Hk, bs, D] count. A plan for more tokens or rows
+    takes at least as much.
+    """
+    return backend(cache).attention_plan_bytes(  # type: ignore[no-any-return]
+        cache, tokens, rows, heads, window, max_queries, decode_queries, fixed_split
+    )
+
+
+def plan_attention(
+    plan: AttentionPlan,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    tokens: int,
+    heads: int,
+    window: int = 0,
+) -> None:
+    """Fills ``plan`` for the rows of a step, whose q will be [tokens, heads, D]. Does nothing on the CPU.
+
+    The calls of ``paged_attention`` that use the plan take the same rows, shapes and window.
+    """
+    backend(cache).plan_attention(
+        plan.memory,
+        cache,
+        block_table,
+        row_slot,
+        query_start,
+        seq_len,
+        tokens,
+        heads,
+        window,
+        plan.max_queries,
+        plan.decode_queries,
+        plan.fixed_split,
+    )
+
+
+def paged_attention(
+    out: Tensor,
+    q: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+    plan: AttentionPlan | None = None,
+    chunked: bool = False,
+) -> None:
+    """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
+    one call.
+
+    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots,
+    max_blocks] int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i
+    of row r stands at ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it
+    sees the last w keys, itself included, or with ``chunked`` (CPU only) those of its chunk ``[w * i, w * (i
+    + 1))``. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more logit without a
+    value. Rows with ``seq_len`` 0 write nothing. A row's result is the same bits in any batch and for any
+    number of threads.
+
+    CUDA runs by ``plan``, which ``plan_attention`` filled for these rows; without one it takes a plain
+    kernel, right but slow. The CPU needs none.
+    """
+    rows = (block_table, row_slot, query_start, seq_len)
+    args = (out, q, cache, *rows, scale, window, soft_cap, sinks)
+    if plan is None:
+        backend(q).paged_attention(*args, chunked=chunked)
+        return
+    options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
+    backend(q).paged_attention(*args, *options, chunked)
+
+
+def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:
+    """Stores ``latent`` [N, C] and ``rope`` [N, R] side by side into one layer's ``cache`` [B, bs, C + R] at
+    ``slot`` [N] int64. A negative slot is skipped.
+    """
+    backend(latent).latent_cache_write(latent, rope, cache, slot)
+
+
+def latent_attention(
+    out: Tensor,
+    q: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    scale: float,
+) -> None:
+    """Causal attention over latents, in the absorbed form: for all heads a key is a whole vector of ``cache``
+    [B, bs, C + R], and its value the first C entries.
+
+    q: [N, H, C + R], out: [N, H, C] of T, C + R up to 1024. Rows, positions and bits as in
+    ``paged_attention``. Source: DeepSeek-V2 (2024), 2.1. CPU only.
+    """
+    rows = (block_table, row_slot, query_start, seq_len)
+    backend(q).latent_attention(out, q, cache, *rows, scale)
