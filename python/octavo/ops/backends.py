@@ -14,7 +14,7 @@ if _ops.has_cuda():
 
 
 def register_backend(device_type: str, module: ModuleType) -> None:
-    """Makes ``module``, which has the op functions of ``octavo.ops``, the backend of tensors on ``device_type``."""
+    """Makes ``module``, which has the functions of ``octavo.ops``, the backend of a type of device."""
     _backends[device_type] = module
 
 
