@@ -29,7 +29,7 @@ namespace octavo::cuda {
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     const __grid_constant__ DecodeParams p) {
-  extern __shared__ __align__(kSharedAlign) unsigned char shared[];
+  unsigned char* const shared = DynamicShared();
   GridDependencyWait();
   GridDependencyLaunch();
   const CtaWork work = p.ctas[blockIdx.x];

@@ -258,11 +258,10 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
 
 __global__ __launch_bounds__(kPlanThreads,
                              1) void PlanKernel(const __grid_constant__ PlanParams p) {
-  extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int longest;
   GridDependencyWait();
   GridDependencyLaunch();
-  const PlanScratch m = CarveScratch(p.shape, shared);
+  const PlanScratch m = CarveScratch(p.shape, DynamicShared());
   if (threadIdx.x == 0) longest = 1;
   LoadRows(p, m);
   ScanRows(p, m, &longest);

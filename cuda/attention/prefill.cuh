@@ -80,7 +80,7 @@ __device__ __forceinline__ void PrefillItem(const PrefillParams& p, const Prefil
 template <class S>
 __global__ __launch_bounds__(S::kThreads, S::kCtasPerMultiprocessor) void PrefillKernel(
     const __grid_constant__ PrefillParams p) {
-  extern __shared__ __align__(kSharedAlign) unsigned char shared[];
+  unsigned char* const shared = DynamicShared();
   static_assert(sizeof(Ticket) <= S::kTicketBytes);
   // Registers are what this kernel is short of: the loop reads the tile from shared memory.
   Ticket& ticket = *reinterpret_cast<Ticket*>(shared + S::kSharedBytes - S::kTicketBytes);

@@ -24,6 +24,4 @@ __device__ __forceinline__ uint32_t StepPieces(uint32_t lane_address, int step) 
   return lane_address ^ static_cast<uint32_t>(step * 2 * kPieceBytes);
 }
 
-inline constexpr int kSharedAlign = 1024;  // of shared memory that holds tiles
-
 }  // namespace octavo::cuda

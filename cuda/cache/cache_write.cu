@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 
+#include "common/launch.h"
 #include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
@@ -95,7 +96,7 @@ Params MakeParams(const CacheWriteArgs& a) {
 }
 
 template <typename Unit>
-Status Launch(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
+Status LaunchUnits(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
   p.row_units = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Unit)));
   p.token_units = static_cast<int32_t>(2 * heads * p.row_units);
   const unsigned x = static_cast<unsigned>(p.token_units < kThreads ? p.token_units : kThreads);
@@ -106,11 +107,12 @@ Status Launch(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
     return Status::InvalidArgument("cache_write: k has " + std::to_string(p.tokens) +
                                    " tokens, need fewer than 2^31");
   }
-  CacheWriteKernel<Unit><<<static_cast<unsigned>(grid), dim3(x, y), 0, stream>>>(p);
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return Status::Ok();
-  return Status::Internal(std::string("cache_write: launching the kernel: ") +
-                          cudaGetErrorString(error));
+  LaunchShape shape;
+  shape.grid = static_cast<unsigned>(grid);
+  shape.threads = x;
+  shape.threads_y = y;
+  shape.stream = stream;
+  return Launch(CacheWriteKernel<Unit>, shape, p);
 }
 
 }  // namespace
@@ -125,9 +127,9 @@ Status CacheWrite(const CacheWriteArgs& a, Stream stream) {
         "cache_write: a token's K and V or a block exceed 2^31: use smaller ones");
   }
   const Params p = MakeParams(a);
-  if (Aligned(p, row_bytes)) return Launch<uint4>(p, heads, row_bytes, stream);
-  if (DTypeSize(a.k.dtype) == 4) return Launch<uint32_t>(p, heads, row_bytes, stream);
-  return Launch<uint16_t>(p, heads, row_bytes, stream);
+  if (Aligned(p, row_bytes)) return LaunchUnits<uint4>(p, heads, row_bytes, stream);
+  if (DTypeSize(a.k.dtype) == 4) return LaunchUnits<uint32_t>(p, heads, row_bytes, stream);
+  return LaunchUnits<uint16_t>(p, heads, row_bytes, stream);
 }
 
 }  // namespace octavo::cuda

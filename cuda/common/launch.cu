@@ -80,7 +80,7 @@ Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args) {
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(shape.grid, shape.grid_y);
-  config.blockDim = dim3(shape.threads);
+  config.blockDim = dim3(shape.threads, shape.threads_y);
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = shape.stream;
   config.attrs = attributes;

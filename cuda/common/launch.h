@@ -34,7 +34,8 @@ struct LaunchShape {
   unsigned grid = 1;
   unsigned grid_y = 1;
   unsigned cluster = 1;  // CTAs that share their shared memory; divides the grid
-  unsigned threads = 1;
+  unsigned threads = 1;  // of a row of threads
+  unsigned threads_y = 1;
   int shared_bytes = 0;
   bool dependent = false;  // may start before the stream's previous kernel has ended
   cudaStream_t stream = nullptr;
@@ -42,13 +43,13 @@ struct LaunchShape {
 
 Status LaunchKernel(const void* kernel, const LaunchShape& shape, void** args);
 
-template <typename Params>
-Status Launch(void (*kernel)(Params), const LaunchShape& shape, const Params& params) {
-  void* args[] = {const_cast<Params*>(&params)};
-  return LaunchKernel(reinterpret_cast<const void*>(kernel), shape, args);
-}
+}  // namespace octavo::cuda
 
-// The same, beginning before the stream's previous kernel has ended where the device can: the
+#include "common/invoke.h"
+
+namespace octavo::cuda {
+
+// Launch, beginning before the stream's previous kernel has ended where the device can: the
 // kernel calls GridDependencyWait first.
 template <typename Params>
 Status LaunchDependent(void (*kernel)(Params), LaunchShape shape, const Params& params) {

@@ -11,7 +11,8 @@ namespace octavo::cuda {
 
 inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
-inline constexpr int kPieceBytes = 16;  // what one cp.async and one lane of ldmatrix move
+inline constexpr int kSharedAlign = 1024;  // what the widest swizzle of a tile wants
+inline constexpr int kPieceBytes = 16;     // what one cp.async and one lane of ldmatrix move
 
 // This thread's number in the CTA, read afresh: what is computed from it is not kept in registers
 // over a loop that has none to spare.
@@ -23,6 +24,17 @@ __device__ __forceinline__ int ThreadAfresh() {
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// The CTA's dynamic shared memory, of which a kernel has one.
+__device__ __forceinline__ unsigned char* DynamicShared() {
+  extern __shared__ __align__(kSharedAlign) unsigned char shared[];
+  return shared;
+}
+
+// A barrier of `threads` threads, whole warps, one of 16 of the CTA; number 0 is __syncthreads'.
+__device__ __forceinline__ void SyncThreadsOf(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 // Copies 16 bytes from global to shared memory past L1, and asks L2 for the whole 128-byte line.
@@ -51,6 +63,15 @@ __device__ __forceinline__ void CopyAsyncWait() {
 
 __device__ __forceinline__ void StoreSharedZero16(uint32_t shared) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(shared), "r"(0) : "memory");
+}
+
+__device__ __forceinline__ uint4 LoadShared16(uint32_t shared) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared)
+               : "memory");
+  return v;
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.

@@ -57,7 +57,7 @@ struct Team {
 
   // A barrier of the team alone. Number 0 is that of the whole CTA.
   __device__ __forceinline__ void Sync(const LinearParams& p) const {
-    asm volatile("bar.sync %0, %1;" ::"r"(number + 1), "r"(p.team_warps * kWarpSize) : "memory");
+    SyncThreadsOf(number + 1, p.team_warps * kWarpSize);
   }
 };
 
@@ -92,15 +92,6 @@ __device__ __forceinline__ void IssueWeight(const LinearParams& p, const UnitWal
                         live ? at + q * kUnit : p.weight, live);
     }
   }
-}
-
-__device__ __forceinline__ uint4 LoadShared16(uint32_t shared) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(shared)
-               : "memory");
-  return v;
 }
 
 // A lane's pieces of x for one unit, past L1: an earlier kernel on this multiprocessor may have
@@ -205,7 +196,7 @@ __device__ __forceinline__ void StoreTile(const LinearParams& p, int tile, const
 template <class S>
 __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
     LinearKernel(const __grid_constant__ LinearParams p) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* const shared = DynamicShared();
   const Team team(p);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const uint32_t ring =

@@ -57,8 +57,7 @@ __device__ int FindTop(const RowTeam& team, const float* x, int vocab, int k, Lo
 template <int kWidth>
 __global__ void __launch_bounds__(kRowThreads, 1)
     LogprobKernel(const __grid_constant__ LogprobParams p) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  LogprobScratch* const scratch = reinterpret_cast<LogprobScratch*>(shared);
+  LogprobScratch* const scratch = reinterpret_cast<LogprobScratch*>(DynamicShared());
   GridDependencyWait();
   GridDependencyLaunch();
   const RowTeam team;  // of one: logprobs are asked for rarely

@@ -195,9 +195,8 @@ __device__ int DrawRow(const RowTeam& team, const float* x, int vocab, const Row
 template <int kWidth>
 __global__ void __launch_bounds__(kRowThreads, 1)
     SampleKernel(const __grid_constant__ SampleParams p) {
-  extern __shared__ __align__(16) unsigned char shared[];
   __shared__ LargestScratch largest_scratch;
-  SampleScratch* const scratch = reinterpret_cast<SampleScratch*>(shared);
+  SampleScratch* const scratch = reinterpret_cast<SampleScratch*>(DynamicShared());
   GridDependencyWait();
   GridDependencyLaunch();
   const RowTeam team;
