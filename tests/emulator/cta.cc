@@ -142,6 +142,7 @@ void Cta::LaneEnds() {
     }
   }
   lane_->waits_for = "the end";
+  lane_->where = Where();
   warp.done |= bit;
   warp.ready &= ~bit;
   --live_;
@@ -454,7 +455,8 @@ std::string Cta::Waiting() const {
         told |= 1u << o;
         ++same;
       }
-      text << " " << same << " lanes at " << lane.waits_for << " (" << Place(lane.where) << ")";
+      text << " " << same << " lanes at " << lane.waits_for;
+      if (lane.where.line() != 0) text << " (" << Place(lane.where) << ")";
     }
   }
   return text.str();

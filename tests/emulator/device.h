@@ -45,7 +45,8 @@ T Atomic(T* at, F f) {
 
 // Every lane gets the value of the lane it names; `from` is in the mask or the lane's own.
 template <typename T>
-T Shuffle(const char* what, Where where, unsigned mask, const T& value, int from) {
+[[gnu::noinline]] T Shuffle(const char* what, Where where, unsigned mask, const T& value,
+                            int from) {
   struct In {
     T value;
     int from;
@@ -71,7 +72,7 @@ T Shuffle(const char* what, Where where, unsigned mask, const T& value, int from
 inline int FirstOfSegment(int lane, int width) { return lane / width * width; }
 
 // The lanes of the mask that voted.
-inline unsigned Vote(const char* what, Where where, unsigned mask, bool vote) {
+[[gnu::noinline]] inline unsigned Vote(const char* what, Where where, unsigned mask, bool vote) {
   unsigned out = 0;
   Cta::Current().Meet(what, where, mask, false, &vote, &out,
                       [](const bool* const* votes, unsigned* const* results, uint32_t lanes) {

@@ -3,7 +3,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -205,10 +204,8 @@ Grid::End Grid::Run(std::vector<std::unique_ptr<Slot>>* slots) {
 }
 
 void Report(Device* device, Grid* grid, Grid::End end) {
-  if (end != Grid::End::kFault) return;
-  fprintf(stderr, "kernel of %s (seed %llu)\n", grid->fault().c_str(),
-          static_cast<unsigned long long>(device->seed));
-  if (device->fault.empty()) device->fault = grid->fault();
+  if (end != Grid::End::kFault || !device->fault.empty()) return;
+  device->fault = grid->fault() + " [seed " + std::to_string(device->seed) + "]";
 }
 
 // Runs the pending grid, which nothing is in front of any more, to its end.
@@ -262,6 +259,7 @@ std::string TakeFault() {
 }
 
 void SetSeed(uint64_t seed) {
+  FinishPending(&TheDevice());
   TheDevice().seed = seed;
   TheDevice().launches = 1;
   CatchBadAccesses();

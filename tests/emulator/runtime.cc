@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <cxxabi.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -72,6 +73,7 @@ cudaError_t Keep(cudaError_t error) {
 cudaError_t Finish() {
   if (FinishGrids()) return cudaSuccess;
   last_message = TakeFault();
+  fprintf(stderr, "kernel of %s\n", last_message.c_str());
   return Keep(cudaErrorLaunchFailure);
 }
 

@@ -2,8 +2,6 @@
 // outputs are poisoned, with the answer in float64.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -13,49 +11,11 @@
 #include <vector>
 
 #include "cpu/tensor.h"
+#include "device.h"
 #include "doctest/doctest.h"
 #include "octavo/cuda_attention.h"
 
 namespace octavo::cuda {
-
-inline bool HasDevice() {
-  int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
-}
-
-// Device memory that lives as long as this.
-class DeviceMemory {
- public:
-  explicit DeviceMemory(int64_t bytes) : bytes_(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {
-    REQUIRE(cudaMalloc(&data_, bytes_) == cudaSuccess);
-  }
-  DeviceMemory(const void* from, int64_t bytes) : DeviceMemory(bytes) { Copy(from, bytes); }
-  ~DeviceMemory() { cudaFree(data_); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-
-  void Resize(int64_t bytes) {
-    cudaFree(data_);
-    bytes_ = static_cast<size_t>(bytes);
-    REQUIRE(cudaMalloc(&data_, bytes_) == cudaSuccess);
-  }
-  void Copy(const void* from, int64_t bytes) {
-    REQUIRE(cudaMemcpy(data_, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice) ==
-            cudaSuccess);
-  }
-  void Fill(int value) { REQUIRE(cudaMemset(data_, value, bytes_) == cudaSuccess); }
-  std::vector<unsigned char> Bytes() const {
-    std::vector<unsigned char> bytes(bytes_);
-    REQUIRE(cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost) == cudaSuccess);
-    return bytes;
-  }
-  void* data() const { return data_; }
-  int64_t size() const { return static_cast<int64_t>(bytes_); }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
 
 struct Row {
   int32_t queries;

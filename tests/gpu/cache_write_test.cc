@@ -1,12 +1,11 @@
 // The CUDA cache write beside the CPU op, byte for byte. Needs a CUDA device; without one every
 // case is skipped.
 // docs/guides/add-a-kernel.md says how to build and run it.
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "cpu/tensor.h"
+#include "device.h"
 #include "doctest/doctest.h"
 #include "octavo/cuda_ops.h"
 
@@ -15,38 +14,6 @@ namespace {
 
 using cpu::Column;
 using cpu::Tensor;
-
-bool HasDevice() {
-  int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
-}
-
-// Device memory with the bytes of a host tensor, and a view of it like the tensor's.
-class OnDevice {
- public:
-  OnDevice(const TensorView& view, const void* bytes, size_t size) : view_(view), size_(size) {
-    REQUIRE(cudaMalloc(&memory_, std::max<size_t>(size, 1)) == cudaSuccess);
-    REQUIRE(cudaMemcpy(memory_, bytes, size, cudaMemcpyHostToDevice) == cudaSuccess);
-    view_.data = memory_;
-  }
-  explicit OnDevice(const Tensor& t) : OnDevice(t.view(), t.bytes().data(), t.bytes().size()) {}
-  ~OnDevice() { cudaFree(memory_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
-  const TensorView& view() const { return view_; }
-
-  std::vector<unsigned char> Bytes() const {
-    std::vector<unsigned char> bytes(size_);
-    REQUIRE(cudaMemcpy(bytes.data(), memory_, size_, cudaMemcpyDeviceToHost) == cudaSuccess);
-    return bytes;
-  }
-
- private:
-  void* memory_ = nullptr;
-  TensorView view_;
-  size_t size_;
-};
 
 struct Shape {
   int64_t tokens, heads, dim, blocks, block_size, gap;
