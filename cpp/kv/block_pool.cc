@@ -11,6 +11,9 @@
 namespace octavo::kv {
 namespace {
 
+// How many blocks ahead is fetched what freeing a block of a row writes.
+constexpr size_t kUnrefDistance = 8;
+
 uint64_t LowBits(int count) {
   return count == kMaxSplit ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
@@ -40,27 +43,42 @@ BlockPool::BlockPool(int32_t num_parents, std::span<const int32_t> split)
   }
   constexpr char kRemedy[] = "lower num_blocks, or free some memory";
   const size_t lists = size_t(num_groups_) * kEvictionClasses;
-  parents_ = TakeVector<Parent>(static_cast<size_t>(num_parents) + kEvictionClasses + num_groups_,
-                                "the block pool", kRemedy);
   units_ = TakeVector<Unit>(static_cast<size_t>(num_places()) + lists, "the block pool", kRemedy);
-  for (int32_t s = num_parents; s < static_cast<int32_t>(parents_.size()); ++s) {
-    parents_[s].links = {s, s};
-  }
   for (int32_t s = num_places(); s < static_cast<int32_t>(units_.size()); ++s) {
     units_[s].links = {s, s};
   }
   units_[Index(kNullBlock)].refs = 1;  // held for ever
-  for (int32_t p = 1; p < num_parents; ++p) {
-    parents_[p].empty = 1;
-    OnIdle(p);
+  if (!whole_) {
+    parents_ = TakeVector<Parent>(static_cast<size_t>(num_parents) + kEvictionClasses + num_groups_,
+                                  "the block pool", kRemedy);
+    for (int32_t s = num_parents; s < static_cast<int32_t>(parents_.size()); ++s) {
+      parents_[s].links = {s, s};
+    }
+  }
+  // The latest is given away first.
+  for (int32_t p = num_parents - 1; p > 0; --p) {
+    if (whole_) {
+      AddFree(units_, p);
+    } else {
+      parents_[p].empty = 1;
+      OnIdle(p);
+    }
   }
 }
 
 template <typename Record>
-void BlockPool::Link(std::vector<Record>& records, int32_t sentinel, int32_t at) {
-  Links& l = records[at].links;
-  l = {records[sentinel].links.prev, sentinel};
-  records[l.prev].links.next = at;
+void BlockPool::LinkFirst(std::vector<Record>& records, int32_t sentinel, int32_t at) {
+  const int32_t first = records[sentinel].links.next;
+  records[at].links = {sentinel, first};
+  records[first].links.prev = at;
+  records[sentinel].links.next = at;
+}
+
+template <typename Record>
+void BlockPool::LinkLast(std::vector<Record>& records, int32_t sentinel, int32_t at) {
+  const int32_t last = records[sentinel].links.prev;
+  records[at].links = {last, sentinel};
+  records[last].links.next = at;
   records[sentinel].links.prev = at;
 }
 
@@ -94,7 +112,7 @@ EvictionClass BlockPool::NextClass() const {
 }
 
 BlockId BlockPool::Take(int group, const BlockNeed& rest, EvictionSink& sink) {
-  if (whole_) return TakeParent(group, sink);
+  if (whole_) return TakeWhole(sink);
   if (parents_[PartialList(group)].links.next != PartialList(group)) return TakePartial(group);
   return PrefersOwn(group, rest) ? TakeCached(group, sink) : TakeParent(group, sink);
 }
@@ -125,7 +143,7 @@ BlockId BlockPool::TakePartial(int group) {
 
 void BlockPool::LinkCached(int group, int32_t at) {
   const EvictionClass cls = units_[at].cls;
-  Link(units_, CachedList(group, cls), at);
+  LinkLast(units_, CachedList(group, cls), at);
   cached_classes_[group].Add(cls);
 }
 
@@ -149,11 +167,25 @@ BlockId BlockPool::TakeCached(int group, EvictionSink& sink) {
   return BlockId{at};
 }
 
+BlockId BlockPool::TakeWhole(EvictionSink& sink) {
+  OCTAVO_CHECK(free_parents() > 0, "taking from an empty pool");
+  const int32_t at = units_[FreeList(NextClass())].links.next;
+  RemoveFree(units_, at);
+  Unit& unit = units_[at];
+  if (unit.cls != EvictionClass::kUnhashed) {
+    sink.OnEvict(BlockId{at});
+    unit.cls = EvictionClass::kUnhashed;
+    unit.hit = false;
+  }
+  unit.refs = 1;
+  return BlockId{at};
+}
+
 BlockId BlockPool::TakeParent(int group, EvictionSink& sink) {
   OCTAVO_CHECK(free_parents() > 0, "taking from an empty pool");
   const int32_t p = parents_[FreeList(NextClass())].links.next;
   Parent& parent = parents_[p];
-  RemoveFree(p);
+  RemoveFree(parents_, p);
   for (int i = 0; i < split_[parent.owner]; ++i) {
     const BlockId b = At(p, i, parent.owner);
     Unit& unit = units_[Index(b)];
@@ -166,26 +198,26 @@ BlockId BlockPool::TakeParent(int group, EvictionSink& sink) {
   parent.used = 1;
   parent.empty = LowBits(split_[group]) & ~uint64_t{1};
   own_free_[group] += split_[group] - 1;
-  if (parent.empty != 0) Link(parents_, PartialList(group), p);
+  if (parent.empty != 0) LinkLast(parents_, PartialList(group), p);
   const BlockId b = At(p, 0, group);
   units_[Index(b)].refs = 1;
   return b;
 }
 
-void BlockPool::RemoveFree(int32_t p) {
-  const EvictionClass cls = parents_[p].cls;
+template <typename Record>
+void BlockPool::RemoveFree(std::vector<Record>& records, int32_t p) {
+  const EvictionClass cls = records[p].cls;
   --free_parents_;
   if (--counts_[static_cast<int>(cls)] == 0) classes_.Remove(cls);
-  Unlink(parents_, p);
+  Unlink(records, p);
 }
 
 // A free parent is used again: its other free blocks become its owner's.
 void BlockPool::OnUse(int32_t p) {
   Parent& parent = parents_[p];
-  RemoveFree(p);
-  if (whole_) return;
+  RemoveFree(parents_, p);
   own_free_[parent.owner] += split_[parent.owner];
-  if (parent.empty != 0) Link(parents_, PartialList(parent.owner), p);
+  if (parent.empty != 0) LinkLast(parents_, PartialList(parent.owner), p);
   ShowCached(p, true);
 }
 
@@ -197,12 +229,17 @@ void BlockPool::OnIdle(int32_t p) {
   for (int i = 1; i < split_[group]; ++i) {
     parent.cls = std::max(parent.cls, units_[Index(At(p, i, group))].cls);
   }
-  AddFree(p);
+  AddFree(parents_, p);
 }
 
-void BlockPool::AddFree(int32_t p) {
-  const EvictionClass cls = parents_[p].cls;
-  Link(parents_, FreeList(cls), p);
+template <typename Record>
+void BlockPool::AddFree(std::vector<Record>& records, int32_t p) {
+  const EvictionClass cls = records[p].cls;
+  if (cls == EvictionClass::kUnhashed) {
+    LinkFirst(records, FreeList(cls), p);
+  } else {
+    LinkLast(records, FreeList(cls), p);
+  }
   ++free_parents_;
   if (counts_[static_cast<int>(cls)]++ == 0) classes_.Add(cls);
 }
@@ -226,6 +263,10 @@ void BlockPool::ShowCached(int32_t p, bool show) {
 void BlockPool::Ref(BlockId b) {
   Unit& unit = units_[Index(b)];
   if (unit.refs++ > 0) return;
+  if (whole_) {  // the common case, and nothing of what follows: a parent is the block
+    RemoveFree(units_, Index(b));
+    return;
+  }
   const int32_t p = ParentOf(b);
   Parent& parent = parents_[p];
   const int group = parent.owner;
@@ -234,22 +275,19 @@ void BlockPool::Ref(BlockId b) {
   ++parent.used;
   if (unit.cls == EvictionClass::kUnhashed) {
     parent.empty &= ~(uint64_t{1} << OffsetOf(b, group));
-    if (!whole_ && parent.empty == 0) Unlink(parents_, p);
+    if (parent.empty == 0) Unlink(parents_, p);
   } else if (split_[group] > 1 && !was_idle) {
     UnlinkCached(group, Index(b));
   }
-  if (!whole_) --own_free_[group];
+  --own_free_[group];
 }
 
 void BlockPool::Unref(BlockId b) {
   Unit& unit = units_[Index(b)];
   OCTAVO_CHECK(unit.refs > 0, "releasing a block nobody holds");
   if (--unit.refs > 0) return;
-  if (whole_) {  // the common case, and nothing of what follows: a parent is the block
-    Parent& block = parents_[Index(b)];
-    block.used = 0;
-    block.cls = unit.cls;
-    AddFree(Index(b));
+  if (whole_) {
+    AddFree(units_, Index(b));
     return;
   }
   const int32_t p = ParentOf(b);
@@ -272,16 +310,59 @@ void BlockPool::Unref(BlockId b) {
   if (unit.cls != EvictionClass::kUnhashed) {
     LinkCached(group, Index(b));
   } else if (!was_partial) {
-    Link(parents_, PartialList(group), p);
+    LinkLast(parents_, PartialList(group), p);
   }
 }
 
 void BlockPool::UnrefReversed(std::span<const int32_t> row, int group) {
-  constexpr size_t kAhead = 8;
+  while (whole_ && !row.empty()) {
+    const EvictionClass cls = units_[row.back()].cls;
+    const bool empty = cls == EvictionClass::kUnhashed;
+    row = row.first(empty ? UnrefRun<true>(row, cls) : UnrefRun<false>(row, cls));
+  }
   for (size_t i = row.size(); i-- > 0;) {
-    if (i >= kAhead) Prefetch(FromTable(row[i - kAhead], group));
+    if (i >= kUnrefDistance) Prefetch(FromTable(row[i - kUnrefDistance], group));
     if (row[i] != Index(kNullBlock)) Unref(FromTable(row[i], group));
   }
+}
+
+// AddFree of the row's last blocks, as far as they are of one class: their list stays open, so that
+// one block does not wait for the stores of the one before. How many blocks are left.
+template <bool kEmpty>
+size_t BlockPool::UnrefRun(std::span<const int32_t> row, EvictionClass cls) {
+  const int32_t list = FreeList(cls);
+  int32_t edge = kEmpty ? units_[list].links.next : units_[list].links.prev;
+  int32_t freed = 0;
+  size_t i = row.size();
+  for (; i > 0; --i) {
+    if (i > kUnrefDistance) __builtin_prefetch(&units_[row[i - 1 - kUnrefDistance]], 1);
+    const int32_t b = row[i - 1];
+    if (b == Index(kNullBlock)) continue;
+    Unit& unit = units_[b];
+    if (unit.cls != cls) break;
+    OCTAVO_CHECK(unit.refs > 0, "releasing a block nobody holds");
+    if (--unit.refs > 0) continue;
+    if constexpr (kEmpty) {
+      unit.links.next = edge;
+      units_[edge].links.prev = b;
+    } else {
+      unit.links.prev = edge;
+      units_[edge].links.next = b;
+    }
+    edge = b;
+    ++freed;
+  }
+  if constexpr (kEmpty) {
+    units_[edge].links.prev = list;
+    units_[list].links.next = edge;
+  } else {
+    units_[edge].links.next = list;
+    units_[list].links.prev = edge;
+  }
+  free_parents_ += freed;
+  counts_[static_cast<int>(cls)] += freed;
+  if (freed > 0) classes_.Add(cls);
+  return i;
 }
 
 void BlockPool::SetClass(BlockId b, EvictionClass c) {
@@ -301,11 +382,15 @@ void BlockPool::SetClass(BlockId b, EvictionClass c) {
 std::vector<int32_t> BlockPool::FreeParents(EvictionClass c) const {
   std::vector<int32_t> list;
   const int32_t s = FreeList(c);
-  for (int32_t p = parents_[s].links.next; p != s; p = parents_[p].links.next) list.push_back(p);
+  const auto next = [this](int32_t at) {
+    return whole_ ? units_[at].links.next : parents_[at].links.next;
+  };
+  for (int32_t p = next(s); p != s; p = next(p)) list.push_back(p);
   return list;
 }
 
-void BlockPool::CheckInvariants() const {
+// How many parents nobody uses.
+int32_t BlockPool::CheckParents() const {
   std::array<int32_t, kMaxGroups> own_free{};
   int32_t idle = 0;
   for (int32_t p = 1; p < num_parents_; ++p) {
@@ -328,20 +413,7 @@ void BlockPool::CheckInvariants() const {
     if (parent.used == 0) ++idle;
     if (parent.used > 0) own_free[group] += split_[group] - parent.used;
   }
-  OCTAVO_CHECK(idle == free_parents(), "free parents were lost");
-  OCTAVO_CHECK(whole_ || own_free == own_free_, "free blocks of partly used parents were lost");
-  int32_t listed = 0;
-  for (int c = 0; c < kEvictionClasses; ++c) {
-    const auto list = FreeParents(static_cast<EvictionClass>(c));
-    OCTAVO_CHECK(int32_t(list.size()) == counts_[c], "a free list and its count disagree");
-    for (int32_t p : list) OCTAVO_CHECK(parents_[p].used == 0, "a used parent is on a free list");
-    listed += int32_t(list.size());
-    ClassSet rest = classes_;
-    rest.Remove(EvictionClass(c));
-    const bool marked = !(rest == classes_);
-    OCTAVO_CHECK(marked == !list.empty(), "a class is marked wrongly");
-  }
-  OCTAVO_CHECK(listed == free_parents_, "free parents stand on no list");
+  OCTAVO_CHECK(own_free == own_free_, "free blocks of partly used parents were lost");
   for (int g = 0; g < num_groups_; ++g) {
     ClassSet found;
     for (int c = 0; c < kEvictionClasses; ++c) {
@@ -350,6 +422,40 @@ void BlockPool::CheckInvariants() const {
     }
     OCTAVO_CHECK(found == cached_classes_[g], "a group's classes are marked wrongly");
   }
+  return idle;
+}
+
+// The same where parents are blocks.
+int32_t BlockPool::CheckUnits() const {
+  int32_t idle = 0;
+  for (int32_t b = 1; b < num_parents_; ++b) {
+    const Unit& unit = units_[b];
+    OCTAVO_CHECK((unit.refs == 0) == (unit.links.prev >= 0), "a free block stands on no list");
+    idle += unit.refs == 0;
+  }
+  return idle;
+}
+
+void BlockPool::CheckInvariants() const {
+  const int32_t idle = whole_ ? CheckUnits() : CheckParents();
+  OCTAVO_CHECK(idle == free_parents(), "free parents were lost");
+  int32_t listed = 0;
+  for (int c = 0; c < kEvictionClasses; ++c) {
+    const auto list = FreeParents(static_cast<EvictionClass>(c));
+    OCTAVO_CHECK(int32_t(list.size()) == counts_[c], "a free list and its count disagree");
+    for (int32_t p : list) {
+      const bool used = whole_ ? units_[p].refs > 0 : parents_[p].used > 0;
+      OCTAVO_CHECK(!used, "a used parent is on a free list");
+      OCTAVO_CHECK((whole_ ? units_[p].cls : parents_[p].cls) == EvictionClass(c),
+                   "a free parent stands on the list of another class");
+    }
+    listed += int32_t(list.size());
+    ClassSet rest = classes_;
+    rest.Remove(EvictionClass(c));
+    const bool marked = !(rest == classes_);
+    OCTAVO_CHECK(marked == !list.empty(), "a class is marked wrongly");
+  }
+  OCTAVO_CHECK(listed == free_parents_, "free parents stand on no list");
 }
 
 }  // namespace octavo::kv

@@ -5,12 +5,14 @@
 // or equal blocks, a parent is a block. A block id names a place (parent x widest split + offset),
 // the same for every group; a table holds dense ids of its group (TableId).
 //
-// A parent nobody uses stands on one of the parents' free lists; the free blocks of a parent that
-// is partly used belong to its owner, empty ones as bits of an occupancy word, cached ones on lists
-// of that group. All lists are LRU, one for each eviction class; a parent stands in the class of
-// its most valuable block. Parents that are proven or retained above the ordinary may fill at most
-// kProvenShare of the free ones, so that neither a popular past nor what was pinned can starve the
-// present: whatever is free can be taken.
+// A parent nobody uses stands on one of the free lists; the free blocks of a parent that is partly
+// used belong to its owner, empty ones as bits of an occupancy word, cached ones on lists of that
+// group. There is a list for each eviction class, least recently used first; but of parents without
+// content the latest goes first, because its records are still in the processor's caches. A parent
+// stands in the class of its most valuable block. Parents that are proven or retained above the
+// ordinary may fill at most kProvenShare of the free ones, so that neither a popular past nor what
+// was pinned can starve the present: whatever is free can be taken.
+// Where parents are blocks there are no records of parents: 16 bytes a block are all there is.
 // Every operation is O(1) in the pool's size (at most one pass over the blocks of a parent) and
 // allocates nothing. One thread.
 #pragma once
@@ -93,7 +95,7 @@ class BlockPool {
   void UnrefReversed(std::span<const int32_t> row, int group);
   void Prefetch(BlockId b) const {
     __builtin_prefetch(&units_[Index(b)], 1);
-    __builtin_prefetch(&parents_[ParentOf(b)], 1);
+    if (!whole_) __builtin_prefetch(&parents_[ParentOf(b)], 1);
   }
   // Moves a block to another class, also while it is free (to the recent end).
   void SetClass(BlockId b, EvictionClass c);
@@ -123,7 +125,7 @@ class BlockPool {
   };
   struct Unit {  // a place where a block may start
     int32_t refs = 0;
-    Links links;  // of its group's cached list
+    Links links;  // of its group's cached list; where parents are blocks of a free list
     EvictionClass cls = EvictionClass::kUnhashed;
     bool hit = false;  // since it got its content
   };
@@ -135,12 +137,13 @@ class BlockPool {
     EvictionClass cls = EvictionClass::kUnhashed;  // of the list of free parents it stands on
   };
 
-  int32_t ParentOf(BlockId b) const { return whole_ ? Index(b) : Index(b) / widest_; }
+  int32_t ParentOf(BlockId b) const { return Index(b) / widest_; }
   int OffsetOf(BlockId b, int group) const { return Index(b) % widest_ / stride_[group]; }
   BlockId At(int32_t parent, int offset, int group) const {
     return BlockId{parent * widest_ + offset * stride_[group]};
   }
-  // Sentinels stand behind the parents and the units.
+  // Sentinels stand behind the parents and the units. Where parents are blocks the free lists link
+  // units, in the place of the cached lists, of which there are none.
   int32_t FreeList(EvictionClass c) const { return num_parents_ + static_cast<int32_t>(c); }
   int32_t PartialList(int group) const { return num_parents_ + kEvictionClasses + group; }
   int32_t CachedList(int group, EvictionClass c) const {
@@ -148,7 +151,9 @@ class BlockPool {
   }
 
   template <typename Record>
-  static void Link(std::vector<Record>& records, int32_t sentinel, int32_t at);
+  static void LinkFirst(std::vector<Record>& records, int32_t sentinel, int32_t at);
+  template <typename Record>
+  static void LinkLast(std::vector<Record>& records, int32_t sentinel, int32_t at);
   template <typename Record>
   static void Unlink(std::vector<Record>& records, int32_t at);
 
@@ -157,14 +162,21 @@ class BlockPool {
   bool PrefersOwn(int group, const BlockNeed& rest) const;
   void LinkCached(int group, int32_t at);
   void UnlinkCached(int group, int32_t at);
-  void AddFree(int32_t parent);
-  void RemoveFree(int32_t parent);
+  template <typename Record>
+  void AddFree(std::vector<Record>& records, int32_t parent);
+  template <typename Record>
+  void RemoveFree(std::vector<Record>& records, int32_t parent);
+  template <bool kEmpty>
+  size_t UnrefRun(std::span<const int32_t> row, EvictionClass cls);
+  BlockId TakeWhole(EvictionSink& sink);
   BlockId TakePartial(int group);
   BlockId TakeCached(int group, EvictionSink& sink);
   BlockId TakeParent(int group, EvictionSink& sink);
   void OnUse(int32_t parent);
   void OnIdle(int32_t parent);
   void ShowCached(int32_t parent, bool show);
+  int32_t CheckParents() const;
+  int32_t CheckUnits() const;
 
   int32_t num_parents_;
   int num_groups_;
@@ -173,7 +185,7 @@ class BlockPool {
   std::array<int32_t, kMaxGroups> split_{};
   std::array<int32_t, kMaxGroups> stride_{};
   std::array<int32_t, kMaxGroups> own_free_{};  // free blocks in partly used parents
-  std::vector<Parent> parents_;
+  std::vector<Parent> parents_;                 // none where parents are blocks
   std::vector<Unit> units_;
   int32_t free_parents_ = 0;
   int32_t counts_[kEvictionClasses] = {};            // free parents by class

@@ -198,8 +198,7 @@ void PrefixMap::EraseEntry(size_t hole) {
   for (;;) {
     i = (i + 1) & mask_;
     if (entries_[i].block < 0) break;
-    const Meta& m = meta_[entries_[i].block];
-    const size_t home = Home(Mix(m.hash, m.group));
+    const size_t home = entries_[i].tag & mask_;
     if (((i - home) & mask_) >= ((i - hole) & mask_)) {
       entries_[hole] = entries_[i];
       hole = i;

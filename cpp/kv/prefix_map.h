@@ -52,9 +52,13 @@ class PrefixMap {
   void PrefetchEntry(const Hash128& hash, int32_t group) const;
   void PrefetchKey(const Hash128& hash, int32_t group) const;
 
-  // The same for SerialOf, and for an Insert of this block.
+  // The same for SerialOf, for an Insert of this block, and for a Remove: once SerialOf is near.
   void PrefetchSerial(BlockId block) const { __builtin_prefetch(&meta_[Index(block)]); }
   void PrefetchInsert(BlockId block, const Hash128& hash, int32_t group) const;
+  void PrefetchRemove(BlockId block) const {
+    const Meta& m = meta_[Index(block)];
+    __builtin_prefetch(&entries_[Home(Mix(m.hash, m.group))], 1);
+  }
 
   enum class InsertResult { kFirst, kCopy, kCollision, kOrphan };
   // Files a block. kCollision: another content has the same hash; the block stays out. kOrphan: so
@@ -110,8 +114,9 @@ class PrefixMap {
   };
 
   static uint64_t Mix(const Hash128& hash, int32_t group);
-  size_t Home(uint64_t mixed) const { return mixed & mask_; }
-  static uint32_t Tag(uint64_t mixed) { return static_cast<uint32_t>(mixed >> 32); }
+  size_t Home(uint64_t mixed) const { return mixed & mask_; }  // mask_ fits 32 bits
+  // Its low bits are the home, so that an entry moves without a look at its block.
+  static uint32_t Tag(uint64_t mixed) { return static_cast<uint32_t>(mixed); }
   // The entry of this hash and group, or the empty entry where it would stand.
   size_t Locate(const Hash128& hash, int32_t group, uint64_t mixed) const;
   bool SameTokens(int32_t block, const PrefixKey& key) const;

@@ -13,7 +13,8 @@ namespace {
 
 using enum EvictionClass;
 
-// The same pool as plain records. Stamps stand for list positions: older goes first.
+// The same pool as plain records. Stamps stand for list positions: older goes first, but of what
+// has no content the latest.
 struct NaivePool {
   struct Block {
     int refs = 0;
@@ -27,7 +28,7 @@ struct NaivePool {
   };
 
   NaivePool(int32_t n, std::vector<int32_t> s) : split(std::move(s)), parents(n) {
-    for (Parent& p : parents) p.stamp = ++clock;
+    for (size_t p = parents.size(); p-- > 0;) parents[p].stamp = ++clock;
   }
 
   static bool Used(const Parent& p) {
@@ -43,8 +44,9 @@ struct NaivePool {
     for (int32_t p = 1; p < int32_t(parents.size()); ++p) {
       if (!Used(parents[p]) && Class(parents[p]) == cls) list.push_back(p);
     }
-    std::sort(list.begin(), list.end(),
-              [&](int32_t a, int32_t b) { return parents[a].stamp < parents[b].stamp; });
+    std::sort(list.begin(), list.end(), [&](int32_t a, int32_t b) {
+      return (parents[a].stamp < parents[b].stamp) == (cls > 0);
+    });
     return list;
   }
   int32_t NumIdle() const {

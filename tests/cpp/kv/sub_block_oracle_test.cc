@@ -63,8 +63,13 @@ struct World {
       const auto entries = kv.blocks(kSlot, g);
       for (int32_t i = 0; i < int32_t(entries.size()); ++i) {
         const auto end = chain.tokens.begin() + std::min(n, (i + 1) * size);
-        filed.push_back(
-            {g, kv.pool().FromTable(entries[i], g), salt, {chain.tokens.begin(), end}, i * size});
+        const BlockId b = kv.pool().FromTable(entries[i], g);
+        const std::vector<int32_t> prefix(chain.tokens.begin(), end);
+        // What a block was noted with that was not filed then, it no longer holds.
+        std::erase_if(filed, [&](const Filed& f) {
+          return f.block == b && (f.group != g || f.prefix != prefix || f.salt != salt);
+        });
+        filed.push_back({g, b, salt, prefix, i * size});
       }
     }
     kv.Release(kSlot);

@@ -322,7 +322,11 @@ class NaiveCache:
     def _unref(self, block: int) -> None:
         self.refs[block] -= 1
         if self.refs[block] == 0:
-            self.free.setdefault(self.kind[block], []).append(block)
+            self._give_back(block)
+
+    def _give_back(self, block: int) -> None:
+        line = self.free.setdefault(self.kind[block], [])
+        line.insert(0 if self.kind[block] == UNHASHED else len(line), block)
 
     def _prove(self, block: int, index: int, wish: Wish) -> None:
         self.hit[block] = True
@@ -348,7 +352,9 @@ class NaiveCache:
             self.hit[block] = False
         if self.kind[block] == kind:
             return
-        if self.refs[block] == 0:
-            self.free[self.kind[block]].remove(block)
-            self.free.setdefault(kind, []).append(block)
+        if self.refs[block] > 0:
+            self.kind[block] = kind
+            return
+        self.free[self.kind[block]].remove(block)
         self.kind[block] = kind
+        self._give_back(block)
