@@ -98,7 +98,10 @@ void KvManager::LinkGroups() {
   }
   const std::vector<int> whole = order_;
   for (int g = 0; g < num_groups(); ++g) {
-    if (!groups_[g]->KeepsEverything() && !groups_[g]->cross()) order_.push_back(g);
+    if (!groups_[g]->KeepsEverything() && !groups_[g]->cross()) {
+      order_.push_back(g);
+      passing_.push_back(g);
+    }
     const auto same = [&](int other) {
       return groups_[other]->block_size() == groups_[g]->block_size();
     };
@@ -356,7 +359,7 @@ void KvManager::OnEvict(BlockId block) {
 
 void KvManager::FreeDead(RowSlot slot, int32_t processed, int32_t prompt_len, bool packed) {
   const int32_t junction = has_states_ ? junctions_[Index(slot)] : 0;
-  for (int g = 0; g < num_groups(); ++g) {
+  for (int g : passing_) {
     const CacheGroup& group = *groups_[g];
     Row& r = at(slot, g);
     const int32_t live = std::min(group.FirstLive(processed), r.length);

@@ -126,9 +126,14 @@ class KvManager final : private EvictionSink {
   void PublishCross(RowSlot slot, const PrefixChain& chain);
   // Takes every copy of the chain's item out of the map, whoever holds it.
   void ForgetCross(const PrefixChain& chain);
-  // Brings the cache lines on their way that a Publish of the slot's next block will need. The
-  // first call is for its row, the second, some requests later, for what the block's hash names.
+  // Bring the cache lines on their way that a Grow and a FreeDead by one block will need, each some
+  // requests after the one before, because it reads what that fetched.
+  void PrefetchCounts(RowSlot slot) const;
   void PrefetchRow(RowSlot slot) const;
+  void PrefetchDead(RowSlot slot) const;
+  void PrefetchForget(RowSlot slot) const;
+  // The same for a Publish of the slot's next block: after PrefetchRow, what the block's hash
+  // names.
   void PrefetchPublish(RowSlot slot, const PrefixChain& chain) const;
   // Files what the slot holds of the first `processed` tokens, which a step has computed, up to and
   // with a last block that is not full. For a slot that is about to be released.
@@ -253,6 +258,7 @@ class KvManager final : private EvictionSink {
   void AttachHit(RowSlot slot, const Hit& hit);
   void ProveHit(RowSlot slot, const Hit& hit);
   void Retain(BlockId block, const RetentionPlan::Wish& wish);
+  BlockId NextDead(RowSlot slot, int group) const;
   void PrefetchPublish(int group, int32_t entry, const PrefixChain& chain, int32_t index) const;
   bool PublishBlock(BlockId block, int group, const PrefixChain& chain, int32_t index,
                     int64_t before);
@@ -305,6 +311,7 @@ class KvManager final : private EvictionSink {
   std::vector<int32_t> free_holds_;
   EvictionListener* eviction_listener_ = nullptr;
   std::vector<int> order_;    // groups, those that keep everything first
+  std::vector<int> passing_;  // of these, those that give blocks back while a request runs
   std::vector<int> anchors_;  // of each group: the one that links its blocks, -1: none
   bool sub_block_hits_;
   std::vector<BlockId> sources_;  // of the latest partial hit, one a group

@@ -110,10 +110,33 @@ void KvManager::PublishTail(RowSlot slot, const PrefixChain& chain, int32_t proc
   }
 }
 
+void KvManager::PrefetchCounts(RowSlot slot) const {
+  for (int g = 0; g < num_groups(); g += 2) __builtin_prefetch(&at(slot, g), 1);
+}
+
 void KvManager::PrefetchRow(RowSlot slot) const {
   for (int g = 0; g < num_groups(); ++g) {
-    __builtin_prefetch(row(g, slot) + at(slot, g).published);
+    __builtin_prefetch(row(g, slot) + at(slot, g).published, 1);
   }
+  for (int g : passing_) __builtin_prefetch(row(g, slot) + at(slot, g).dead, 1);
+}
+
+// The block that the slot gives back next; the null block when it has none.
+BlockId KvManager::NextDead(RowSlot slot, int group) const {
+  const Row& r = at(slot, group);
+  return r.dead < r.length ? pool_.FromTable(row(group, slot)[r.dead], group) : kNullBlock;
+}
+
+void KvManager::PrefetchDead(RowSlot slot) const {
+  for (int g : passing_) {
+    const BlockId b = NextDead(slot, g);
+    pool_.Prefetch(b);
+    map_.PrefetchSerial(b);
+  }
+}
+
+void KvManager::PrefetchForget(RowSlot slot) const {
+  for (int g : passing_) map_.PrefetchRemove(NextDead(slot, g));
 }
 
 void KvManager::PrefetchPublish(RowSlot slot, const PrefixChain& chain) const {

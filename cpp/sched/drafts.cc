@@ -79,7 +79,7 @@ bool Scheduler::AddDraftRow(Request& r, size_t index) {
 
 void Scheduler::ShortenToFit(Request& r) {
   if (!pass_.counted) CountPromised();
-  if (!kv_.keeps_everything()) LeaveBehind(r);
+  if (!kv_.keeps_everything() && !AtBoundary(r)) LeaveBehind(r);
   const int32_t end = r.computed + 1;
   int32_t drafts = r.drafts;
   // By whole blocks: the last one that could be had may be used up.

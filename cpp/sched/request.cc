@@ -57,7 +57,16 @@ void RequestEdits::Write(batch::EditWriter& out) const {
   }
 }
 
+void Request::WriteTokens() {
+  int32_t* const end = tokens + num_tokens - pending;
+  std::copy_n(recent, stashed, end - stashed);
+  if (pending) *end = last_token;
+  stashed = 0;
+  pending = false;
+}
+
 batch::SampleSpec Request::DescribeSample(int32_t from_end) {
+  Flush();
   batch::SampleSpec spec;
   spec.params = &params;
   spec.history = tokens;
@@ -105,6 +114,7 @@ size_t ItemKeys(const std::vector<EncoderUse>& items, int32_t first, int32_t las
 }  // namespace
 
 void Request::ExtendChain(const ChainHasher& hasher, int32_t block_size) {
+  Flush();
   while (static_cast<int32_t>(hashes.size() + 1) * block_size <= num_tokens) {
     const Hash128& parent = hashes.empty() ? root : hashes.back();
     const int32_t first = static_cast<int32_t>(hashes.size()) * block_size;
@@ -192,6 +202,7 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.drafting = false;
   r.computed = r.in_flight = 0;
   r.last_token = prompt.back();
+  r.stashed = 0;
   r.pending = false;
   r.slot = -1;
   r.epoch = 0;

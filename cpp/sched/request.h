@@ -77,8 +77,8 @@ struct EncoderUse {
 };
 
 struct alignas(64) Request {
-  // What a decode step touches: one cache line.
-  int32_t* tokens = nullptr;  // all of them only after Flush: the latest may wait in last_token
+  // What a decode step touches: one cache line, and a place in `recent`.
+  int32_t* tokens = nullptr;  // all of them only after Flush: the latest may wait here
   RequestId id{};
   int32_t num_tokens = 0;
   int32_t last_token = -1;  // token num_tokens - 1
@@ -94,15 +94,19 @@ struct alignas(64) Request {
   bool plain_greedy = false;   // the highest logit is all it needs
   bool more_stops = false;     // `stops` must be searched
   bool needs_history = false;  // cannot run ahead of its own tokens
-  bool wants_scores = false;
   bool wants_logprobs = false;
   bool packed = false;    // do not look its prefix up: its blocks must lie close together
-  bool pending = false;   // last_token is not among `tokens` yet
+  int8_t stashed = 0;     // how many of `recent` are not among `tokens` yet
+  bool pending = false;   // nor is last_token, which comes after them
   bool drafting = false;  // its row in flight carries the drafts
   int32_t prompt_len = 0;
   int32_t cached_tokens = -1;  // -1: not admitted yet
 
+  static constexpr int kRecent = 32;
+  alignas(64) int32_t recent[kRecent];
+
   // The rest.
+  bool wants_scores = false;
   int32_t scored = 0;  // prompt positions whose logprob was asked for already
   int32_t overtaken = 0;
   int32_t admitted_len = 0;  // tokens known when it was last admitted
@@ -139,19 +143,27 @@ struct alignas(64) Request {
             cross.embeddings > 0 ? &cross : nullptr,
             told};
   }
-  // A new token stays in the hot line: finishing a step then touches no other, and the next row of
-  // this request writes it to `tokens`, which it needs anyway.
+  // A new token stays in the hot line: finishing a step then touches no other. The next row of this
+  // request puts it beside that line, and not among `tokens` before somebody reads them: each
+  // request's lie on a page of their own, and walking to thousands of pages would take most of a
+  // step's time.
   void Append(int32_t token) {
-    Flush();
+    Stash();
     ++num_tokens;
     last_token = token;
     pending = true;
   }
-  void Flush() {
+  void Stash() {
     if (!pending) return;
-    tokens[num_tokens - 1] = last_token;
+    if (stashed == kRecent) Flush();
+    recent[stashed] = last_token;
+    stashed += pending;
     pending = false;
   }
+  void Flush() {
+    if (stashed > 0 || pending) WriteTokens();
+  }
+  void WriteTokens();
   int32_t num_logprobs() const { return wants_logprobs ? params.num_logprobs : -1; }
   // The latest token is in: a draft in its place is used up if it equals it, else all are void.
   void UseDraft(int32_t token) {
@@ -163,9 +175,12 @@ struct alignas(64) Request {
   batch::SampleSpec DescribeSample(int32_t from_end = 0);
   // Whether `token`, the latest one, ends the request; sets the stop id for stop_token_ids.
   FinishReason ReasonToFinish(int32_t token, int32_t* stop_token) const;
-  // Hashes the blocks that became full. The images inside a block are part of its content.
+  // Flushes, and hashes the blocks that became full. The images inside a block are part of its
+  // content.
   void ExtendChain(const ChainHasher& hasher, int32_t block_size);
 };
+// Side by side in memory, their hot lines fall into all sets of a cache only then.
+static_assert(sizeof(Request) / 64 % 2 == 1);
 
 // Owns requests by id. Recycled indices get a new generation, so an old id finds nothing.
 class RequestTable {

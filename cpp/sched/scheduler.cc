@@ -27,6 +27,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   const size_t rows = config.max_num_seqs;
   running_.reserve(rows);
   filled_.reserve(rows);
+  growing_.resize(rows);
   free_slots_.reserve(rows);
   quarantine_.reserve(rows);
   // A failed step takes the later open ones with it: one output a row. A finished one has one a
@@ -108,15 +109,40 @@ void Scheduler::DescribeSamples(const StepRecord& step) {
   }
 }
 
+// Who stands on a block boundary takes a block soon. What that reads and writes is brought near, in
+// stages, each some requests behind the one before; and what they have left behind goes back.
+void Scheduler::ReachBoundaries() {
+  if (kv_.keeps_everything()) return;
+  size_t n = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (i + kPrefetchRequest < running_.size()) {
+      __builtin_prefetch(running_[i + kPrefetchRequest], 1);
+    }
+    growing_[n] = running_[i];
+    n += AtBoundary(*running_[i]);  // no branch, for one in block_size is never foreseen
+  }
+  for (size_t i = 0; i < n + 4 * kPrefetchGrowing; ++i) {
+    const auto at = [&](size_t stage) -> Request* {
+      const size_t index = i - stage * kPrefetchGrowing;  // wraps where it is before the first
+      return index < n ? growing_[index] : nullptr;
+    };
+    if (const Request* r = at(0)) kv_.PrefetchCounts(r->row_slot());
+    if (const Request* r = at(1)) kv_.PrefetchRow(r->row_slot());
+    if (const Request* r = at(2)) kv_.PrefetchDead(r->row_slot());
+    if (const Request* r = at(3)) kv_.PrefetchForget(r->row_slot());
+    if (Request* r = at(4)) LeaveBehind(*r);
+  }
+}
+
 void Scheduler::ScheduleRunning() {
+  ReachBoundaries();
   filled_.clear();
   // Preemption takes from the end of the list, so the index stays valid while the list shrinks.
   for (size_t i = 0; i < running_.size(); ++i) {
     Request& r = *running_[i];
     if (i + kPrefetchRequest < running_.size()) {
       __builtin_prefetch(running_[i + kPrefetchRequest], 1);
-      const Request& soon = *running_[i + kPrefetchTokens];
-      __builtin_prefetch(soon.tokens + soon.computed, 1);
+      __builtin_prefetch(running_[i + kPrefetchRequest]->recent, 1);
     }
     if (r.drafts > 0 && AddDraftRow(r, i)) [[unlikely]]
       continue;
@@ -153,8 +179,8 @@ int32_t Scheduler::TokensFor(const Request& r) const {
 
 bool Scheduler::MakeRoom(Request& r, size_t index, int32_t tokens) {
   // A decode step stays inside its last block 15 times out of 16.
-  if (tokens - r.computed == 1 && (r.computed & (kv_.unit() - 1)) != 0) return true;
-  if (!kv_.keeps_everything()) LeaveBehind(r);
+  if (tokens - r.computed == 1 && !AtBoundary(r)) return true;
+  if (!kv_.keeps_everything() && !AtBoundary(r)) LeaveBehind(r);
   while (!kv_.Grow(r.row_slot(), tokens)) {
     if (remote_ && remote_->DropPin()) continue;
     if (remote_ && remote_->RoomIsComing()) return false;  // a victim's blocks are being saved
@@ -212,6 +238,7 @@ int32_t Scheduler::PickVictim(size_t requester) const {
 void Scheduler::Preempt(size_t index) {
   Request& r = *running_[index];
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  r.Flush();  // the queue looks its prefix up
   PublishTail(r);
   if (remote_) OfferSave(r, KvRelease::kPreempted);
   ReleaseBlocks(r);
@@ -228,13 +255,12 @@ void Scheduler::Preempt(size_t index) {
 }
 
 void Scheduler::AddRow(Request& r, int32_t count) {
-  r.Flush();
-  if (count == 1) {
-    const bool known = r.computed < r.num_tokens;
-    const bool latest = r.computed + 1 == r.num_tokens;
-    const int32_t token = latest ? r.last_token : known ? r.tokens[r.computed] : -1;
+  if (count == 1 && r.computed + 1 >= r.num_tokens) {
+    r.Stash();
+    const int32_t token = r.computed < r.num_tokens ? r.last_token : -1;
     batch_.AddToken(r.id, r.row_slot(), token, r.computed);
   } else {
+    r.Flush();
     batch_.AddRow(r.id, r.row_slot(), r.tokens, r.num_tokens, r.computed, count);
   }
   if (kv_.has_cross()) [[unlikely]]
@@ -275,13 +301,18 @@ void Scheduler::Publish(Request& r) {
 }
 
 void Scheduler::PublishFilled() {
-  // Three stages, each some requests behind the one before: a block filed on its own waits for six
+  // Four stages, each some requests behind the one before: a block filed on its own waits for eight
   // misses, and one request in block_size files one in each step.
   const size_t n = filled_.size();
   for (size_t i = 0; i < n + kPrefetchRow; ++i) {
     if (i < n) {
       __builtin_prefetch(&filled_[i]->hashes);
+      __builtin_prefetch(filled_[i]->tokens + filled_[i]->num_tokens - 1, 1);
       kv_.PrefetchRow(filled_[i]->row_slot());
+    }
+    if (const size_t at = i - kPrefetchHashes; i >= kPrefetchHashes && at < n) {
+      const std::vector<Hash128>& hashes = filled_[at]->hashes;
+      __builtin_prefetch(hashes.data() + hashes.size(), 1);
     }
     if (const size_t at = i - kPrefetchBlock; i >= kPrefetchBlock && at < n) {
       filled_[at]->ExtendChain(hasher_, kv_.unit());

@@ -69,12 +69,14 @@ class Scheduler {
 
  private:
   // How many requests ahead the memory of the next ones is fetched, because a full batch does not
-  // fit the first caches: the hot line, the place of the latest token, and for those that fill a
-  // block first their rows and then what the block's hash names.
+  // fit the first caches: their lines, and of those that fill a block first their rows and where
+  // their hashes are, then these, then what the block's hash names.
   static constexpr size_t kPrefetchRequest = 16;
-  static constexpr size_t kPrefetchTokens = 6;
-  static constexpr size_t kPrefetchRow = 16;
-  static constexpr size_t kPrefetchBlock = 8;
+  static constexpr size_t kPrefetchRow = 18;
+  static constexpr size_t kPrefetchHashes = 4;
+  static constexpr size_t kPrefetchBlock = 10;
+  // The same for those that are about to take a block: between one stage and the next.
+  static constexpr size_t kPrefetchGrowing = 6;
 
   // How often steps may be planned, and each time fail all loads, before anybody is told who ended.
   static constexpr size_t kPollsUnsaid = kMaxStepsInFlight + 1;
@@ -164,6 +166,10 @@ class Scheduler {
   void ScheduleRunning();
   void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;
+  void ReachBoundaries();
+  bool AtBoundary(const Request& request) const {
+    return (request.computed & (kv_.unit() - 1)) == 0;
+  }
   void LeaveBehind(Request& request);
   bool MakeRoom(Request& request, size_t index, int32_t tokens);
   void AddRow(Request& request, int32_t count);
@@ -210,6 +216,7 @@ class Scheduler {
   std::vector<WaitingQueue::Entry> passed_over_;
   std::vector<Request*> running_;  // in scheduling order
   std::vector<Request*> filled_;   // of these, whose row of this step fills a block
+  std::vector<Request*> growing_;  // room for as many as run, for ReachBoundaries
   std::vector<int32_t> free_slots_;
   std::vector<Quarantine> quarantine_;
   int32_t num_waiting_ = 0;

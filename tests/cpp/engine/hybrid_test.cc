@@ -172,5 +172,22 @@ TEST_CASE("a request alone is never preempted for ever by what it left behind") 
   }
 }
 
+TEST_CASE("what windows left behind goes back before anybody takes a block") {
+  EngineConfig c = Config({{.kind = GroupKind::kSlidingWindow, .block_size = 4, .window = 4}}, 5);
+  c.max_model_len = 16;
+  Harness h(c);
+  h.Add(Prompt(4), Greedy(8));
+  h.Add(Prompt(12, 1), Greedy(4));
+  REQUIRE(h.Begin());
+  h.Finish();
+  REQUIRE(h.stats().free_blocks == 0);
+  // The first takes a block that only the second, which comes after it, can let go of.
+  const StepPlan* const plan = h.Begin();
+  REQUIRE(plan);
+  CHECK(plan->num_rows == 2);
+  CHECK(h.stats().preemptions == 0);
+  h.Finish();
+}
+
 }  // namespace
 }  // namespace octavo::engine
