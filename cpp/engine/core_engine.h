@@ -54,7 +54,8 @@ class CoreEngine final : public Engine {
   std::span<const BlockTableView> block_tables() const override { return kv_.tables(); }
 
   // Gives the engine a tier of `budget_bytes` behind its pool, which lies in this process's memory
-  // at `pool`, `parent_bytes` a block. Before the first request, at most once.
+  // at `pool`, `parent_bytes` a block. kFailedPrecondition after the first request, and when it has
+  // a tier or a connector.
   Status AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes,
                      HostMemory& memory = SystemMemory());
   const transfer::HostTier* host_tier() const { return host_tier_.get(); }

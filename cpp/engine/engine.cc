@@ -3,8 +3,8 @@
 
 #include <utility>
 
-#include "base/check.h"
 #include "base/clock.h"
+#include "base/strcat.h"
 #include "engine/core_engine.h"
 
 namespace octavo {
@@ -83,8 +83,20 @@ Status CoreEngine::CachedContent(std::vector<KvEvent>* events) const {
 
 Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes,
                                HostMemory& memory) {
-  OCTAVO_CHECK(!host_tier_, "an engine has one host tier");
   return OrOutOfMemory("no memory for a host tier: give it less", [&]() -> Status {
+    if (scheduler_.has_connector()) {
+      return Status::FailedPrecondition(
+          "this engine has a host tier or a KV connector already: give another engine the tier");
+    }
+    if (scheduler_.had_requests()) {
+      return Status::FailedPrecondition(
+          "requests were added to this engine before its host tier: add the tier before the first "
+          "request, also when all of them have ended");
+    }
+    if (parent_bytes < 1) {
+      return Status::InvalidArgument(
+          StrCat("parent_bytes=", parent_bytes, ": give the bytes of a pool block"));
+    }
     if (!config_.enable_prefix_caching) {
       return Status::InvalidArgument(
           "enable_prefix_caching=false with a host tier: what it keeps is found through the prefix "

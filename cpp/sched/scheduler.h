@@ -53,8 +53,11 @@ class Scheduler {
   // Outputs of requests that ended outside a step; Finish and Fail return them too.
   std::span<const StepOutput> TakeEnded();
   // Gives a scheduler its connector, when that needs what exists only later. REQUIRES: no request
-  // was ever added.
+  // was ever added, and it has none.
   void Attach(KvConnector& connector);
+  bool has_connector() const { return remote_ != nullptr; }
+  // Whether one was ever added, also when it has ended.
+  bool had_requests() const { return arrivals_ > 0; }
   // Forgets all cached content, the connector's too. False, and no change, while blocks are used.
   bool ResetPrefixCache();
 

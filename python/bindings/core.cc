@@ -184,9 +184,6 @@ IntDict HostTierStatsOf(const CoreEngine& engine) {
 }
 
 void AddHostTier(CoreEngine& engine, uint64_t pool, int64_t parent_bytes, int64_t budget_bytes) {
-  if (engine.host_tier()) throw py::value_error("this engine has a host tier already");
-  if (engine.HasUnfinished()) throw py::value_error("add the host tier before the first request");
-  if (parent_bytes < 1) throw py::value_error("parent_bytes must be the bytes of a pool block");
   const Status s =
       engine.AddHostTier(reinterpret_cast<std::byte*>(pool), parent_bytes, budget_bytes);
   if (!s.ok()) Throw(s);

@@ -385,16 +385,29 @@ class _Pool:
         taken = f" less {format_bytes(target.in_use)} in use" if target.in_use else ""
         return f"{share:.0%} of the {format_bytes(target.memory)} of the {target.name}{taken}"
 
+    def _remedy(self, needed: int, holds: int) -> str:
+        """What to set, or what is missing: asking for a pool helps only where there is memory for it."""
+        footprint, target = self.footprint, self.target
+        ways = [f"max_model_len<={holds}"] if holds else []
+        pool = needed * footprint.block_bytes
+        total, free = footprint.fixed_bytes + pool, target.memory - target.in_use
+        if self.cache.num_gpu_blocks_override is not None:
+            ways.append(f"num_gpu_blocks_override>={needed}")
+        elif self.cache.kv_cache_memory_bytes is not None or total <= free:
+            ways.append(f"kv_cache_memory_bytes>={pool} ({format_bytes(pool)})")
+        if ways:
+            return f"set {' or '.join(ways)}"
+        return (
+            f"with a pool of {format_bytes(pool)} they need {format_bytes(total)}, and {format_bytes(free)} "
+            "are there: use a device with more memory, quantize the weights (quantization='fp8') or lower "
+            "max_num_batched_tokens"
+        )
+
     def _refusal(self, usable: int) -> CapacityError:
         footprint, length = self.footprint, self.footprint.spec.max_model_len
         needed = footprint.blocks_of(length if self.explicit_length else 1) + 1
         holds = footprint.longest(max(usable, 0))
-        bytes_needed = needed * footprint.block_bytes
-        shorter = f"max_model_len<={holds} or " if holds else ""
-        if self.cache.num_gpu_blocks_override is not None:
-            remedy = f"set {shorter}num_gpu_blocks_override>={needed}"
-        else:
-            remedy = f"set {shorter}kv_cache_memory_bytes>={bytes_needed} ({format_bytes(bytes_needed)})"
+        remedy = self._remedy(needed, holds)
         room = ""
         if self.cache.kv_cache_memory_bytes is None and self.cache.num_gpu_blocks_override is None:
             budget = self.target.budget(self.cache.gpu_memory_utilization)

@@ -312,5 +312,26 @@ TEST_CASE("events carry a request's salt and its items, each block those that li
   CHECK_FALSE(events[2].extra);
 }
 
+TEST_CASE("a host tier that comes too late, or twice, is refused and nothing is lost") {
+  std::vector<std::byte> pool(64 * 64);
+  Harness h(SmallConfig());
+  const RequestId id = h.Add(Prompt(5), Greedy(4));
+  while (h.engine.HasUnfinished()) {
+    REQUIRE(h.Begin());
+    h.Finish();
+  }
+  const Status late = h.engine.AddHostTier(pool.data(), 64, 640);
+  CHECK(late.code() == StatusCode::kFailedPrecondition);
+  CHECK(late.message().find("before the first request") != std::string::npos);
+  CHECK(h.engine.host_tier() == nullptr);
+  CHECK(h.done(id).tokens.size() == 4);
+
+  Harness other(SmallConfig());
+  REQUIRE(other.engine.AddHostTier(pool.data(), 64, 640).ok());
+  const Status twice = other.engine.AddHostTier(pool.data(), 64, 640);
+  CHECK(twice.code() == StatusCode::kFailedPrecondition);
+  CHECK(twice.message().find("another engine") != std::string::npos);
+}
+
 }  // namespace
 }  // namespace octavo::engine

@@ -130,8 +130,23 @@ def test_a_pool_given_in_blocks_is_refused_in_blocks(folder: Path) -> None:
 
 
 def test_no_memory_at_all_is_refused_with_what_takes_it(folder: Path) -> None:
-    with pytest.raises(ValueError, match="weights .* take .* of 512 KiB.*kv_cache_memory_bytes>="):
+    with pytest.raises(ValueError, match="weights .* take .* of 512 KiB") as caught:
         plan_of(folder, memory=1 << 20)
+    # No pool, however small, has room beside the weights.
+    assert "are there: use a device with more memory" in str(caught.value)
+    assert "kv_cache_memory_bytes" not in str(caught.value)
+
+
+def test_memory_beyond_the_share_is_had_by_asking_for_a_pool(folder: Path) -> None:
+    fixed = plan_of(folder, cache={"num_gpu_blocks_override": 200}).footprint.fixed_bytes
+    memory = fixed + 3 * BLOCK_BYTES
+    with pytest.raises(ValueError, match="set kv_cache_memory_bytes>=") as caught:
+        plan_of(folder, memory=memory)
+    pool = int(str(caught.value).split("kv_cache_memory_bytes>=")[1].split()[0])
+    assert fixed + pool <= memory
+    assert plan_of(folder, memory=memory, cache={"kv_cache_memory_bytes": pool}).max_model_len == 16
+    with pytest.raises(ValueError, match="use a device with more memory"):
+        plan_of(folder, memory=fixed + BLOCK_BYTES)
 
 
 def test_a_length_beyond_the_model_is_refused(folder: Path) -> None:

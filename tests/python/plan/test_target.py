@@ -91,8 +91,8 @@ def test_without_graphs_their_memory_goes_to_the_pool(folder: Path) -> None:
     assert of(True).enforce_eager
 
 
-def test_a_gpu_too_small_is_refused_with_the_number_to_change(folder: Path) -> None:
-    with pytest.raises(CapacityError, match=r"kv_cache_memory_bytes>=\d+") as caught:
+def test_a_gpu_too_small_is_refused_with_what_is_missing(folder: Path) -> None:
+    with pytest.raises(CapacityError, match=r"need 1\.\d+ GiB, and 256\.0 MiB are there") as caught:
         plan_for_gpu(folder, 1 * GIB)
     assert "90% of the 1.00 GiB of the GPU" in str(caught.value)
 
