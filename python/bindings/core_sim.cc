@@ -93,7 +93,7 @@ py::typing::Dict<py::str, py::object> Serve(const EngineConfig& config, const Co
 }  // namespace
 
 void BindSim(py::module_& m) {
-  PYBIND11_NUMPY_DTYPE(ServeRequest, arrival, after, grows, prefix, prefix_len, input_len,
+  PYBIND11_NUMPY_DTYPE(ServeRequest, arrival, after, grows, prefix, prefix_len, like, input_len,
                        output_len);
   PYBIND11_NUMPY_DTYPE(ServeRecord, arrival, first_token, end, prompt_tokens, cached_tokens,
                        output_tokens, refused);

@@ -32,6 +32,15 @@ Status Check(std::span<const ServeRequest> requests) {
     if (r.grows && r.after < 0) return wrong("grows from nothing");
     if (r.input_len < 0 || r.prefix_len < 0) return wrong("has a negative length");
     if (r.input_len + r.prefix_len == 0 && !r.grows) return wrong("has an empty prompt");
+    if (r.like >= int32_t(i) || r.like < -1) return wrong("is like one that is not before it");
+    if (r.like >= 0) {
+      const ServeRequest& other = requests[size_t(r.like)];
+      if (r.prefix >= 0 || r.grows) return wrong("is like another, so it has no prefix or turns");
+      if (other.prefix >= 0 || other.grows) return wrong("is like one that has a prefix or turns");
+      if (r.prefix_len > int64_t{other.prefix_len} + other.input_len) {
+        return wrong("shares more tokens than the other has");
+      }
+    }
     if (r.output_len < 1) return wrong("makes no token: give output_len of at least 1");
   }
   return Status::Ok();
@@ -115,13 +124,30 @@ class Server {
     }
   }
 
+  // What a request shares with earlier ones: of each the tokens of its own, from the last on.
+  void AppendShared(const ServeRequest& request, std::vector<int32_t>* prompt) const {
+    int32_t end = request.prefix_len;
+    prompt->resize(size_t(end));
+    for (int32_t i = request.like; end > 0; i = requests_[size_t(i)].like) {
+      const int32_t own = requests_[size_t(i)].prefix_len;
+      for (int32_t k = own; k < end; ++k) {
+        (*prompt)[size_t(k)] = Token(uint64_t(i), uint64_t(k - own));
+      }
+      end = std::min(end, own);
+    }
+  }
+
   void Submit(int32_t i, double time) {
     const ServeRequest& r = requests_[size_t(i)];
     ServeRecord& record = result_.records[size_t(i)];
     std::vector<int32_t>& prompt = tokens_[size_t(i)];
     if (r.grows) prompt = tokens_[size_t(r.after)];
-    for (int32_t k = 0; k < r.prefix_len; ++k) {
-      prompt.push_back(Token(kPrefixStream + uint64_t(r.prefix), uint64_t(k)));
+    if (r.like >= 0) {
+      AppendShared(r, &prompt);
+    } else {
+      for (int32_t k = 0; k < r.prefix_len; ++k) {
+        prompt.push_back(Token(kPrefixStream + uint64_t(r.prefix), uint64_t(k)));
+      }
     }
     for (int32_t k = 0; k < r.input_len; ++k) prompt.push_back(Token(uint64_t(i), uint64_t(k)));
     record.arrival = time;

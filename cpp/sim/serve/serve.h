@@ -21,6 +21,9 @@ struct ServeRequest {
   bool grows = false;   // its prompt begins with all tokens of the other
   int32_t prefix = -1;  // which shared prefix its prompt begins with; -1: none
   int32_t prefix_len = 0;
+  // In place of `prefix`: an earlier request of the list whose own prompt's first prefix_len tokens
+  // its prompt begins with; -1: none. That one has no `prefix` and does not grow.
+  int32_t like = -1;
   int32_t input_len = 0;  // tokens of its own
   int32_t output_len = 0;
 };

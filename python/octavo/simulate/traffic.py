@@ -16,6 +16,7 @@ from octavo.errors import ConfigError, file_failure, invalid, shown
 Requests = NDArray[np.void]
 _MOST_REQUESTS = 10_000_000
 _INT32_MAX = 2**31 - 1
+_HASHED_TOKENS = 512  # of a block that a trace's hash_ids name
 _MOST_MS = 1e15  # some thirty thousand years: milliseconds on both sides of zero stay exact
 
 
@@ -33,7 +34,7 @@ class Shape:
 def make_requests(shape: Shape, rng: np.random.Generator) -> Requests:
     """Return requests that all arrive at once; the functions below say when."""
     requests = np.zeros(shape.num_requests, core.SERVE_REQUEST)
-    requests["after"] = requests["prefix"] = -1
+    requests["after"] = requests["prefix"] = requests["like"] = -1
     requests["input_len"] = shape.input_lens
     requests["output_len"] = shape.output_lens
     if shape.prefix_len:
@@ -85,12 +86,13 @@ def read_trace(
 
     Each line has timestamp (milliseconds), input_length and output_length; session_id says that prompts of
     one session begin alike as far as they reach, prefix_id and prefix_length that some first tokens are
-    shared. Other keys are ignored. `time_scale` 0.5 makes twice the traffic of it, `rate` as
-    many requests a second on average; only the `first` are taken. Raises ConfigError with
-    the line that cannot be read.
+    shared, and without either hash_ids names the prompt's blocks of 512 tokens (the last may be shorter):
+    prompts share what begins with the same ids. Other keys are ignored. `time_scale` 0.5 makes twice the
+    traffic of it, `rate` as many requests a second on average; only the `first` are taken. Raises
+    ConfigError with the line that cannot be read.
     """
     check_positive(time_scale=time_scale)
-    rows: list[tuple[float, int, int, int, int]] = []
+    rows: list[_Row] = []
     ids: dict[str, int] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -110,9 +112,10 @@ def read_trace(
     rows.sort(key=lambda row: row[0])
     rows = rows[:first]
     requests = np.zeros(len(rows), core.SERVE_REQUEST)
-    requests["after"] = -1
+    requests["after"] = requests["like"] = -1
     for name, values in zip(("arrival", "input_len", "output_len", "prefix", "prefix_len"), zip(*rows)):
         requests[name] = values
+    _share_blocks(requests, [row[5] for row in rows])
     requests["arrival"] = (requests["arrival"] - rows[0][0]) / 1000
     if rate is not None:
         check_positive(rate=rate)
@@ -124,7 +127,11 @@ def read_trace(
     return requests
 
 
-def _trace_row(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, int, int, int, int]:
+# Milliseconds, tokens of its own, output tokens, prefix, its tokens, hash ids of the prompt's blocks.
+_Row = tuple[float, int, int, int, int, list[int]]
+
+
+def _trace_row(entry: dict[str, Any], ids: dict[str, int]) -> _Row:
     if not isinstance(entry, dict):
         raise TypeError("it is not a JSON object")
     timestamp = float(entry["timestamp"])
@@ -136,8 +143,41 @@ def _trace_row(entry: dict[str, Any], ids: dict[str, int]) -> tuple[float, int, 
     elif "prefix_id" in entry:
         shared, key = min(_length(entry, "prefix_length"), input_len), f"prefix {entry['prefix_id']}"
     else:
-        return timestamp, input_len, output_len, -1, 0
-    return timestamp, input_len - shared, output_len, ids.setdefault(key, len(ids)), shared
+        return timestamp, input_len, output_len, -1, 0, _hash_ids(entry, input_len)
+    return timestamp, input_len - shared, output_len, ids.setdefault(key, len(ids)), shared, []
+
+
+def _hash_ids(entry: dict[str, Any], input_len: int) -> list[int]:
+    hashes = entry.get("hash_ids", [])
+    if not isinstance(hashes, list) or not all(type(value) is int for value in hashes):
+        raise ValueError(f"hash_ids={shown(hashes)}, use a list of whole numbers")
+    blocks = -(-input_len // _HASHED_TOKENS)
+    if hashes and len(hashes) != blocks:
+        raise ValueError(
+            f"hash_ids has {len(hashes)} blocks of {_HASHED_TOKENS} tokens, "
+            f"but input_length={input_len} has {blocks}"
+        )
+    return hashes
+
+
+def _share_blocks(requests: Requests, hashes: list[list[int]]) -> None:
+    """Let each prompt begin as the first did that begins with the same blocks."""
+    blocks: dict[tuple[int, int], tuple[int, int]] = {}  # (the block before, id): this block, whose it is
+    for index, of_prompt in enumerate(hashes):
+        before, owner, shared = -1, -1, 0
+        for depth, value in enumerate(of_prompt, 1):
+            if (known := blocks.get((before, value))) is None:
+                known = blocks[before, value] = (len(blocks), index)
+            before = known[0]
+            if known[1] != index:
+                owner, shared = known[1], depth * _HASHED_TOKENS
+        if owner < 0:
+            continue
+        length = int(requests["input_len"][index])
+        others = int(requests["input_len"][owner]) + int(requests["prefix_len"][owner])
+        shared = min(shared, length, others)
+        requests["like"][index], requests["prefix_len"][index] = owner, shared
+        requests["input_len"][index] = length - shared
 
 
 def _length(entry: dict[str, Any], name: str) -> int:

@@ -181,6 +181,9 @@ TEST_CASE("requests that make no sense are refused with their number") {
     const auto result = Serve(Config(), OneSecond(), requests, {});
     return result.ok() ? std::string("served") : result.status().message();
   };
+  CHECK(
+      message({.prefix_len = 1, .like = 1, .input_len = 1, .output_len = 1}).find("is like one") !=
+      std::string::npos);
   CHECK(message({.after = 1, .input_len = 1, .output_len = 1}) ==
         "request 1 follows one that is not before it");
   CHECK(message({.arrival = -1, .input_len = 1, .output_len = 1}) ==

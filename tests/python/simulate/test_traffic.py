@@ -89,6 +89,32 @@ def test_a_trace_keeps_times_lengths_and_what_is_shared(tmp_path: Path) -> None:
     assert list(traffic.read_trace(path, time_scale=0.5)["arrival"]) == [0.0, 0.5, 1.0, 2.0]
 
 
+def test_prompts_share_the_blocks_that_their_hash_ids_share(tmp_path: Path) -> None:
+    def entry(second: int, length: int, *hash_ids: int) -> dict[str, object]:
+        return {
+            "timestamp": 1000 * second,
+            "input_length": length,
+            "output_length": 1,
+            "hash_ids": list(hash_ids),
+        }
+
+    path = write_trace(
+        tmp_path / "trace.jsonl",
+        entry(60, 1100, 1, 2, 5),  # two blocks of the first
+        entry(0, 1600, 1, 2, 3, 4),
+        entry(120, 1200, 1, 2, 5),  # and the 76 tokens that there are of the third block of the second
+        entry(180, 1200, 2, 1, 5),  # other blocks come first, so nothing is shared
+        entry(240, 1024, 1, 2),
+        {"timestamp": 300_000, "input_length": 600, "output_length": 1},
+    )
+    requests = traffic.read_trace(path)
+    assert list(requests["like"]) == [-1, 0, 1, -1, 0, -1]
+    assert list(requests["prefix_len"]) == [0, 1024, 1100, 0, 1024, 0]
+    assert list(requests["input_len"] + requests["prefix_len"]) == [1600, 1100, 1200, 1200, 1024, 600]
+    # Whole blocks of 16 tokens, and never the last token.
+    assert list(serve(requests)["records"]["cached_tokens"]) == [0, 1024, 1088, 0, 1008, 0]
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
@@ -98,6 +124,9 @@ def test_a_trace_keeps_times_lengths_and_what_is_shared(tmp_path: Path) -> None:
         ({"timestamp": float("nan"), "input_length": 2, "output_length": 1}, "timestamp=nan"),
         ({"timestamp": 1, "input_length": 2, "output_length": 2**40}, "output_length="),
         ([1, 2], "not a JSON object"),
+        ({"timestamp": 1, "input_length": 9, "output_length": 1, "hash_ids": "ab"}, "hash_ids="),
+        ({"timestamp": 1, "input_length": 9, "output_length": 1, "hash_ids": [True]}, "whole numbers"),
+        ({"timestamp": 1, "input_length": 513, "output_length": 1, "hash_ids": [1]}, "has 1 blocks of 512"),
     ],
 )
 def test_a_bad_line_of_a_trace_is_named(tmp_path: Path, entry: object, reason: str) -> None:
