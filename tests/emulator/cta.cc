@@ -14,7 +14,7 @@ namespace octavo::emulator {
 namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
-constexpr uint64_t kStackEnd = 0x5afe5afe5afe5afeu;  // at a stack's far end while it was enough
+constexpr size_t kStackColours = 61, kStackColour = 128;
 constexpr size_t kPage = 4096;
 constexpr size_t kSharedAlign = 1024;
 constexpr int kPoison = 0xff;               // NaN in every float format
@@ -52,9 +52,11 @@ void Cta::MakeStacks() {
   }
   for (size_t i = 0; i < lanes_.size(); ++i) {
     unsigned char* const stack = stacks_ + i * kStackBytes;
-    memcpy(stack, &kStackEnd, sizeof(kStackEnd));
-    lanes_[i]->fiber.Start(stack, kStackBytes, LaneMain);
+    if (i >= guarded_ && mprotect(stack, kPage, PROT_NONE) != 0) std::abort();
+    // Stacks that ended alike in their pages would meet in a few sets of the cache.
+    lanes_[i]->fiber.Start(stack, kStackBytes - i % kStackColours * kStackColour, LaneMain);
   }
+  guarded_ = std::max(guarded_, lanes_.size());
   stacks_fresh_ = true;
 }
 
@@ -207,7 +209,9 @@ bool Cta::Poll() {
   return any;
 }
 
-Cta::End Cta::Run(int64_t switches, bool* progress) {
+bool Cta::CanRun() { return Poll() || ready_warps_ != 0 || !later_.empty() || live_ == 0; }
+
+Cta::End Cta::Run(int64_t switches) {
   current_ = this;
   blockIdx = block_;
   blockDim = block_shape_;
@@ -229,7 +233,6 @@ Cta::End Cta::Run(int64_t switches, bool* progress) {
       current_ = nullptr;
       return End::kWaits;
     }
-    *progress = true;
     lane_ = next;
     home_.SwitchTo(&next->fiber);
     if (!fault_.empty()) {
@@ -256,7 +259,7 @@ Meeting& Cta::FindMeeting(Warp& warp, const char* what, Where where, uint32_t ma
     if (m.mask != mask) continue;
     const bool same_place =
         m.where.line() == where.line() && m.where.file_name() == where.file_name();
-    if (strcmp(m.what, what) != 0 || (aligned && !same_place)) {
+    if ((m.what != what && strcmp(m.what, what) != 0) || (aligned && !same_place)) {
       Fault("the warp's lanes diverge: some are at " + std::string(m.what) + " (" + Place(m.where) +
                 "), this one is at " + what,
             where);

@@ -110,9 +110,10 @@ class Cta {
              std::shared_ptr<Cluster> cluster, int rank, uint64_t seed);
 
   enum class End { kDone, kOutOfTime, kWaits, kFault };
-  // Runs until the CTA ends, `switches` switches are over or nobody can go on. Sets *progress if
-  // anybody ran.
-  End Run(int64_t switches, bool* progress);
+  // Runs until the CTA ends, `switches` switches are over or nobody can go on.
+  End Run(int64_t switches);
+  // Whether anybody can go on; if nobody, only another CTA or grid can change that.
+  bool CanRun();
   const std::string& fault() const { return fault_; }
   // Where every thread waits.
   std::string Waiting() const;
@@ -211,6 +212,7 @@ class Cta {
   int64_t switches_ = 0;  // left of the time
   bool stacks_fresh_ = false;
   unsigned char* stacks_ = nullptr;
+  size_t guarded_ = 0;  // stacks whose last page nobody may touch
   unsigned char* shared_ = nullptr;
   unsigned char* shared_map_ = nullptr;
   char* thread_pointer_ = nullptr;

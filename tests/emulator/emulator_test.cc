@@ -72,6 +72,8 @@ void CheckHas(const std::string& text, const std::string& part) {
   CHECK(text.find(part) != std::string::npos);
 }
 
+bool IsHopper() { return CurrentDeviceFacts().value().clusters; }
+
 LaunchShape Shape(unsigned grid, int shared_bytes) {
   LaunchShape shape;
   shape.grid = grid;
@@ -181,7 +183,8 @@ __global__ void ConsumeKernel(const __grid_constant__ Params p) {
   p.out[kThreads + threadIdx.x] = x;
 }
 
-TEST_CASE("a kernel that reads before the grid in front of it has ended reads what was there") {
+TEST_CASE("a kernel that reads before the grid in front of it has ended reads what was there" *
+          doctest::skip(!IsHopper())) {
   for (const bool waits : {true, false}) {
     Numbers out(2 * kThreads);
     LaunchShape shape = Shape(1, 0);
@@ -212,7 +215,8 @@ __global__ void ClusterKernel(const __grid_constant__ Params p) {
   if constexpr (kStays) SyncCluster();
 }
 
-TEST_CASE("the CTAs of a cluster see each other's shared memory, once both are there") {
+TEST_CASE("the CTAs of a cluster see each other's shared memory, once both are there" *
+          doctest::skip(!IsHopper())) {
   LaunchShape shape = Shape(8, 16);
   shape.cluster = 4;
   const auto right = [](const std::vector<uint32_t>& out) {

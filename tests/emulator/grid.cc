@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kSlots = 8;     // threads of the operating system for a grid: the largest cluster
 constexpr int kResident = 3;  // CTAs of a grid without clusters that run side by side
-constexpr int kLongTurn = 20000;
+constexpr int kShortTurn = 200, kLongTurn = 20000;  // switches
 constexpr const char* kGridWait = "GridDependencyWait";
 
 // A thread that runs CTAs, one at a time, while it is told to.
@@ -30,9 +30,8 @@ class Slot {
   }
 
   // What the CTA of this slot does next; the caller waits.
-  Cta::End Run(int64_t switches, bool* progress) {
+  Cta::End Run(int64_t switches) {
     switches_ = switches;
-    progress_ = progress;
     go_.release();
     back_.acquire();
     return end_;
@@ -45,7 +44,6 @@ class Slot {
   std::binary_semaphore go_{0}, back_{0};
   Cta* cta_ = nullptr;
   int64_t switches_ = 0;
-  bool* progress_ = nullptr;
   Cta::End end_ = Cta::End::kDone;
   std::thread thread_;
 };
@@ -76,7 +74,7 @@ void Slot::Main() {
   for (;;) {
     go_.acquire();
     if (cta_ == nullptr) return;
-    end_ = cta.Run(switches_, progress_);
+    end_ = cta.Run(switches_);
     back_.release();
   }
 }
@@ -106,7 +104,8 @@ class Grid {
 
  private:
   void BeginCluster(std::vector<std::unique_ptr<Slot>>* slots, size_t first);
-  void Fail(const std::string& what);
+  void BeginClusterIfFree(std::vector<std::unique_ptr<Slot>>* slots, size_t first);
+  End Fail(const std::string& what);
 
   Call call_;
   std::string name_;
@@ -120,11 +119,16 @@ class Grid {
   std::vector<bool> busy_ = std::vector<bool>(kSlots);
 };
 
+uint64_t SeedOfRun() {
+  const char* const seed = getenv("EMULATOR_SEED");
+  return seed == nullptr ? 1 : strtoull(seed, nullptr, 10);
+}
+
 struct Device {
   std::vector<std::unique_ptr<Slot>> slots[2];
   std::unique_ptr<Grid> pending;
   int pending_slots = 0;  // which of the two it runs on
-  uint64_t seed = 1;
+  uint64_t seed = SeedOfRun();
   uint64_t launches = 0;
   std::string fault;
 };
@@ -154,52 +158,46 @@ void Grid::BeginCluster(std::vector<std::unique_ptr<Slot>>* slots, size_t first)
   }
 }
 
-void Grid::Fail(const std::string& what) { fault_ = name_ + ": " + what; }
+void Grid::BeginClusterIfFree(std::vector<std::unique_ptr<Slot>>* slots, size_t first) {
+  if (next_ == order_.size()) return;
+  for (size_t r = 0; r < config_.cluster; ++r) {
+    if (busy_[first + r]) return;
+  }
+  BeginCluster(slots, first);
+}
+
+Grid::End Grid::Fail(const std::string& what) {
+  fault_ = name_ + ": " + what;
+  return End::kFault;
+}
 
 Grid::End Grid::Run(std::vector<std::unique_ptr<Slot>>* slots) {
   const size_t size = config_.cluster, groups = size > 1 ? 1 : kResident;
-  std::vector<size_t> stuck;
   for (;;) {
-    for (size_t g = 0; g < groups; ++g) {
-      const size_t first = g * size;
-      const bool free =
-          std::none_of(busy_.begin() + static_cast<long>(first),
-                       busy_.begin() + static_cast<long>(first + size), [](bool b) { return b; });
-      if (free && next_ < order_.size()) {
-        BeginCluster(slots, first);
-        stuck.clear();
-      }
-    }
-    std::vector<size_t> runnable;
-    size_t busy = 0;
+    for (size_t g = 0; g < groups; ++g) BeginClusterIfFree(slots, g * size);
+    std::vector<size_t> busy, runnable;
     for (size_t s = 0; s < busy_.size(); ++s) {
-      if (!busy_[s]) continue;
-      ++busy;
-      if (std::find(stuck.begin(), stuck.end(), s) == stuck.end()) runnable.push_back(s);
+      if (busy_[s]) busy.push_back(s);
+      if (busy_[s] && (*slots)[s]->cta().CanRun()) runnable.push_back(s);
     }
-    if (busy == 0) return End::kDone;
+    if (busy.empty()) return End::kDone;
     if (runnable.empty()) {
       bool waits = false;
-      for (const size_t s : stuck) waits = waits || (*slots)[s]->cta().WaitsFor(kGridWait);
-      if (waits && !front_done_) return End::kWaitsForFront;
       std::string text = "deadlock";
-      for (const size_t s : stuck) text += (*slots)[s]->cta().Waiting();
-      Fail(text);
-      return End::kFault;
+      for (const size_t s : busy) {
+        waits = waits || (*slots)[s]->cta().WaitsFor(kGridWait);
+        text += (*slots)[s]->cta().Waiting();
+      }
+      if (waits && !front_done_) return End::kWaitsForFront;
+      return Fail(text);
     }
     const size_t s = runnable[random_.Below(static_cast<uint32_t>(runnable.size()))];
-    bool progress = false;
+    const int64_t turn = 1 + random_.Below(random_.OneIn(4) ? kShortTurn : kLongTurn);
     current_grid = this;
-    const Cta::End end =
-        (*slots)[s]->Run(1 + random_.Below(random_.OneIn(4) ? 200 : kLongTurn), &progress);
+    const Cta::End end = (*slots)[s]->Run(turn);
     current_grid = nullptr;
-    if (end == Cta::End::kFault) {
-      Fail((*slots)[s]->cta().fault());
-      return End::kFault;
-    }
+    if (end == Cta::End::kFault) return Fail((*slots)[s]->cta().fault());
     if (end == Cta::End::kDone) busy_[s] = false;
-    if (progress) stuck.clear();
-    if (end == Cta::End::kWaits) stuck.push_back(s);
   }
 }
 

@@ -114,8 +114,8 @@ struct Choice {
   float top_p, min_p;
 };
 
-const std::initializer_list<int64_t> kVocabularies = {1, 40, 1500, Size(32000, 6001),
-                                                      Size(151936, 12000)};
+const std::initializer_list<int64_t> kVocabularies = {1, 40, 1500, Size(32000, 2500),
+                                                      Size(151936, 7001)};
 
 // One row is a cluster's, more rows those of smaller ones and of single CTAs.
 const std::initializer_list<int64_t> kRowCounts = {1, 2, Size(64, 5)};

@@ -14,6 +14,7 @@ MAX_FUNCTION_LINES = 70
 
 _TORCH_OR_PYTHON = re.compile(r'#\s*include\s*[<"](torch/|ATen/|c10/|Python\.h|pybind11/|nanobind/)')
 _CUDA_HEADER = re.compile(r'#\s*include\s*[<"](cuda|cublas|nccl|cooperative_groups)')
+_NOT_CPP = re.compile(r"\basm\b|<<<|\bextern\s+__shared__|__CUDA_ARCH__")
 _PICKLES = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve"})
 _READ_THE_ENVIRONMENT = frozenset({"python/octavo/env.py", "python/octavo/cli/collect_env.py"})
 # Folders of one machine: someone's home or a place where only that machine has something.
@@ -58,6 +59,16 @@ def check_foreign_headers(sources: Iterable[Source]) -> Iterator[Violation]:
                 yield Violation("foreign-header", source.path, line.strip())
             if source.path.startswith("cpp/") and _CUDA_HEADER.search(line):
                 yield Violation("foreign-header", source.path, line.strip())
+
+
+def check_cuda_wrappers(sources: Iterable[Source]) -> Iterator[Violation]:
+    """What is not C++ stands behind the wrappers of cuda/common, so that the emulator can run every kernel."""
+    for source in sources:
+        if not source.path.startswith("cuda/") or source.path.startswith("cuda/common/"):
+            continue
+        for number, line in enumerate(strip_cpp(source.text).splitlines(), 1):
+            if _NOT_CPP.search(line):
+                yield Violation("cuda-wrapper", source.path, f"line {number}")
 
 
 def check_throw(sources: Iterable[Source]) -> Iterator[Violation]:
