@@ -120,6 +120,7 @@ void Cta::Begin(const Call& call, dim3 grid, dim3 block_shape, uint3 block, int 
     lane.copy_group = 0;
   }
   later_.clear();
+  attachment_.reset();
   warp_ = static_cast<int>(random_.Below(static_cast<uint32_t>(warp_count_)));
 }
 

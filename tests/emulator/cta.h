@@ -154,6 +154,9 @@ class Cta {
   // Something that happens by itself, later: at the latest when nobody can go on without it.
   void Defer(std::function<void()> operation) { later_.push_back(std::move(operation)); }
 
+  // What an extension of the machine keeps for this CTA; null at its beginning.
+  std::shared_ptr<void>& attachment() { return attachment_; }
+
   void IssueCopy(uint32_t to, const void* from, int bytes, Where where);
   void CommitCopies() { ++lane_->copy_group; }
   void WaitCopies(uint32_t pending);
@@ -209,6 +212,7 @@ class Cta {
   int warp_ = 0;  // that ran last
   Barrier barriers_[kBarriers];
   std::vector<std::function<void()>> later_;
+  std::shared_ptr<void> attachment_;
   int64_t switches_ = 0;  // left of the time
   bool stacks_fresh_ = false;
   unsigned char* stacks_ = nullptr;
