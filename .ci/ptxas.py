@@ -1,4 +1,7 @@
-"""Reads what `nvcc -Xptxas -v` said. Fails on a kernel that spills registers and on a missing architecture.
+"""Reads what `nvcc -Xptxas -v` said.
+
+Fails on a kernel that spills registers, on what ptxas says it could not do for wgmma or setmaxnreg, and on a
+missing architecture.
 
 python .ci/ptxas.py build.log sm_80 sm_90a
 """
@@ -12,6 +15,8 @@ from pathlib import Path
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'")
 _SPILLS = re.compile(r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads")
+# C7508: setmaxnreg is ignored; C7510 and its neighbours: products of a warpgroup run one after another.
+_REFUSED = re.compile(r"ptxas .*\(C75\d\d\)")
 _REGISTERS = re.compile(r"Used (?P<count>\d+) registers")
 
 
@@ -49,13 +54,18 @@ def complaints(kernels: list[Kernel], architectures: list[str]) -> list[str]:
     return found
 
 
+def read_refusals(log: str) -> list[str]:
+    return [line.strip() for line in log.splitlines() if _REFUSED.search(line)]
+
+
 def main(log: str, *architectures: str) -> int:
-    kernels = read_kernels(Path(log).read_text(encoding="utf-8", errors="replace"))
+    text = Path(log).read_text(encoding="utf-8", errors="replace")
+    kernels = read_kernels(text)
     for kernel in kernels:
         print(
             f"{kernel.arch:8} {kernel.registers:4} registers {kernel.spills:6} bytes spilled  {kernel.name}"
         )
-    found = complaints(kernels, list(architectures))
+    found = complaints(kernels, list(architectures)) + read_refusals(text)
     for complaint in found:
         print(f"error: {complaint}", file=sys.stderr)
     print(f"{len(kernels)} kernels, {len(found)} complaints")

@@ -31,6 +31,7 @@ struct Cell {
   int rows, queries, length;
   double peer;  // the best peer on one H200, us
   double probe;
+  double wgmma_probe = 0.0;
 };
 
 constexpr Cell kDecodeCells[] = {
@@ -40,9 +41,10 @@ constexpr Cell kDecodeCells[] = {
     {"64x8k", 64, 1, 8192, 490.6, 475.9}, {"256x1k", 256, 1, 1024, 264.9, 250.8},
 };
 constexpr Cell kPrefillCells[] = {
-    {"1x8k", 1, 8192, 8192, 1699, 1544},
-    {"4x2k", 4, 2048, 2048, 469, 419},
-    {"16x512@4k", 16, 512, 4608, 1829, 1759},
+    {"1x8k", 1, 8192, 8192, 1699, 1544, 872},
+    {"4x2k", 4, 2048, 2048, 469, 419, 278},
+    {"16x512@4k", 16, 512, 4608, 1829, 1759, 1004},
+    {"1x2k@32k", 1, 2048, 34816, 3271, 3265, 2000},
 };
 
 void Check(cudaError_t e, const char* what) {
@@ -100,12 +102,17 @@ class Bench {
     table_ = Upload(blocks);
   }
 
+  bool has_wgmma() const {
+    const Result<DeviceFacts> facts = CurrentDeviceFacts();
+    return facts.ok() && facts.value().wgmma;
+  }
+
   // Microseconds a layer; with `plan_us`, of a plan too.
-  double Time(const Cell& cell, const AttentionOptions& options, DecodeCtaShape shape,
+  double Time(const Cell& cell, const AttentionOptions& options, const AttentionKernels& kernels,
               double* plan_us) {
     PagedAttentionArgs a = Args(cell);
     AttentionCall call;
-    Check(ResolveCall(a, options, shape, &call));
+    Check(ResolveCall(a, options, kernels, &call));
     const int64_t bytes = LayOutPlan(nullptr, call.shape, call.capacity, kHeadDim).bytes;
     auto* memory = Allocate<char>(bytes);
     const int64_t blocks = int64_t{cell.rows} * (cell.length / kBlockSize);
@@ -196,15 +203,15 @@ void RunDecode(Bench& bench) {
     AttentionOptions options;
     options.max_queries = 1;
     double plan = 0.0;
-    const double best = bench.Time(cell, options, DecodeCtaShape::kAuto, &plan);
-    const double wide = bench.Time(cell, options, DecodeCtaShape::kWide, nullptr);
-    const double pair = bench.Time(cell, options, DecodeCtaShape::kPair, nullptr);
+    const double best = bench.Time(cell, options, {}, &plan);
+    const double wide = bench.Time(cell, options, {DecodeCtaShape::kWide}, nullptr);
+    const double pair = bench.Time(cell, options, {DecodeCtaShape::kPair}, nullptr);
     AttentionOptions fixed = options;
     fixed.fixed_split = true;
-    const double invariant = bench.Time(cell, fixed, DecodeCtaShape::kAuto, nullptr);
+    const double invariant = bench.Time(cell, fixed, {}, nullptr);
     AttentionOptions serial = options;
     serial.dependent_launch = false;
-    const double no_pdl = bench.Time(cell, serial, DecodeCtaShape::kAuto, nullptr);
+    const double no_pdl = bench.Time(cell, serial, {}, nullptr);
     std::printf("%-10s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %6.1f %6.1f %8.0f\n", cell.name, best,
                 wide, pair, invariant, no_pdl, plan, cell.peer, cell.probe,
                 kTokenBytes * cell.rows * cell.length / best / 1e3);
@@ -213,12 +220,22 @@ void RunDecode(Bench& bench) {
 
 void RunPrefill(Bench& bench) {
   std::printf("prefill, us a layer (its decode kernel finds no rows)\n");
-  std::printf("%-10s %8s %8s %8s %8s\n", "cell", "us", "TFLOP/s", "fi fa2", "probe");
+  std::printf("%-10s %10s %8s %10s %8s %8s %8s %8s\n", "cell", "portable", "TFLOP/s", "wgmma",
+              "TFLOP/s", "fi fa2", "probe", "wg probe");
   for (const Cell& cell : kPrefillCells) {
-    const double us = bench.Time(cell, {}, DecodeCtaShape::kAuto, nullptr);
     const double q = cell.queries, pairs = cell.rows * (q * (cell.length - q) + q * (q + 1) / 2);
-    std::printf("%-10s %8.1f %8.0f %8.0f %8.0f\n", cell.name, us,
-                4 * pairs * kKvHeads * kGroup * kHeadDim / us / 1e6, cell.peer, cell.probe);
+    const double teraflop = 4 * pairs * kKvHeads * kGroup * kHeadDim / 1e6;
+    AttentionKernels kernels{.prefill = PrefillKernel::kPortable};
+    const double portable = bench.Time(cell, {}, kernels, nullptr);
+    std::printf("%-10s %10.1f %8.0f", cell.name, portable, teraflop / portable);
+    if (bench.has_wgmma()) {
+      kernels.prefill = PrefillKernel::kWgmma;
+      const double wgmma = bench.Time(cell, {}, kernels, nullptr);
+      std::printf(" %10.1f %8.0f", wgmma, teraflop / wgmma);
+    } else {
+      std::printf(" %10s %8s", "-", "-");
+    }
+    std::printf(" %8.0f %8.0f %8.0f\n", cell.peer, cell.probe, cell.wgmma_probe);
   }
 }
 

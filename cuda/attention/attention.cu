@@ -4,6 +4,7 @@
 #include "attention/call.h"
 #include "attention/generic.h"
 #include "base/ops_check.h"
+#include "common/tensor_map.h"
 #include "octavo/cuda_attention.h"
 
 namespace octavo::cuda {
@@ -76,7 +77,9 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
   s.warps = DecodeWarps(call.choice);
   s.fixed_split = options.fixed_split ? 1 : 0;
   if (options.max_queries == 0 || options.max_queries > options.decode_queries) {
-    s.prefill_tokens = PrefillTokens(call.choice.head_dim, s.group);
+    s.prefill_tokens =
+        call.wgmma ? WgmmaTokens(s.group) : PrefillTokens(call.choice.head_dim, s.group);
+    s.prefill_classes = call.wgmma ? kWgmmaCostClasses : kPrefillCostClasses;
   }
   return s;
 }
@@ -92,6 +95,16 @@ bool PickPair(const DecodeChoice& choice, const AttentionOptions& options, Decod
   DecodeChoice pair = choice;
   pair.pair = true;
   return DecodeCtas(pair, facts) > 1;
+}
+
+// The choice has to be the same for a plan and all its layers, so it reads shapes and strides
+// alone.
+Status PickPrefill(const PagedAttentionArgs& a, PrefillKernel kernel, AttentionCall* call) {
+  call->wgmma = kernel != PrefillKernel::kPortable && FitsWgmma(a, call->facts);
+  if (kernel != PrefillKernel::kWgmma || call->wgmma) return Status::Ok();
+  return InvalidOp(kOp,
+                   "the wgmma prefill kernel was asked for, need compute capability 9.0 and a "
+                   "driver that makes tensor maps");
 }
 
 Status CheckOptions(const PagedAttentionArgs& a, const AttentionOptions& o) {
@@ -156,8 +169,12 @@ Status EnqueueGeneric(const PagedAttentionArgs& a, const AttentionCall& call, St
 
 }  // namespace
 
+bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts) {
+  return facts.wgmma && FitsTensorCores(a) && a.cache.dtype == a.q.dtype && FitsTensorMap(a.cache);
+}
+
 Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
-                   DecodeCtaShape shape, AttentionCall* call) {
+                   const AttentionKernels& kernels, AttentionCall* call) {
   OCTAVO_RETURN_IF_ERROR(CheckOptions(a, options));
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
@@ -171,7 +188,8 @@ Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
   choice.half = a.q.dtype == DType::kF16;
   choice.column_tiles =
       choice.head_dim < 256 && group * options.decode_queries > kColumnsOfMma ? 2 : 1;
-  choice.pair = PickPair(choice, options, shape, call->facts);
+  choice.pair = PickPair(choice, options, kernels.decode, call->facts);
+  OCTAVO_RETURN_IF_ERROR(PickPrefill(a, kernels.prefill, call));
   call->shape = MakeShape(a, options, *call);
   call->capacity = CapacityOf(call->shape, a.q.shape[0]);
   return Status::Ok();
@@ -199,8 +217,11 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
     constexpr uint32_t kOne = 1u << 16;
     const auto group = static_cast<uint32_t>(call.shape.group);
     const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
+    const int dim = call.choice.head_dim;
     launch.grid = static_cast<unsigned>(call.facts.multiprocessors);
-    OCTAVO_RETURN_IF_ERROR(LaunchPrefill(call.choice.head_dim, call.choice.half, p, launch));
+    OCTAVO_RETURN_IF_ERROR(call.wgmma
+                               ? LaunchWgmmaPrefill(dim, call.choice.half, a.cache, p, launch)
+                               : LaunchPrefill(dim, call.choice.half, p, launch));
   }
   const DecodeParams p{MakeLayer(a),  parts.ctas, parts.segments,
                        parts.arrived, parts.sums, parts.stats};
@@ -210,7 +231,7 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
 
 Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionOptions& options) {
   AttentionCall call;
-  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, options, DecodeCtaShape::kAuto, &call));
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, options, {}, &call));
   if (!call.tensor_cores) return int64_t{0};
   return LayOutPlan(nullptr, call.shape, call.capacity, a.q.shape[2]).bytes;
 }
@@ -218,7 +239,7 @@ Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionO
 Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   AttentionCall call;
-  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, DecodeCtaShape::kAuto, &call));
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, &call));
   OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
   return EnqueuePlan(a, call, plan.memory, stream);
 }
@@ -226,7 +247,7 @@ Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan
 Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   AttentionCall call;
-  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, DecodeCtaShape::kAuto, &call));
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, &call));
   OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
   return EnqueueLayer(a, call, plan.memory, stream);
 }

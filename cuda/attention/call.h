@@ -4,25 +4,40 @@
 #include "attention/decode.h"
 #include "attention/plan.h"
 #include "attention/prefill.h"
+#include "attention/prefill_wgmma.h"
 #include "octavo/cuda_attention.h"
 
 namespace octavo::cuda {
+
+// How decode CTAs are made: one of eight warps on a multiprocessor, or a pair of four warps each.
+enum class DecodeCtaShape { kAuto, kWide, kPair };
+
+// Who computes rows of many queries: a kernel on mma.sync, which runs everywhere, or one on wgmma
+// and tensor maps, for compute capability 9.0. Auto is wgmma where it runs.
+enum class PrefillKernel { kAuto, kPortable, kWgmma };
+
+// What tests and benchmarks may choose; everybody else leaves it as it is.
+struct AttentionKernels {
+  DecodeCtaShape decode = DecodeCtaShape::kAuto;
+  PrefillKernel prefill = PrefillKernel::kAuto;
+};
 
 struct AttentionCall {
   DeviceFacts facts;
   bool tensor_cores = false;  // else the generic kernel, which has no plan
   DecodeChoice choice;
+  bool wgmma = false;  // the prefill kernel
   PlanShape shape;
   PlanCapacity capacity;
   bool dependent = false;
 };
 
-// How decode CTAs are made: one of eight warps on a multiprocessor, or a pair of four warps each.
-enum class DecodeCtaShape { kAuto, kWide, kPair };
+// Whether the wgmma prefill kernel takes these tensors on this device and driver.
+bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts);
 
 // REQUIRES: Validate(a) is ok.
 Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
-                   DecodeCtaShape shape, AttentionCall* call);
+                   const AttentionKernels& kernels, AttentionCall* call);
 
 Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
                    Stream stream);

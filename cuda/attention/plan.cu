@@ -14,7 +14,7 @@ namespace {
 constexpr int kPlanThreads = 512;
 constexpr int kMaxPlanCtas = 16;
 constexpr int kPlanWarps = kPlanThreads / kWarpSize;
-constexpr int kCostBuckets = 256;
+constexpr int kCostBuckets = Max(kPrefillCostClasses, kWgmmaCostClasses);
 constexpr int64_t kPlanAlign = 256;  // bytes: parts begin on whole cache lines
 static_assert(kPlanThreads > kMaxCtas, "a thread owns a cut");
 static_assert(kPlanWarps <= kWarpSize, "one warp scans the warps' sums");
@@ -211,8 +211,8 @@ __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
   }
 }
 
-// Tiles sorted by falling cost into buckets; the order within a bucket is free, because no result
-// depends on it.
+// Tiles sorted by falling cost into buckets. No result depends on the order within a bucket, which
+// is nearly that of the rows.
 __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int longest) {
   __shared__ int bucket_end[kCostBuckets];
   const PlanShape& s = p.shape;
@@ -236,7 +236,8 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
     tile.position = tile.length - queries + skip;
     int64_t keys = tile.position + tile.tokens;
     if (s.window > 0) keys = Min<int64_t>(keys, s.window + tile.tokens);
-    *bucket = kCostBuckets - 1 - static_cast<int>(keys * (kCostBuckets - 1) / longest);
+    const int lowest = s.prefill_classes - 1;
+    *bucket = lowest - static_cast<int>(keys * lowest / longest);
     return tile;
   };
   if (t < kCostBuckets) bucket_end[t] = 0;

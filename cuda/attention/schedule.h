@@ -30,6 +30,10 @@ inline constexpr int kMaxFixedSplits = 16;   // longer rows get longer splits: m
 // Shares of at least this many rounds (one tile for each warp) may be cut at any tile; shorter ones
 // only between rounds, or a CTA would run a round for a tile or two.
 inline constexpr int kFineCutRounds = 32;
+// The portable kernel takes prefill tiles nearly by falling cost. The wgmma kernel is fast enough
+// to wait for memory, and a row's tiles cost nearly the same where much context stands in front of
+// them: coarse classes leave them together, and together they read K and V from memory once.
+inline constexpr int kPrefillCostClasses = 256, kWgmmaCostClasses = 16;
 inline constexpr int kSpareCtas = 16;  // one CTA in so many may be left out for an even cut
 
 // a / b for a >= 0, b > 0, by the short way where a fits 32 bits: a GPU divides 64 bits in
@@ -50,7 +54,8 @@ struct PlanShape {
   int32_t ctas = 0;
   int32_t warps = 0;  // of a decode CTA
   int32_t fixed_split = 0;
-  int32_t prefill_tokens = 0;  // of a prefill tile; 0: there is no prefill kernel
+  int32_t prefill_tokens = 0;   // of a prefill tile; 0: there is no prefill kernel
+  int32_t prefill_classes = 1;  // of cost, by which prefill tiles are sorted
 };
 
 // One segment: 48 bytes, read as three 16-byte words. The first is what loading K and V needs.

@@ -13,12 +13,13 @@ constexpr int kDefaultSharedBytes = 32 * 1024;
 constexpr int kHopperMajor = 9;
 
 Status ReadFacts(int device, DeviceFacts* facts) {
-  int major = 0;
+  int major = 0, minor = 0;
   const std::pair<cudaDeviceAttr, int*> wanted[] = {
       {cudaDevAttrMultiProcessorCount, &facts->multiprocessors},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, &facts->shared_per_block},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, &facts->shared_per_multiprocessor},
       {cudaDevAttrComputeCapabilityMajor, &major},
+      {cudaDevAttrComputeCapabilityMinor, &minor},
   };
   for (const auto& [attribute, value] : wanted) {
     OCTAVO_RETURN_IF_ERROR(
@@ -26,6 +27,7 @@ Status ReadFacts(int device, DeviceFacts* facts) {
   }
   facts->dependent_launch = major >= kHopperMajor;
   facts->clusters = major >= kHopperMajor;
+  facts->wgmma = major == kHopperMajor && minor == 0;
   return Status::Ok();
 }
 

@@ -22,6 +22,7 @@ struct DeviceFacts {
   int shared_per_block = 0;  // bytes that a block may opt in to
   int shared_per_multiprocessor = 0;
   bool clusters = false;          // thread block clusters: compute capability 9.0 on
+  bool wgmma = false;             // warpgroup products (sm_90a): compute capability 9.0 alone
   bool dependent_launch = false;  // programmatic dependent launch: compute capability 9.0 on
 };
 

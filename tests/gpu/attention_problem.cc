@@ -129,12 +129,24 @@ PagedAttentionArgs Instance::DeviceArgs() const {
               this);
 }
 
+AttentionCall Instance::Resolve() const {
+  AttentionCall call;
+  const Status s = ResolveCall(DeviceArgs(), problem.options, {.prefill = problem.prefill}, &call);
+  INFO(s.message());
+  REQUIRE(s.ok());
+  return call;
+}
+
 void Instance::Enqueue(const AttentionPlan& with, Stream stream) const {
   const PagedAttentionArgs a = DeviceArgs();
-  const Status planned = PlanPagedAttention(a, with, stream);
+  const bool chosen = problem.prefill != PrefillKernel::kAuto;
+  const AttentionCall call = Resolve();
+  const Status planned =
+      chosen ? EnqueuePlan(a, call, with.memory, stream) : PlanPagedAttention(a, with, stream);
   INFO(planned.message());
   REQUIRE(planned.ok());
-  const Status done = PagedAttention(a, with, stream);
+  const Status done =
+      chosen ? EnqueueLayer(a, call, with.memory, stream) : PagedAttention(a, with, stream);
   INFO(done.message());
   REQUIRE(done.ok());
 }
@@ -189,10 +201,14 @@ std::vector<double> Instance::Answer() const {
 }
 
 void Instance::Run() {
-  const PagedAttentionArgs a = DeviceArgs();
-  const Result<int64_t> bytes = AttentionPlanBytes(a, problem.options);
-  REQUIRE(bytes.ok());
-  if (device_plan.size() < bytes.value()) device_plan.Resize(bytes.value());
+  const AttentionCall call = Resolve();
+  int64_t bytes = LayOutPlan(nullptr, call.shape, call.capacity, problem.head_dim).bytes;
+  if (problem.prefill == PrefillKernel::kAuto) {
+    const Result<int64_t> told = AttentionPlanBytes(DeviceArgs(), problem.options);
+    REQUIRE(told.ok());
+    bytes = told.value();
+  }
+  if (device_plan.size() < bytes) device_plan.Resize(bytes);
   device_plan.Fill(0xff);  // a plan needs no initial value
   device_out.Fill(0xff);
   plan = {device_plan.data(), device_plan.size(), problem.options};

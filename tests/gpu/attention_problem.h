@@ -10,12 +10,20 @@
 #include <random>
 #include <vector>
 
+#include "attention/call.h"
 #include "cpu/tensor.h"
 #include "device.h"
 #include "doctest/doctest.h"
 #include "octavo/cuda_attention.h"
 
 namespace octavo::cuda {
+
+// Whether the wgmma prefill kernel runs here.
+inline bool HasWgmma() {
+  if (!HasDevice()) return false;
+  const Result<DeviceFacts> facts = CurrentDeviceFacts();
+  return facts.ok() && facts.value().wgmma;
+}
 
 struct Row {
   int32_t queries;
@@ -36,6 +44,7 @@ struct Problem {
   int64_t spare_tokens = 0;  // of q, behind the last row's
   uint64_t seed = 1;
   AttentionOptions options;
+  PrefillKernel prefill = PrefillKernel::kAuto;
 
   int64_t tokens() const {
     int64_t n = spare_tokens;
@@ -74,6 +83,8 @@ class Instance {
  private:
   PagedAttentionArgs Args(TensorView q_view, TensorView out_view, TensorView cache_view,
                           const Instance* device) const;
+  // Which kernels run, as the problem asks for.
+  AttentionCall Resolve() const;
   std::vector<double> Gather(size_t row, int64_t head, int64_t kv) const;
 };
 

@@ -32,6 +32,7 @@ void CheckAll(const std::vector<Problem>& problems) {
     CAPTURE(p.sinks);
     CAPTURE(p.seed);
     CAPTURE(static_cast<int>(p.dtype));
+    CAPTURE(static_cast<int>(p.prefill));
     instances[i]->Run();
     instances[i]->CheckOut(answers[i].get(), Tolerance(p.dtype));
   }
@@ -96,11 +97,111 @@ TEST_CASE("CUDA decode attention is float64's on random rows" * doctest::skip(!H
   CheckAll(problems);
 }
 
+// Random rows on one of the prefill kernels.
+void CheckMixed(PrefillKernel kernel, uint64_t seeds) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    problems.push_back(RandomMixed(seed));
+    problems.back().prefill = kernel;
+  }
+  CheckAll(problems);
+}
+
 TEST_CASE("CUDA mixed prefill and decode is float64's on random rows" *
           doctest::skip(!HasDevice())) {
+  CheckMixed(PrefillKernel::kPortable, Size(60u, 12u));
+}
+
+TEST_CASE("CUDA mixed prefill on wgmma is float64's on random rows" * doctest::skip(!HasWgmma())) {
+  CheckMixed(PrefillKernel::kWgmma, Size(60u, 16u));
+}
+
+// Rows whose lengths lie at the edges of blocks, of key tiles (128, or 80 at head dim 256) and of
+// both; what lies behind a row's last token is NaN.
+TEST_CASE("wgmma prefill meets the edges of blocks and key tiles" * doctest::skip(!HasWgmma())) {
   std::vector<Problem> problems;
-  for (uint64_t seed = 1; seed <= Size(60u, 12u); ++seed) problems.push_back(RandomMixed(seed));
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t block_size : {16, 48}) {
+      Problem p;
+      p.head_dim = head_dim;
+      p.block_size = block_size;
+      p.kv_heads = 1;
+      p.seed = 300 + static_cast<uint64_t>(head_dim + block_size);
+      p.prefill = PrefillKernel::kWgmma;
+      for (const int32_t edge : {16, 32, 80, 128, 160, 240, 256, 640}) {
+        for (const int32_t length : {edge - 1, edge, edge + 1}) {
+          p.rows.push_back({2 + length % 13, length});
+        }
+      }
+      p.rows.push_back({33, 33});
+      p.rows.push_back({0, 64});
+      p.rows.push_back({3, 0});
+      p.spare_tokens = 1;
+      problems.push_back(p);
+    }
+  }
   CheckAll(problems);
+}
+
+TEST_CASE("wgmma prefill packs every group, spare rows or not" * doctest::skip(!HasWgmma())) {
+  std::vector<Problem> problems;
+  for (int64_t group = 1; group <= 17; ++group) {
+    Problem p;
+    p.head_dim = group % 3 == 0 ? 64 : group % 3 == 1 ? 128 : 256;
+    p.dtype = group % 2 == 0 ? DType::kBF16 : DType::kF16;
+    p.kv_heads = 2;
+    p.group = group;
+    p.sinks = true;
+    p.seed = 400 + static_cast<uint64_t>(group);
+    p.prefill = PrefillKernel::kWgmma;
+    const auto tile = static_cast<int32_t>(128 / group);
+    p.rows = {{tile, tile + 30}, {tile + 1, 200}, {2, 90}};
+    problems.push_back(p);
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("wgmma prefill sees its window and no more" * doctest::skip(!HasWgmma())) {
+  std::vector<Problem> problems;
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int64_t window : {1, 2, 16, 79, 80, 127, 128, 129, 300}) {
+      Problem p;
+      p.head_dim = head_dim;
+      p.kv_heads = 1;
+      p.window = window;
+      p.soft_cap = window % 2 == 0 ? 0.0f : 20.0f;
+      p.seed = 500 + static_cast<uint64_t>(window);
+      p.prefill = PrefillKernel::kWgmma;
+      p.rows = {{50, 50}, {40, 400}, {7, 161}};
+      problems.push_back(p);
+    }
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("wgmma prefill has one answer on any number of runs" * doctest::skip(!HasWgmma())) {
+  Problem p = RandomMixed(5);
+  p.head_dim = 128;
+  p.prefill = PrefillKernel::kWgmma;
+  p.rows = {{90, 500}, {150, 150}, {3, 700}};
+  Instance instance(p);
+  instance.Run();
+  const std::vector<unsigned char> first = instance.DeviceOut();
+  for (int i = 0; i < 5; ++i) {
+    instance.Run();
+    CHECK(instance.DeviceOut() == first);
+  }
+}
+
+TEST_CASE("wgmma prefill is refused where there is none" *
+          doctest::skip(!HasDevice() || HasWgmma())) {
+  Problem p;
+  p.rows = {{20, 20}};
+  const Instance instance(p);
+  AttentionCall call;
+  CHECK(cpu::Refused(
+      ResolveCall(instance.DeviceArgs(), p.options, {.prefill = PrefillKernel::kWgmma}, &call),
+      "compute capability 9.0"));
 }
 
 TEST_CASE("CUDA decode attention covers every group size and block edge" *

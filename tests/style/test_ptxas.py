@@ -36,3 +36,9 @@ def test_a_kernel_that_spills_is_named() -> None:
 
 def test_an_architecture_without_kernels_is_named() -> None:
     assert ptxas.complaints([], ["sm_80"]) == ["no kernel was built for sm_80"]
+
+
+def test_what_ptxas_could_not_do_is_repeated() -> None:
+    refusal = "ptxas warning : (C7508) Potential Performance Loss: 'setmaxnreg' ignored"
+    assert ptxas.read_refusals(LOG) == []
+    assert ptxas.read_refusals(refusal + "\n" + LOG) == [refusal]

@@ -10,7 +10,9 @@
 // Rows of up to decode_queries query tokens go to the decode kernel (bound by the bytes of K and
 // V), longer ones to the prefill kernel (bound by FLOPs), both by one plan. bfloat16 and float16
 // with a head dim of 64, 128 or 256 and blocks of a multiple of 16 tokens run on tensor cores;
-// every other shape that the op allows runs on a plain kernel, which is right but not fast.
+// every other shape that the op allows runs on a plain kernel, which is right but not fast. On
+// compute capability 9.0 the prefill kernel is one of wgmma and TMA: a call then encodes a tensor
+// map of the cache, which a captured graph keeps, so the cache's address has to stay.
 //
 // Results repeat bit for bit for the same rows. With fixed_split a row of one query has the same
 // bits in any batch.

@@ -1,0 +1,7 @@
+#include "attention/prefill_wgmma.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchWgmmaOf<__nv_bfloat16, 128>(const WgmmaParams&, const LaunchShape&);
+
+}  // namespace octavo::cuda

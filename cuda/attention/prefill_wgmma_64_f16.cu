@@ -1,0 +1,7 @@
+#include "attention/prefill_wgmma.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchWgmmaOf<__half, 64>(const WgmmaParams&, const LaunchShape&);
+
+}  // namespace octavo::cuda

@@ -1,0 +1,273 @@
+// The consumer warpgroups of the wgmma prefill kernel: scores, masks, online softmax, weighted sums
+// of V.
+//
+// A warpgroup owns 64 of the tile's rows; fragments as wgmma.cuh says, so a thread holds parts of
+// two rows, called low and high (eight further on). The scores of the next keys are set going
+// before the sums of these, and the two warpgroups take turns to issue, so that one's exponentials
+// run beside the other's products.
+#pragma once
+
+#include "attention/prefill_softmax.cuh"
+#include "attention/prefill_wgmma_pipe.cuh"
+#include "common/wgmma.cuh"
+
+namespace octavo::cuda {
+
+inline constexpr int kTurnBarrier = 1;  // named barriers: a warpgroup's turn to issue
+inline constexpr int kNoColumns = 16;   // of a descriptor whose operand has rows along k: unused
+inline constexpr int kConsumerThreads = 2 * kWarpgroupSize;
+
+template <class S>
+class WgmmaConsumer {
+ public:
+  __device__ __forceinline__ WgmmaConsumer(const PrefillParams& p, const WgmmaPipe<S>& pipe,
+                                           int warpgroup)
+      : p_(p),
+        pipe_(pipe),
+        warpgroup_(warpgroup),
+        scale_(p.layer.cap_log2 != 0.0f ? 1.0f : p.layer.scale_log2),
+        queries_(
+            MatrixDescriptor(pipe.queries() + warpgroup * (S::kQueryPart / 2), 0, kSwizzleBlock)),
+        keys_(MatrixDescriptor(pipe.keys(0), kNoColumns, kSwizzleBlock)),
+        values_(MatrixDescriptor(pipe.values(0), S::kKeyPart, kSwizzleBlock)) {}
+
+  __device__ __forceinline__ void Run(const PrefillTile* tickets) {
+    if (warpgroup_ == 1) ArriveThreadsOf(kTurnBarrier, kConsumerThreads);
+    TicketReader<S> reader(pipe_, tickets);
+#pragma unroll 1
+    for (;;) {
+      const PrefillTile& tile = reader.Next();
+      if (tile.tokens == 0) return;
+      Item(tile);
+      Store(tile);
+      reader.Done();
+    }
+  }
+
+ private:
+  using T = typename S::Element;
+  static constexpr int kSums = S::kHeadDim / 2;
+  static constexpr int kScores = S::kKeys / 2;
+  static constexpr int kKeySteps = S::kKeys / 16;
+  static constexpr int kDimSteps = S::kHeadDim / 16;
+  static constexpr int kPartSteps = kBoxDims / 16;
+  static constexpr int kStepBytes = 32;  // 16 elements of a row
+
+  static_assert(kWgmmaRows == 2 * 64 && S::kQueryPart / 2 % kSwizzleBlock == 0);
+  static_assert(S::kStages >= 2, "the producer clears a tail one tile late");
+
+  // One tile of queries against all its keys, from the diagonal down.
+  __device__ __forceinline__ void Item(const PrefillTile& tile) {
+    const int first = tile.first_keys;
+    int j = tile.last_keys;
+    Begin(tile);
+    WaitBarrier(pipe_.query_full(), query_parity_);
+    query_parity_ ^= 1;
+    WaitBarrier(pipe_.key_full(key_.at), key_.parity);
+    IssueScores();
+    WgmmaWait<0>();
+    PinRegisters(s_);
+    ReleaseKeys(j == first);
+    Weigh(j);
+    PackWeights();
+#pragma unroll 1
+    for (--j; j >= first; --j) {
+      WaitBarrier(pipe_.key_full(key_.at), key_.parity);
+      SyncThreadsOf(kTurnBarrier + warpgroup_, kConsumerThreads);
+      IssueScores();
+      WaitBarrier(pipe_.value_full(value_.at), value_.parity);
+      IssueSums();
+      ArriveThreadsOf(kTurnBarrier + 1 - warpgroup_, kConsumerThreads);
+      WgmmaWait<1>();
+      PinRegisters(s_);
+      ReleaseKeys(j == first);
+      Weigh(j);
+      PinRegisters(s_);
+      // Passes at once: a boundary above which the exponentials stay, without which ptxas sinks
+      // them below the wait for the sums.
+      WaitBarrier(pipe_.value_full(value_.at), value_.parity);
+      WgmmaWait<0>();
+      PinRegisters(o_);
+      PinRegisters(s_);
+      ReleaseValues();
+      Rescale();
+      PackWeights();
+    }
+    WaitBarrier(pipe_.value_full(value_.at), value_.parity);
+    IssueSums();
+    WgmmaWait<0>();
+    PinRegisters(o_);
+    ReleaseValues();
+  }
+
+  __device__ __forceinline__ void Begin(const PrefillTile& tile) {
+    const int row = Row();
+    position_ = tile.position;
+    low_position_ = tile.position + TokenOfRow(p_, row);
+    high_position_ = tile.position + TokenOfRow(p_, row + 8);
+    low_max_ = high_max_ = kNoScore;
+    low_sum_ = high_sum_ = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) o_[i] = 0.0f;
+  }
+
+  // The first of this thread's two rows in the tile.
+  __device__ __forceinline__ int Row() const {
+    const int thread = threadIdx.x % kWarpgroupSize;
+    return warpgroup_ * 64 + thread / kWarpSize * 16 + thread % kWarpSize / 4;
+  }
+
+  __device__ __forceinline__ void IssueScores() {
+    const uint64_t keys = Advance(keys_, key_.at * S::kTileBytes);
+    WgmmaFence();
+    WgmmaShared<T, false>(s_, queries_, keys);
+#pragma unroll
+    for (int i = 1; i < kDimSteps; ++i) {
+      const int part = i / kPartSteps, step = i % kPartSteps * kStepBytes;
+      WgmmaShared<T, true>(s_, Advance(queries_, part * S::kQueryPart + step),
+                           Advance(keys, part * S::kKeyPart + step));
+    }
+    WgmmaCommit();
+  }
+
+  __device__ __forceinline__ void IssueSums() {
+    const uint64_t values = Advance(values_, value_.at * S::kTileBytes);
+    WgmmaFence();
+#pragma unroll
+    for (int i = 0; i < kKeySteps; ++i) {
+      WgmmaRegisters<T>(o_, weights_[i], Advance(values, i * S::kBoxBytes));
+    }
+    WgmmaCommit();
+  }
+
+  __device__ __forceinline__ void ReleaseKeys(bool last) {
+    if (threadIdx.x % kWarpSize == 0) {
+      ArriveBarrier(pipe_.key_empty(key_.at));
+      if (last) ArriveBarrier(pipe_.query_empty());
+    }
+    key_.Step();
+  }
+
+  __device__ __forceinline__ void ReleaseValues() {
+    if (threadIdx.x % kWarpSize == 0) ArriveBarrier(pipe_.value_empty(value_.at));
+    value_.Step();
+  }
+
+  // Scores become weights; what the sums so far have to be multiplied with is left in the factors.
+  __device__ __forceinline__ void Weigh(int j) {
+    if (p_.layer.cap_log2 != 0.0f) SoftCapScores();
+    const int first = position_ + TokenOfRow(p_, warpgroup_ * 64);
+    const int last = position_ + TokenOfRow(p_, warpgroup_ * 64 + 63);
+    const int key = j * S::kKeys;
+    if (NeedsMask(first, last, key, S::kKeys, p_.layer.window)) Mask(key);
+    float low = low_max_, high = high_max_;
+#pragma unroll
+    for (int i = 0; i < kScores; i += 4) {
+      low = fmaxf(low, fmaxf(s_[i], s_[i + 1]));
+      high = fmaxf(high, fmaxf(s_[i + 2], s_[i + 3]));
+    }
+    low = MaxOfQuad(low);
+    high = MaxOfQuad(high);
+    low_factor_ = Exp2((low_max_ - low) * scale_);
+    high_factor_ = Exp2((high_max_ - high) * scale_);
+    low_max_ = low;
+    high_max_ = high;
+    low_sum_ *= low_factor_;
+    high_sum_ *= high_factor_;
+    const float low_offset = low * scale_, high_offset = high * scale_;
+#pragma unroll
+    for (int i = 0; i < kScores; i += 4) {
+      s_[i] = Exp2InPlace(fmaf(s_[i], scale_, -low_offset));
+      s_[i + 1] = Exp2InPlace(fmaf(s_[i + 1], scale_, -low_offset));
+      s_[i + 2] = Exp2InPlace(fmaf(s_[i + 2], scale_, -high_offset));
+      s_[i + 3] = Exp2InPlace(fmaf(s_[i + 3], scale_, -high_offset));
+      low_sum_ += s_[i] + s_[i + 1];
+      high_sum_ += s_[i + 2] + s_[i + 3];
+    }
+  }
+
+  __device__ __forceinline__ void SoftCapScores() {
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      s_[i] = p_.layer.cap_log2 * Tanh(s_[i] * p_.layer.cap_scale);
+    }
+  }
+
+  // Keys are counted from this lane's first one, so that each test is against a constant.
+  __device__ __forceinline__ void Mask(int key) {
+    const int from = key + 2 * (threadIdx.x % 4), window = p_.layer.window;
+    const int low = low_position_ - from, high = high_position_ - from;
+    const int low_end = window == 0 ? INT32_MIN : low - window;
+    const int high_end = window == 0 ? INT32_MIN : high - window;
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int at = i / 4 * 8 + i % 2;
+      const bool upper = i % 4 >= 2;
+      if (at > (upper ? high : low) || at <= (upper ? high_end : low_end)) s_[i] = -INFINITY;
+    }
+  }
+
+  __device__ __forceinline__ void Rescale() {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) o_[i] *= i % 4 >= 2 ? high_factor_ : low_factor_;
+  }
+
+  // The weights as A operands, 16 keys each.
+  __device__ __forceinline__ void PackWeights() {
+#pragma unroll
+    for (int k = 0; k < kKeySteps; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        weights_[k][i] = Pack<T>(s_[8 * k + 2 * i], s_[8 * k + 2 * i + 1]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ static float MaxOfQuad(float x) {
+    x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, 1));
+    return fmaxf(x, __shfl_xor_sync(kFullWarp, x, 2));
+  }
+  __device__ __forceinline__ static float SumOfQuad(float x) {
+    x += __shfl_xor_sync(kFullWarp, x, 1);
+    return x + __shfl_xor_sync(kFullWarp, x, 2);
+  }
+
+  __device__ __forceinline__ void Store(const PrefillTile& tile) {
+    StoreRow<0>(tile, Row(), low_max_, SumOfQuad(low_sum_));
+    StoreRow<2>(tile, Row() + 8, high_max_, SumOfQuad(high_sum_));
+  }
+
+  // kFirst: where the row's sums begin in each four of o_.
+  template <int kFirst>
+  __device__ __forceinline__ void StoreRow(const PrefillTile& tile, int row, float maximum,
+                                           float sum) {
+    const int token = TokenOfRow(p_, row);
+    if (token >= tile.tokens) return;
+    const int head = tile.kv_head * p_.layer.group + row - token * p_.layer.group;
+    const float f = OutputFactor(p_.layer, head, maximum * scale_, sum);
+    const int dim = 2 * static_cast<int>(threadIdx.x % 4);
+    char* const out = OutAt<T>(p_.layer, {tile.first_token + token, head}, dim);
+#pragma unroll
+    for (int i = 0; i < kSums / 4; ++i) {
+      *reinterpret_cast<uint32_t*>(out + i * 8 * sizeof(T)) =
+          Pack<T>(o_[4 * i + kFirst] * f, o_[4 * i + kFirst + 1] * f);
+    }
+  }
+
+  const PrefillParams& p_;
+  const WgmmaPipe<S>& pipe_;
+  const int warpgroup_;
+  const float scale_;
+  const uint64_t queries_, keys_, values_;  // descriptors; of stage 0
+  typename WgmmaPipe<S>::Stage key_, value_;
+  uint32_t query_parity_ = 0;
+  int position_ = 0, low_position_ = 0, high_position_ = 0;  // of the tile and of both rows
+  float o_[kSums];
+  float s_[kScores];
+  uint32_t weights_[kKeySteps][4];
+  float low_max_ = 0.0f, high_max_ = 0.0f;  // of the scores, before scale_
+  float low_sum_ = 0.0f, high_sum_ = 0.0f;
+  float low_factor_ = 0.0f, high_factor_ = 0.0f;
+};
+
+}  // namespace octavo::cuda
