@@ -8,6 +8,11 @@ namespace octavo {
 namespace {
 
 constexpr const char* kOp = "fetch_blocks";
+constexpr const char* kCopyOp = "copy_runs";
+
+bool Within(int64_t first, int64_t bytes, const TensorView& memory) {
+  return first >= 0 && bytes >= 0 && first <= memory.shape[0] && bytes <= memory.shape[0] - first;
+}
 
 }  // namespace
 
@@ -30,6 +35,27 @@ Status Validate(const FetchBlocksArgs& a) {
                               " entries, table has room for " + std::to_string(a.table.shape[1]));
   }
   return CheckApart(kOp, a.table, {&a.row_slot, &a.seq_len});
+}
+
+Status Validate(const CopyRunsArgs& a) {
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(kCopyOp, "pool", a.pool, DType::kU8, kAnyExtent, /*written=*/a.to_pool));
+  OCTAVO_RETURN_IF_ERROR(
+      CheckColumn(kCopyOp, "memory", a.memory, DType::kU8, kAnyExtent, /*written=*/!a.to_pool));
+  const OpTensor runs{kCopyOp, "runs", a.runs};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(runs, DType::kI64));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(runs, {kAnyExtent, 3}));
+  const TensorView& from = a.to_pool ? a.memory : a.pool;
+  OCTAVO_RETURN_IF_ERROR(CheckApart(kCopyOp, a.to_pool ? a.pool : a.memory, {&from, &a.runs}));
+  for (int64_t i = 0; i < a.runs.shape[0]; ++i) {
+    const int64_t* run = a.runs.ptr<int64_t>() + i * a.runs.stride[0];
+    if (Within(run[0], run[2], a.pool) && Within(run[1], run[2], a.memory)) continue;
+    return InvalidOp(kCopyOp, "runs[" + std::to_string(i) + "] is (" + std::to_string(run[0]) +
+                                  ", " + std::to_string(run[1]) + ", " + std::to_string(run[2]) +
+                                  "), need bytes within pool (" + std::to_string(a.pool.shape[0]) +
+                                  ") and memory (" + std::to_string(a.memory.shape[0]) + ")");
+  }
+  return Status::Ok();
 }
 
 Status ValidateIndices(const FetchBlocksArgs& a) {

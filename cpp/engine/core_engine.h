@@ -58,6 +58,11 @@ class CoreEngine final : public Engine {
   // a tier or a connector.
   Status AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes,
                      HostMemory& memory = SystemMemory());
+  // The same for a pool anywhere, of which `copier` moves the blocks.
+  Status AddHostTier(std::unique_ptr<transfer::BlockCopier> copier, int64_t parent_bytes,
+                     int64_t budget_bytes, HostMemory& memory = SystemMemory());
+  // Returns when nothing is being loaded from the tier; false: nothing was.
+  bool WaitForLoads() { return host_tier_ && host_tier_->WaitForLoads(); }
   const transfer::HostTier* host_tier() const { return host_tier_.get(); }
 
   int32_t num_running() const { return scheduler_.num_running(); }

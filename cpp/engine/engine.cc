@@ -11,6 +11,8 @@ namespace octavo {
 namespace engine {
 namespace {
 
+constexpr char kNoTier[] = "no memory for a host tier: give it less";
+
 kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv::KvConfig kv;
   kv.num_blocks = c.num_blocks;
@@ -83,7 +85,19 @@ Status CoreEngine::CachedContent(std::vector<KvEvent>* events) const {
 
 Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t budget_bytes,
                                HostMemory& memory) {
-  return OrOutOfMemory("no memory for a host tier: give it less", [&]() -> Status {
+  return OrOutOfMemory(kNoTier, [&]() -> Status {
+    std::vector<int64_t> block_bytes;
+    for (int g = 0; g < kv_.num_groups(); ++g) {
+      block_bytes.push_back(parent_bytes / kv_.pool().split(g));
+    }
+    return AddHostTier(std::make_unique<transfer::MemoryCopier>(pool, std::move(block_bytes)),
+                       parent_bytes, budget_bytes, memory);
+  });
+}
+
+Status CoreEngine::AddHostTier(std::unique_ptr<transfer::BlockCopier> copier, int64_t parent_bytes,
+                               int64_t budget_bytes, HostMemory& memory) {
+  return OrOutOfMemory(kNoTier, [&]() -> Status {
     if (scheduler_.has_connector()) {
       return Status::FailedPrecondition(
           "this engine has a host tier or a KV connector already: give another engine the tier");
@@ -102,13 +116,8 @@ Status CoreEngine::AddHostTier(std::byte* pool, int64_t parent_bytes, int64_t bu
           "enable_prefix_caching=false with a host tier: what it keeps is found through the prefix "
           "cache, so enable it or leave the tier out");
     }
-    std::vector<int64_t> block_bytes;
-    for (int g = 0; g < kv_.num_groups(); ++g) {
-      block_bytes.push_back(parent_bytes / kv_.pool().split(g));
-    }
-    auto tier = transfer::HostTier::Create(
-        config_, budget_bytes, parent_bytes,
-        std::make_unique<transfer::MemoryCopier>(pool, std::move(block_bytes)), memory);
+    auto tier =
+        transfer::HostTier::Create(config_, budget_bytes, parent_bytes, std::move(copier), memory);
     if (!tier.ok()) return std::move(tier).status();
     scheduler_.Attach(**tier);
     host_tier_ = std::move(*tier);

@@ -17,6 +17,12 @@ std::vector<int32_t> SplitsOf(const GroupSet& groups) {
   return splits;
 }
 
+// Room for one more; false without memory for it.
+template <typename T>
+bool TryGrow(std::vector<T>& vector) {
+  return vector.size() < vector.capacity() || TryReserve(vector, 2 * vector.size() + 16);
+}
+
 // The null parent takes no memory.
 size_t BytesOf(int32_t parents, int64_t parent_bytes) {
   return static_cast<size_t>(parents - 1) * static_cast<size_t>(parent_bytes);
@@ -59,13 +65,17 @@ HostTier::HostTier(const EngineConfig& config, int32_t parents, int64_t parent_b
       parent_bytes_(parent_bytes),
       pool_(parents, SplitsOf(groups_)),
       map_(pool_.num_places(), groups_.largest(), memory),
-      memory_(TakeArray<std::byte>(memory, BytesOf(parents, parent_bytes), "a host tier", "")) {
+      place_(copier_->Place(BytesOf(parents, parent_bytes))) {
+  if (!place_) {
+    memory_ = TakeArray<std::byte>(memory, BytesOf(parents, parent_bytes), "a host tier", "");
+    place_ = memory_.data();
+  }
   stats_.capacity_bytes = static_cast<int64_t>(BytesOf(parents, parent_bytes));
 }
 
 std::byte* HostTier::At(BlockId block, int group) const {
   const int64_t bytes = parent_bytes_ / pool_.split(group);
-  return memory_.data() + (pool_.TableId(block, group) * bytes - parent_bytes_);
+  return place_ + (pool_.TableId(block, group) * bytes - parent_bytes_);
 }
 
 KvMatch HostTier::Match(const KvRequest& request, int32_t local_hit, const KvResidency& local) {
@@ -102,7 +112,8 @@ KvStart HostTier::StartLoad(const KvTransfer& load) {
     pool_.Prove(from);
     sources_.push_back(from);
   }
-  Load begun{load.id, {}};
+  Load begun;
+  begun.id = load.id;
   if (!TryReserve(begun.sources, sources_.size()) || !TryReserve(loads_, loads_.size() + 1)) {
     Unpin(sources_);
     return KvStart::kRefused;
@@ -111,14 +122,17 @@ KvStart HostTier::StartLoad(const KvTransfer& load) {
     const KvBlock& b = load.blocks[i];
     copier_->In(b.group, b.block, At(sources_[i], b.group));
   }
-  stats_.loaded_blocks += load.blocks.size();
-  if (copier_->Idle()) {
-    Unpin(sources_);
-    return KvStart::kDone;
-  }
+  asked_ = true;
+  BeginCopies();
+  begun.batch = batch_;
   begun.sources = sources_;
   loads_.push_back(std::move(begun));
-  return KvStart::kPending;
+  LookAtCopies();
+  if (!loads_.back().ended) return KvStart::kPending;
+  const bool ok = loads_.back().ok;
+  Unpin(sources_);
+  loads_.pop_back();
+  return ok ? KvStart::kDone : KvStart::kRefused;
 }
 
 void HostTier::Unpin(std::span<const BlockId> sources) {
@@ -137,7 +151,7 @@ void HostTier::OnEvict(const KvContent& content) {
   }
   kv::BlockNeed one;
   one.of[content.group] = 1;
-  if (!pool_.Fits(one)) {
+  if (!pool_.Fits(one) || !TryGrow(stores_)) {
     ++stats_.dropped_blocks;
     return;
   }
@@ -147,6 +161,8 @@ void HostTier::OnEvict(const KvContent& content) {
       result == kv::PrefixMap::InsertResult::kCopy) {
     pool_.SetClass(b, kv::EvictionClass::kProbationary);
     copier_->Out(content.group, content.block, At(b, content.group));
+    stores_.push_back({b, batch_ + 1});
+    asked_ = true;
     ++stats_.stored_blocks;
   }
   pool_.Unref(b);
@@ -157,15 +173,50 @@ void HostTier::OnEvict(BlockId block) {
   ++stats_.evicted_blocks;
 }
 
-Status HostTier::TakeReports(std::vector<KvReport>* reports) {
-  if (loads_.empty() || !copier_->Idle()) return Status::Ok();
-  if (!TryReserve(*reports, reports->size() + loads_.size())) return Status::Ok();  // next time
-  for (const Load& load : loads_) {
-    reports->push_back({load.id});
-    Unpin(load.sources);
+void HostTier::BeginCopies() {
+  if (!asked_) return;
+  asked_ = false;
+  batch_ = copier_->Begin();
+}
+
+// Forgets what a failed copy should have stored, and settles the loads that have ended.
+void HostTier::LookAtCopies() {
+  if (stores_.empty() && loads_.empty()) return;
+  const CopyProgress progress = copier_->Poll();
+  size_t ended = 0;
+  for (; ended < stores_.size() && stores_[ended].batch <= progress.ended; ++ended) {
+    const Store& store = stores_[ended];
+    if (store.batch > progress.failed) continue;
+    ++stats_.failed_blocks;
+    // It may have been given up for another since, whose copy is later in the same list or good.
+    if (map_.Contains(store.block)) Forget(store.block);
   }
-  loads_.clear();
+  stores_.erase(stores_.begin(), stores_.begin() + static_cast<std::ptrdiff_t>(ended));
+  for (Load& load : loads_) {
+    if (load.ended || load.batch > progress.ended) continue;
+    load.ended = true;
+    load.ok = load.batch > progress.failed;
+    (load.ok ? stats_.loaded_blocks : stats_.failed_blocks) += load.sources.size();
+  }
+}
+
+Status HostTier::TakeReports(std::vector<KvReport>* reports) {
+  LookAtCopies();
+  if (loads_.empty()) return Status::Ok();
+  if (!TryReserve(*reports, reports->size() + loads_.size())) return Status::Ok();  // next time
+  std::erase_if(loads_, [&](const Load& load) {
+    if (!load.ended) return false;
+    reports->push_back({load.id, load.ok});
+    Unpin(load.sources);
+    return true;
+  });
   return Status::Ok();
+}
+
+bool HostTier::WaitForLoads() {
+  if (loads_.empty()) return false;
+  copier_->Drain();
+  return true;
 }
 
 void HostTier::Stop() { copier_->Drain(); }

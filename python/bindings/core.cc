@@ -171,24 +171,6 @@ EventList ListOf(std::vector<KvEvent> events) {
   return list;
 }
 
-IntDict HostTierStatsOf(const CoreEngine& engine) {
-  const transfer::HostTierStats s =
-      engine.host_tier() ? engine.host_tier()->stats() : transfer::HostTierStats{};
-  IntDict d;
-  d["stored_blocks"] = s.stored_blocks;
-  d["loaded_blocks"] = s.loaded_blocks;
-  d["evicted_blocks"] = s.evicted_blocks;
-  d["blocks"] = s.blocks;
-  d["capacity_bytes"] = s.capacity_bytes;
-  return d;
-}
-
-void AddHostTier(CoreEngine& engine, uint64_t pool, int64_t parent_bytes, int64_t budget_bytes) {
-  const Status s =
-      engine.AddHostTier(reinterpret_cast<std::byte*>(pool), parent_bytes, budget_bytes);
-  if (!s.ok()) Throw(s);
-}
-
 EventList EventsOf(CoreEngine& engine) {
   std::vector<KvEvent> events;
   engine.TakeEvents(&events);
@@ -391,6 +373,7 @@ void BindEngine(py::module_& m) {
   py::class_<CoreEngine> engine(
       m, "Engine", "Scheduler, KV manager and step batch. One thread at a time may call it.");
   BindContent(engine);
+  BindHostTier(engine);
   engine
       .def(py::init(&MakeEngine), py::arg("config"), py::arg("clock") = std::nullopt,
            py::keep_alive<1, 3>())
@@ -436,13 +419,6 @@ void BindEngine(py::module_& m) {
       .def("has_unfinished", &CoreEngine::HasUnfinished,
            "Whether any request has not ended, paused or not.")
       .def("stats", [](const CoreEngine& e) { return StatsOf(e.Stats()); })
-      .def("add_host_tier", &AddHostTier, py::arg("pool"), py::arg("parent_bytes"),
-           py::arg("budget_bytes"),
-           "Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which "
-           "must "
-           "outlive the engine, `parent_bytes` a block.")
-      .def("host_tier_stats", &HostTierStatsOf,
-           "What the host tier stored, loaded and gave up, in blocks; zeros without one.")
       .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
       .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
       .def("check_invariants", &CoreEngine::CheckInvariants,

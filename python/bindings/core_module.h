@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "engine/core_engine.h"
 #include "octavo/status.h"
 
 namespace octavo::bindings {
@@ -14,6 +15,8 @@ namespace octavo::bindings {
 void BindOptions(pybind11::module_& m);
 // Block pool, prefix hasher and KV manager, for driving them without a scheduler.
 void BindKv(pybind11::module_& m);
+// The engine's tier in host memory.
+void BindHostTier(pybind11::class_<engine::CoreEngine>& engine);
 // Serving in virtual time: octavo.simulate.
 void BindSim(pybind11::module_& m);
 

@@ -1,4 +1,5 @@
-// The op that fetches block tables. No logic; its meaning stands in octavo/ops_tables.h.
+// The ops of block tables and blocks in host memory. No logic; their meaning stands in
+// octavo/ops_tables.h.
 #include "octavo/ops_tables.h"
 
 #include "ops_views.h"
@@ -19,6 +20,17 @@ void FetchBlocks(const Tensor& table, const Tensor& row_slot, const Tensor& seq_
   call.Run(cpu::FetchBlocks, OCTAVO_CUDA_OP(FetchBlocks), args);
 }
 
+void CopyRuns(const Tensor& pool, const Tensor& memory, const Tensor& runs, bool to_pool) {
+  Call call, host;  // the pool's device decides; the others lie in host memory anyway
+  CopyRunsArgs args;
+  args.pool = call.View("pool", pool);
+  args.memory = host.View("memory", memory);
+  args.runs = host.View("runs", runs);
+  args.to_pool = to_pool;
+  if (host.cuda()) throw nb::value_error("memory lies on a device: give host memory");
+  call.Run(cpu::CopyRuns, OCTAVO_CUDA_OP(CopyRuns), args);
+}
+
 }  // namespace
 
 void BindTables(nb::module_& m) {
@@ -26,6 +38,7 @@ void BindTables(nb::module_& m) {
   m.def("fetch_blocks", &FetchBlocks, arg("table"), arg("row_slot"), arg("seq_len"),
         nb::arg("source"), nb::arg("source_slots"), nb::arg("source_stride"),
         nb::arg("block_size"));
+  m.def("copy_runs", &CopyRuns, arg("pool"), arg("memory"), arg("runs"), nb::arg("to_pool"));
 }
 
 }  // namespace octavo::bindings

@@ -34,7 +34,7 @@ class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0, sub_block_hits: bool = False) -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0, sub_block_hits: bool = False, kv_load_failure_policy: str = 'fail') -> None:
         ...
     @property
     def block_size(self) -> int:
@@ -266,6 +266,10 @@ class Engine:
         """
         Ends a request now. KeyError when it has ended already.
         """
+    def add_device_tier(self, copier: typing.Any, memory: numpy.typing.NDArray[numpy.uint8], parent_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        The same for a pool that `copier` copies to and from `memory`, a row of uint8 that the tier fills. It has out(runs) and into(runs), which ask for copies, runs [n, 3] int64 of (pool offset, memory offset, bytes); begin(batch), after which they are under way and ordered before what is launched next; ended(), the last batch that is over; and drain(), which waits for all. What raises fails the batches under way, no more.
+        """
     def add_host_tier(self, pool: typing.SupportsInt | typing.SupportsIndex, parent_bytes: typing.SupportsInt | typing.SupportsIndex, budget_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which must outlive the engine, `parent_bytes` a block.
@@ -308,7 +312,7 @@ class Engine:
         """
     def host_tier_stats(self) -> dict[str, int]:
         """
-        What the host tier stored, loaded and gave up, in blocks; zeros without one.
+        What the host tier stored, loaded, gave up and failed to copy, in blocks; zeros without one.
         """
     def reset_encoder_cache(self) -> None:
         """
@@ -335,6 +339,10 @@ class Engine:
     def take_events(self) -> list[dict[str, typing.Any]]:
         """
         KV events since the last call (needs enable_kv_events): kind, group, block, hash, parent (of the content before), start (of its first token), token_ids, and extra: the salt of a first block and the (hash, start in the block, length) of items in it, or None.
+        """
+    def wait_for_loads(self) -> bool:
+        """
+        Returns when nothing is being loaded from the host tier; False: nothing was.
         """
     @property
     def config(self) -> EngineConfig:

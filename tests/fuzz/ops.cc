@@ -313,6 +313,15 @@ Status FetchBlocks(Call& c) {
   return cpu::FetchBlocks(a);
 }
 
+Status CopyRuns(Call& c) {
+  CopyRunsArgs a;
+  a.pool = c.tensors.Make(DType::kU8, {c.tokens * c.dim});
+  a.memory = c.tensors.Make(DType::kU8, {c.slots * c.dim});
+  a.runs = c.tensors.Longs({c.rows, 3}, c.dim);
+  a.to_pool = c.bytes.OneIn(2);
+  return cpu::CopyRuns(a);
+}
+
 TensorView Latents(Call& c, int64_t width) { return c.tensors.Floats({c.blocks, c.extent, width}); }
 
 Status LatentCacheWrite(Call& c) {
@@ -341,7 +350,7 @@ constexpr Op kOps[] = {
     PagedAttention,   GatedActivation, ClampedSwiglu, Linear,      FillTokens,   KeepTokens,
     Argmax,           Sample,          Logprobs,      MoeRoute,    MoeGroup,     GroupedLinear,
     MoeCombine,       StateMapping,    CausalConv1d,  SsmScan,     GatedRmsNorm, FetchBlocks,
-    LatentCacheWrite, LatentAttention};
+    LatentCacheWrite, LatentAttention, CopyRuns};
 constexpr int32_t kNumOps = int32_t(sizeof(kOps) / sizeof(kOps[0]));
 
 // A processor that lacks one runs the same input with the one in use.

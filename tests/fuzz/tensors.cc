@@ -138,8 +138,8 @@ TensorView Tensors::Ints(std::initializer_list<int64_t> extents, int64_t limit, 
   return v;
 }
 
-TensorView Tensors::Longs(int64_t n, int64_t limit) {
-  const TensorView v = Make(DType::kI64, {n});
+TensorView Tensors::Longs(std::initializer_list<int64_t> extents, int64_t limit) {
+  const TensorView v = Make(DType::kI64, extents);
   if (v.data == nullptr || v.dtype != DType::kI64) return v;
   for (int64_t i = 0, count = Span(v); i < count; ++i) {
     const uint8_t byte = bytes_.Byte();

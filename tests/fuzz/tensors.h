@@ -22,7 +22,8 @@ class Tensors {
   TensorView F32(std::initializer_list<int64_t> extents) { return Make(DType::kF32, extents); }
   // Indices in [low, limit) for the most part.
   TensorView Ints(std::initializer_list<int64_t> extents, int64_t limit, int64_t low = 0);
-  TensorView Longs(int64_t n, int64_t limit);
+  TensorView Longs(int64_t n, int64_t limit) { return Longs({n}, limit); }
+  TensorView Longs(std::initializer_list<int64_t> extents, int64_t limit);
   // [rows + 1]: rises from 0 to `end` or less for the most part.
   TensorView Starts(int64_t rows, int64_t end);
   TensorView Make(DType dtype, std::initializer_list<int64_t> extents);

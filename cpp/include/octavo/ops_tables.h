@@ -1,4 +1,5 @@
-// The op that brings block tables to where kernels read them.
+// The ops between the core's memory and a device's: block tables that are brought to where kernels
+// read them, and blocks that move between the pool and host memory.
 //
 // The scheduler keeps a table in host memory and changes it while a device is a step behind. What a
 // step reads does not change until the step is finished (docs/contracts/step.md, clause 25), so the
@@ -26,17 +27,32 @@ struct FetchBlocksArgs {
   int64_t block_size = 0;
 };
 
+// Copies `bytes` bytes at each of the pairs of places, one way or the other. The runs may come in
+// any order, so those written must not overlap.
+struct CopyRunsArgs {
+  TensorView pool;    // [P] uint8, written with `to_pool`
+  TensorView memory;  // [M] uint8 in host memory, else written
+  TensorView runs;    // [n, 3] int64 in host memory: place in pool, place in memory, bytes
+  bool to_pool = false;
+};
+
 Status Validate(const FetchBlocksArgs& a);
+// Reads the runs too: they lie in host memory whatever the backend.
+Status Validate(const CopyRunsArgs& a);
 // REQUIRES: Validate(a) is ok and the index tensors lie in host memory.
 Status ValidateIndices(const FetchBlocksArgs& a);
 
 namespace cpu {
 Status FetchBlocks(const FetchBlocksArgs& a);
+Status CopyRuns(const CopyRunsArgs& a);
 }  // namespace cpu
 
 namespace cuda {
 // `source` is host memory that is registered with the device. Rows out of range are skipped.
 Status FetchBlocks(const FetchBlocksArgs& a, CUstream_st* stream);
+// One asynchronous copy a run, in the stream's order where `memory` is registered with the device;
+// elsewhere the host waits for each. Not captured: the places are the host's at this moment.
+Status CopyRuns(const CopyRunsArgs& a, CUstream_st* stream);
 }  // namespace cuda
 
 }  // namespace octavo

@@ -260,6 +260,7 @@ TierChoice ChooseTier(uint64_t config_seed, const EngineConfig& config) {
   tier.parent_bytes = int64_t{parts} * largest * int64_t{sizeof(Cell)};
   tier.bytes = tier.parent_bytes * random.Between(4, 30);
   tier.slow = random.OneIn(2);
+  if (random.OneIn(4)) tier.failures = 1 + random.Below(1 << 30);
   return tier;
 }
 

@@ -15,11 +15,12 @@ EngineConfig MakeConfig(uint64_t seed);
 // Whether the engine has a connector beside it.
 bool UsesConnector(uint64_t config_seed, const EngineConfig& config);
 
-// Or a tier in host memory, of so many bytes (0: none), whose copies may be late.
+// Or a tier in host memory, of so many bytes (0: none), whose copies may be late, and fail.
 struct TierChoice {
   int64_t parent_bytes = 0;
   int64_t bytes = 0;
   bool slow = false;
+  uint64_t failures = 0;  // their seed; 0: none
 };
 TierChoice ChooseTier(uint64_t config_seed, const EngineConfig& config);
 

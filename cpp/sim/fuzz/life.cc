@@ -39,7 +39,7 @@ Life::Life(uint64_t config_seed, OpCounts* counts)
 std::unique_ptr<transfer::HostTier> Life::MakeTier(uint64_t config_seed) {
   const TierChoice choice = ChooseTier(config_seed, config_);
   if (choice.bytes == 0) return nullptr;
-  auto copier = std::make_unique<ModelCopier>(choice.slow);
+  auto copier = std::make_unique<ModelCopier>(choice.slow, choice.failures);
   copier_ = copier.get();
   auto tier =
       transfer::HostTier::Create(config_, choice.bytes, choice.parent_bytes, std::move(copier));
@@ -377,6 +377,7 @@ void Life::CheckLeftOver() {
     (*counts_)[size_t(OpKind::kTierStore)] += tier.stored_blocks;
     (*counts_)[size_t(OpKind::kTierLoad)] += tier.loaded_blocks;
     (*counts_)[size_t(OpKind::kTierEviction)] += tier.evicted_blocks;
+    (*counts_)[size_t(OpKind::kTierFailure)] += tier.failed_blocks;
   }
   const EngineStats s = engine_.Stats();
   OCTAVO_CHECK(guests_.empty(), "a request never ended");

@@ -82,6 +82,7 @@ constexpr std::string_view kNames[] = {
     "tier_store",
     "tier_load",
     "tier_eviction",
+    "tier_failure",
     "load_unknown",
     "load_refused",
     "load_failed",

@@ -99,6 +99,7 @@ enum class OpKind : uint8_t {
   kTierStore,
   kTierLoad,
   kTierEviction,
+  kTierFailure,
   // What a connector does (connector.h).
   kLoadUnknown,
   kLoadRefused,

@@ -236,13 +236,12 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     items: dict[int, Sequence[MediaItem]] = {}
     runner: DeviceRunner | ModelRunner
     if plan.device == "cuda":
-        runner = DeviceRunner(plan, model, core_engine)
+        runner = DeviceRunner(plan, model, core_engine, items)
     else:
         runner = ModelRunner(plan, model, core_engine, items)
     if plan.cache.offloading_bytes:
-        pool = runner.pool
         try:
-            core_engine.add_host_tier(pool.data_ptr(), pool[0].nbytes, plan.cache.offloading_bytes)
+            runner.add_host_tier(core_engine, plan.cache.offloading_bytes)
         except MemoryError as error:
             raise invalid("kv_offloading_size", plan.cache.kv_offloading_size, str(error)) from error
     return LLMEngine(

@@ -195,6 +195,8 @@ class LLMEngine:
         ready, self._ready = self._ready, []
         try:
             self._pipeline.fill()
+            while not self._pipeline and self.core.wait_for_loads():
+                self._pipeline.fill()  # whoever waited for keys and values has them
             if not self._pipeline:
                 self._check_idle(ready)
             else:

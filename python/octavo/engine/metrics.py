@@ -120,6 +120,7 @@ class EngineMetrics:
             "kv_offload_stored_blocks": host_tier["stored_blocks"],
             "kv_offload_loaded_blocks": host_tier["loaded_blocks"],
             "kv_offload_evicted_blocks": host_tier["evicted_blocks"],
+            "kv_offload_failed_blocks": host_tier["failed_blocks"],
         }
         result: list[Metric] = [Gauge(PREFIX + name, labels, float(value)) for name, value in gauges.items()]
         result += [Counter(PREFIX + name, labels, int(value)) for name, value in counters.items()]

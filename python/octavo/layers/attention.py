@@ -49,12 +49,14 @@ class AttentionPlans:
     """Where a device cuts a step's rows into work, once for all layers of a window.
 
     The memory of a window's plan is taken when it is first needed, for steps of up to `tokens` tokens and
-    `rows` rows, and keeps its place, because captured kernels read it.
+    `rows` rows, and keeps its place, because captured kernels read it. Rows of up to `decode_queries` tokens
+    are decoded: a row of drafts is one token with company.
     """
 
-    def __init__(self, tokens: int, rows: int) -> None:
+    def __init__(self, tokens: int, rows: int, decode_queries: int = 1) -> None:
         self._tokens = tokens
         self._rows = rows
+        self._decode_queries = decode_queries
         self._plans: dict[tuple[int, int], ops.AttentionPlan] = {}  # by window and most queries
         self._memory: dict[int, torch.Tensor] = {}  # by window
         self._made: set[int] = set()
@@ -74,14 +76,26 @@ class AttentionPlans:
         if plan is None:
             memory = self._memory.get(window)
             if memory is None:
-                size = ops.attention_plan_bytes(cache, self._tokens, self._rows, heads, window)
+                size = self._bytes(cache, heads, window)
                 memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
-            plan = self._plans[key] = ops.AttentionPlan(memory=memory, max_queries=self._most_queries)
+            plan = self._plans[key] = ops.AttentionPlan(
+                memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
+            )
         if window not in self._made:
             self._made.add(window)
             rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
             ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window)
         return plan
+
+    def _bytes(self, cache: torch.Tensor, heads: int, window: int) -> int:
+        """What any step's plan of a window takes."""
+        queries = self._decode_queries
+        return max(
+            ops.attention_plan_bytes(
+                cache, self._tokens, self._rows, heads, window, max_queries=most, decode_queries=queries
+            )
+            for most in {0, 1, queries}
+        )
 
 
 class AttentionContext:

@@ -44,6 +44,16 @@ def fetch_blocks(
     backend(table).fetch_blocks(table, row_slot, seq_len, source, source_slots, source_stride, block_size)
 
 
+def copy_runs(pool: Tensor, memory: Tensor, runs: Tensor, *, to_pool: bool) -> None:
+    """Copies bytes between ``pool`` [P] uint8 and ``memory`` [M] uint8, which lies in host memory.
+
+    Each of ``runs`` [n, 3] int64, in host memory too, is a place in pool, a place in memory and a number of
+    bytes; those written must not overlap. On CUDA the copies are enqueued, where ``memory`` is registered
+    with the device; this is no op for a captured graph.
+    """
+    backend(pool).copy_runs(pool, memory, runs, to_pool)
+
+
 def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:
     """Stores ``k`` and ``v`` [N, Hk, D] into one layer's ``cache`` [B, 2, Hk, bs, D] at ``slot`` [N] int64.
 

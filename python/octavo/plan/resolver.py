@@ -108,6 +108,8 @@ class Plan:
             "max_draft_tokens": scheduler.speculation.num_tokens,
             "prompt_lookup_min": scheduler.speculation.lookup_min,
             "prompt_lookup_max": scheduler.speculation.lookup_max,
+            # What cannot be loaded is computed: no request is to blame for a copy that failed.
+            "kv_load_failure_policy": "recompute",
             "snapshot_interval": self.cache.mamba_cache_interval,
             # One input a step: while it is encoded, everybody who only decodes waits.
             "encoder_budget": self.encoder_len,
@@ -153,12 +155,9 @@ def resolve(
     if target.kind == "cuda" and any(part is not None for part in (spec.state, spec.experts, spec.latent)):
         remedy = "recurrent layers, experts and latent attention have no CUDA kernels yet, use device='cpu'"
         raise invalid("device", device.device, remedy)
-    if target.kind == "cuda" and footprint.spec.encoder is not None:
-        remedy = "encoders and attention to their output run on a CPU only yet, use device='cpu'"
-        raise invalid("device", device.device, remedy)
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
-    _check_host_tier(cache, target)
+    _check_host_tier(cache, target, elsewhere=available_memory is not None)
     spec = dataclasses.replace(footprint.spec, max_model_len=max_model_len)
     footprint = dataclasses.replace(footprint, spec=spec)
     _check_chunks(footprint, scheduler)
@@ -235,9 +234,6 @@ def footprint_of(
         graphs=graphs,
         max_draft_tokens=scheduler.speculation.num_tokens,
     )
-    if footprint.max_draft_tokens and footprint.device == "cuda":
-        remedy = "leave it out or use device='cpu': steps on a GPU have one sample a row"
-        raise invalid("speculative_config", scheduler.speculative_config, remedy)
     if footprint.max_draft_tokens and any(group.recurrent for group in footprint.groups):
         remedy = "leave it out: recurrent layers cannot take back a rejected token"
         raise invalid("speculative_config", scheduler.speculative_config, remedy)
@@ -302,12 +298,13 @@ def _step_limits(
     return tokens, seqs
 
 
-def _check_host_tier(cache: CacheConfig, target: Target) -> None:
-    if cache.offloading_bytes and target.kind != "cpu":
-        remedy = "only a pool in host memory is offloaded yet: leave it out, or use device='cpu'"
-        raise invalid("kv_offloading_size", cache.kv_offloading_size, remedy)
-    if cache.offloading_bytes > target.memory:
-        remedy = f"{format_bytes(target.memory)} of memory are available: give the host tier less"
+def _check_host_tier(cache: CacheConfig, target: Target, *, elsewhere: bool) -> None:
+    """`elsewhere`: the plan is for another machine, of which nobody knows the host memory beside a GPU."""
+    if not cache.offloading_bytes or (target.kind != "cpu" and elsewhere):
+        return
+    memory = target.memory if target.kind == "cpu" else machine.available_memory()
+    if cache.offloading_bytes > memory:
+        remedy = f"{format_bytes(memory)} of memory are available: give the host tier less"
         raise invalid("kv_offloading_size", cache.kv_offloading_size, remedy)
 
 

@@ -2,73 +2,111 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from octavo import ops
-from octavo.layers.attention import AttentionPlans
+from octavo.layers.attention import AttentionPlans, EncodedRows
+from octavo.media.item import MediaItem
 from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
-from octavo.runner.batch import LogprobBatch, PendingStep, PromptLogprobs, StepResult
+from octavo.runner.batch import PendingStep
+from octavo.runner.encoding import CrossEncoding
 from octavo.runner.graphs import StepGraphs
+from octavo.runner.landing import Landing, LaunchedStep, Scores, Tensors, landed
 from octavo.runner.pool import Pool
-from octavo.runner.runner import join, logprob_tensors
+from octavo.runner.runner import logprob_tensors
 from octavo.runner.shapes import ShapeTable, StepShape
 from octavo.runner.staging import DeviceStep, Staging
+from octavo.runner.tier import CudaQueues, Queues, TierCopier, host_memory, register
 
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
     from octavo.plan import Plan
 
-_Tensors = tuple[torch.Tensor, ...]
+# Tokens of a row that is decoded. One of more drafts reads its keys once in the kernel of prompts.
+_MOST_DECODE_QUERIES = 8
 
 
 class DeviceRunner:
     """Owns the KV pool on the device and runs steps on it, in the order of their launches.
+
+    `depth`: how many may be launched before the first is waited for.
 
     A launch packs and uploads the step's columns, runs the step and asks for its tokens, all of it enqueued:
     the host goes on at once. Token ids that only the device knows are filled in there, and every step fetches
     the lines of the block tables that it reads, from the core's own memory. One thread may call it.
     """
 
-    depth = 2
-
-    def __init__(self, plan: Plan, model: torch.nn.Module, engine: Engine) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        model: torch.nn.Module,
+        engine: Engine,
+        items: Mapping[int, Sequence[MediaItem]] | None = None,
+    ) -> None:
+        """`items`: what requests bring for the model's encoder, by the core's id of the request."""
+        drafts = engine.config.max_draft_tokens
+        # Who has drafts waits for the tokens before them: with a step ahead, steps would alternate between
+        # those who have drafts and those who have none.
+        self.depth = 1 if drafts else 2
         self.model = model
         self._logits = cast(CausalLM, model).logits
         self.block_size, tokens = plan.block_size, plan.max_num_batched_tokens
         self.score_rows = max(1, SCORE_CHUNK_BYTES // (8 * plan.spec.vocab_size))
         host_slots = engine.config.max_steps_in_flight
         self._columns = tuple(engine.columns(slot) for slot in range(host_slots))
-        rows = self._columns[0]["sample_token"].size  # a row of drafts has a sample at each
-        device, groups = torch.device(plan.device), plan.footprint.groups
+        rows = plan.max_num_seqs
+        samples = self._columns[0]["sample_token"].size  # a row of drafts has one at each
+        self._device = device = torch.device(plan.device)
+        self._kinds = [group.kind for group in plan.footprint.groups]
         pool = Pool(plan, device)
-        self.pool, self._copy = pool.memory, pool.copy
-        self._tables = [BlockTable(engine.block_table(group), device) for group in range(len(groups))]
+        self.pool, self._copy, self._pool_bytes = pool.memory, pool.copy, pool.bytes
+        tables = [engine.block_table(group) for group in range(len(self._kinds))]
+        self._tables = [BlockTable(table, device) for table in tables]
         self._context = pool.context([table.lines for table in self._tables])
-        self._context.plans = None if device.type == "cpu" else AttentionPlans(tokens, rows + 1)
-        self._cache_slots = [torch.empty(tokens, dtype=torch.int64, device=device) for _ in groups]
-        self._shapes = ShapeTable(tokens, rows)
+        if device.type != "cpu":
+            self._context.plans = AttentionPlans(tokens, rows + 1, min(1 + drafts, _MOST_DECODE_QUERIES))
+        self._encoding: CrossEncoding | None = None
+        if plan.spec.encoder is not None:
+            # Not `items or {}`: it is empty now and filled later.
+            brought = {} if items is None else items
+            table = torch.from_numpy(tables[self._kinds.index("cross")])
+            self._encoding = CrossEncoding(plan, model, self._context, table, brought)
+            self._starts = torch.arange(tokens + 1, dtype=torch.int32, device=device)
+        self._cache_slots = [torch.empty(tokens, dtype=torch.int64, device=device) for _ in self._kinds]
+        self._shapes = ShapeTable(tokens, rows, drafts)
         self._staging = Staging(
             device,
             max_tokens=tokens,
             max_rows=rows,
+            max_samples=samples,
             max_edits=self._columns[0]["bias_token"].size,
             host_slots=host_slots,
             spare_slot=plan.max_num_seqs,
             vocab_size=plan.spec.vocab_size,
+            encoded=self._encoding is not None,
         )
         self._last_token = torch.zeros(plan.max_num_seqs + 1, dtype=torch.int32, device=device)
-        self._token = torch.zeros(rows, dtype=torch.int32, device=device)
-        self._landings = tuple(Landing(device, rows) for _ in range(host_slots))
+        self._token = torch.zeros(samples, dtype=torch.int32, device=device)
+        self._landings = tuple(Landing(device, samples) for _ in range(host_slots))
         self._run = self._compute
         if device.type == "cuda" and not plan.enforce_eager:
             self._run = self._with_graphs()
+
+    def add_host_tier(self, engine: Engine, size: int, queues: Queues | None = None) -> None:
+        """Keep what the pool evicts in `size` bytes of pinned memory. MemoryError if there is not so much.
+
+        `queues`: who copies; the device's own streams.
+        """
+        parent = self.pool[0].nbytes
+        memory = host_memory(size // parent * parent or size, self._device)
+        copier = TierCopier(self._pool_bytes, memory, queues or CudaQueues(self._device))
+        engine.add_device_tier(copier, memory, parent)
 
     def launch(self, plan: StepPlan) -> PendingStep:
         """Start the step whose columns the core has written. Tokens keep the order of the samples."""
@@ -77,8 +115,10 @@ class DeviceRunner:
         with torch.inference_mode():
             if plan.num_copies:
                 self._copy(plan.num_copies, columns)
+            if self._encoding is not None:
+                self._encoding.run(plan, torch.from_numpy(columns["row_slot"]))
             step = self._staging.send(self._shapes.of(plan), plan, columns)
-            logprobs: _Tensors | None = None
+            logprobs: Tensors | None = None
             scores: Scores | None = None
             if plan.max_logprobs < 0 and not plan.num_scores:
                 self._run(step.shape)
@@ -111,17 +151,22 @@ class DeviceRunner:
         context.row_slot = row_slot = columns["row_slot"]
         context.seq_len = columns["seq_len"]
         if context.plans is not None:
-            context.plans.begin(1 if step.shape.decode else 0)
+            context.plans.begin(step.shape.queries)
         ops.fill_tokens(token_id, start, row_slot, self._last_token)
         context.slots = slots = [slot[: step.shape.tokens] for slot in self._cache_slots]
-        for slot, table in zip(slots, self._tables):
+        for slot, table, kind in zip(slots, self._tables, self._kinds):
+            if kind == "cross":  # whose tokens' keys are the encoder's
+                table.fetch(row_slot, columns["cross_len"], self.block_size)
+                starts = self._starts[: step.shape.tokens + 1]
+                context.encoded = EncodedRows(columns["token_slot"], starts, columns["token_cross_len"])
+                continue
             table.fetch(row_slot, context.seq_len, self.block_size)
             ops.slot_mapping(slot, position, start, row_slot, table.lines, self.block_size)
         hidden: torch.Tensor = self.model(token_id, position, context)
         return hidden
 
     def _sample(self, step: DeviceStep, logits: torch.Tensor) -> None:
-        token = self._token[: step.shape.rows]
+        token = self._token[: step.shape.samples]
         if step.shape.greedy:
             ops.argmax(token, logits)
         else:
@@ -131,7 +176,7 @@ class DeviceRunner:
 
     def _compute_scored(
         self, step: DeviceStep, plan: StepPlan, columns: Mapping[str, npt.NDArray[Any]]
-    ) -> tuple[_Tensors | None, Scores | None]:
+    ) -> tuple[Tensors | None, Scores | None]:
         """A step whose raw logits somebody asked for, kernel by kernel: they differ in number every time."""
         hidden, count, top = self._forward(step), plan.num_samples, plan.max_logprobs
         scores = self._score(plan, columns, hidden) if plan.num_scores else None
@@ -140,7 +185,7 @@ class DeviceRunner:
         self._sample(step, logits)
         if raw is None:
             return None, scores
-        return _landed(logprob_tensors(raw, self._token[:count], top)), scores
+        return landed(logprob_tensors(raw, self._token[:count], top)), scores
 
     def _score(self, plan: StepPlan, columns: Mapping[str, npt.NDArray[Any]], hidden: torch.Tensor) -> Scores:
         """Score prompt tokens a chunk at a time: the logits of a whole prompt could be gigabytes."""
@@ -152,7 +197,7 @@ class DeviceRunner:
         for first in range(0, count, self.score_rows):
             chunk = slice(first, first + self.score_rows)
             logits = self._logits(hidden.index_select(0, token[chunk]))
-            parts.append(_landed(logprob_tensors(logits, target[chunk], int(top.max()))))
+            parts.append(landed(logprob_tensors(logits, target[chunk], int(top.max()))))
         request = columns["request"][columns["score_row"][:count]]
         position = columns["position"][columns["score_token"][:count]] + 1
         return Scores(request, position, top, parts)
@@ -176,89 +221,3 @@ class BlockTable:
     def fetch(self, row_slot: torch.Tensor, seq_len: torch.Tensor, block_size: int) -> None:
         """Bring the lines of a step's rows, as far as their tokens reach."""
         ops.fetch_blocks(self.lines, row_slot, seq_len, *self._args, block_size)
-
-
-class Landing:
-    """Where the tokens of a host slot's step arrive, and when."""
-
-    def __init__(self, device: torch.device, rows: int) -> None:
-        cuda = device.type == "cuda"
-        self._memory = torch.zeros(rows, dtype=torch.int32, pin_memory=cuda)
-        self.tokens: npt.NDArray[np.int32] = self._memory.numpy()
-        runtime: Any = torch.cuda
-        self._event: Event | None = runtime.Event() if cuda else None
-
-    def send(self, token: torch.Tensor, count: int) -> None:
-        """Ask for the first tokens of a step, and note its end."""
-        self._memory[:count].copy_(token[:count], non_blocking=True)
-        if self._event is not None:
-            self._event.record()
-
-    def wait(self) -> None:
-        """Wait for the last step that was sent here. Raises what the device reports."""
-        if self._event is not None:
-            self._event.synchronize()
-
-
-class Event(Protocol):
-    """torch.cuda.Event."""
-
-    def record(self) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-
-class Scores:
-    """Log-probabilities of prompt tokens on their way to the host."""
-
-    def __init__(
-        self,
-        request: npt.NDArray[np.uint64],
-        position: npt.NDArray[np.int32],
-        top: npt.NDArray[np.int32],
-        parts: Sequence[_Tensors],
-    ) -> None:
-        self._rows, self._parts = (request, position, top), parts
-
-    def result(self) -> PromptLogprobs:
-        """What arrived. REQUIRES: the step has ended."""
-        return PromptLogprobs(*self._rows, join([_batch(part) for part in self._parts]))
-
-
-class LaunchedStep:
-    """A step that the device runs or has run."""
-
-    def __init__(
-        self, landing: Landing, count: int, logprobs: _Tensors | None, scores: Scores | None
-    ) -> None:
-        self._landing, self._count, self._logprobs, self._scores = landing, count, logprobs, scores
-
-    def result(self) -> StepResult:
-        """Wait for the step. Raises RuntimeError if the device failed."""
-        self._landing.wait()
-        logprobs = _batch(self._logprobs) if self._logprobs is not None else None
-        scores = self._scores.result() if self._scores is not None else None
-        return StepResult(self._landing.tokens[: self._count], logprobs, scores)
-
-
-def _landed(tensors: _Tensors) -> _Tensors:
-    """Host tensors that these are copied to in the stream's order."""
-    landed = []
-    for tensor in tensors:
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        landed.append(host.copy_(tensor, non_blocking=True))
-    return tuple(landed)
-
-
-def _batch(tensors: _Tensors) -> LogprobBatch:
-    return LogprobBatch(*(tensor.numpy() for tensor in tensors))
-
-
-def register(array: npt.NDArray[Any]) -> None:
-    """Pin an array's pages and let the device read them, for as long as the array lives."""
-    cuda: Any = torch.cuda
-    runtime = cuda.cudart()
-    error = runtime.cudaHostRegister(array.ctypes.data, array.nbytes, 0)
-    if int(error) != 0:
-        raise RuntimeError(f"the block table of {array.nbytes} bytes cannot be pinned: CUDA error {error}")
-    weakref.finalize(array, runtime.cudaHostUnregister, array.ctypes.data)

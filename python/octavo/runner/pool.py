@@ -32,6 +32,7 @@ class Pool:
         if spec.latent is not None:
             token = (plan.block_size, spec.latent.width)
         raw = torch.empty((plan.num_blocks, cut.parent_bytes), dtype=torch.uint8, device=device)
+        self.bytes = raw.view(-1)  # all of it, for who moves blocks
         self.memory = raw if spec.state else raw.view(self.dtype).view(plan.num_blocks, -1, *token)
         self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]; latents: [B, bs, W]
         self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)

@@ -56,7 +56,8 @@ class ModelRunner:
         if spec.encoder is not None:
             # Not `items or {}`: it is empty now and filled later.
             brought = {} if items is None else items
-            self._encoding = CrossEncoding(plan, model, self._context, brought)
+            table = self.block_tables[self._kinds.index("cross")]
+            self._encoding = CrossEncoding(plan, model, self._context, table, brought)
         self._state_rows = torch.empty((2, plan.max_num_seqs), dtype=torch.int32)
         self._cache_slots = [torch.empty(plan.max_num_batched_tokens, dtype=torch.int64) for _ in groups]
         self._token = torch.empty(len(self._slots[0].sample_token), dtype=torch.int32)
@@ -64,6 +65,10 @@ class ModelRunner:
         torch.set_num_threads(plan.num_threads)
 
     depth = 1
+
+    def add_host_tier(self, engine: Engine, size: int) -> None:
+        """Keep what the pool evicts in `size` more bytes. MemoryError if there is not so much."""
+        engine.add_host_tier(self.pool.data_ptr(), self.pool[0].nbytes, size)
 
     def launch(self, plan: StepPlan) -> PendingStep:
         """Run the step at once: there is nobody else to run it."""
@@ -76,7 +81,8 @@ class ModelRunner:
             if plan.num_copies:
                 self._copy(plan.num_copies, columns.arrays)
             if self._encoding is not None:
-                self._encoding.run(plan, columns)
+                self._encoding.run(plan, columns.row_slot)
+                self._context.encoded = self._encoding.rows(plan, columns)
             hidden = self._forward(plan, columns)
             scores = self._score(plan, columns, hidden) if plan.num_scores else None
             logprobs = self._sample(plan, columns, hidden) if plan.num_samples else None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octavo.core import StepPlan
 
-# Decode-only steps: as many tokens as rows.
+# Steps that sample at every token: as many rows as tokens, or with drafts up to as many.
 _DECODE = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
-# Rows of other steps: they only size the logits and what is sampled, so a few are enough.
+# Rows, and samples, of other steps: they only size the logits and what is sampled, so a few are enough.
 _MIXED_ROWS = (8, 64, 256)
 # A step of more tokens keeps the device busy for longer than the host takes to launch its kernels.
 MAX_GRAPH_TOKENS = 2048
@@ -28,8 +28,9 @@ class StepShape:
     """What a step has room for, and what of it is compiled in."""
 
     tokens: int
-    rows: int  # also its samples
-    decode: bool  # every row has one token
+    rows: int
+    samples: int
+    queries: int  # tokens that a row has at most; 0: any number
     greedy: bool  # every sample is its highest logit
 
     @property
@@ -41,22 +42,27 @@ class StepShape:
 class ShapeTable:
     """The shapes of one engine."""
 
-    def __init__(self, max_tokens: int, max_rows: int) -> None:
-        self._max_tokens = max_tokens
-        self.decode = _cut([*_DECODE, *_growing(256, max_rows)], min(max_rows, max_tokens))
-        self.mixed_rows = _cut([*_MIXED_ROWS, *_doubling(512, max_rows)], max_rows)
+    def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0) -> None:
+        samples = min(max_rows * (1 + max_drafts), max_tokens)  # a row of drafts has one at each token
+        self._max_tokens, self._max_rows, self._drafted = max_tokens, max_rows, 1 + max_drafts
+        self.decode = _cut([*_DECODE, *_growing(256, samples)], min(samples, max_tokens))
+        self.mixed_rows = _cut([*_MIXED_ROWS, *_doubling(512, samples)], samples)
         self.mixed_tokens = _cut(
             [*_DECODE[3:], *_growing(256, MAX_GRAPH_TOKENS)], min(max_tokens, MAX_GRAPH_TOKENS)
         )
 
     def of(self, plan: StepPlan) -> StepShape:
         """The smallest shape that holds a step."""
-        greedy, rows, tokens = plan.all_greedy, max(plan.num_rows, plan.num_samples), plan.num_tokens
-        if plan.max_query_len == 1:
-            size = _fit(self.decode, rows)
-            return StepShape(size, size, True, greedy)
-        room = min(_fit(self.mixed_rows, rows), self._max_tokens)
-        return StepShape(self._room_for(tokens), room, False, greedy)
+        tokens, rows, samples = plan.num_tokens, plan.num_rows, plan.num_samples
+        longest = plan.max_query_len
+        if longest == 1 or (longest <= self._drafted and samples == tokens):
+            size = _fit(self.decode, tokens)
+            return self._shape(size, size, 1 if longest == 1 else self._drafted, plan.all_greedy)
+        room = min(_fit(self.mixed_rows, max(rows, samples)), self._max_tokens)
+        return self._shape(self._room_for(tokens), room, 0, plan.all_greedy)
+
+    def _shape(self, tokens: int, samples: int, queries: int, greedy: bool) -> StepShape:
+        return StepShape(tokens, min(samples, self._max_rows), samples, queries, greedy)
 
     def _room_for(self, tokens: int) -> int:
         if tokens <= self.mixed_tokens[-1]:
@@ -66,7 +72,7 @@ class ShapeTable:
     @property
     def largest_graph(self) -> StepShape:
         """The graph that needs the most memory."""
-        return StepShape(self.mixed_tokens[-1], self.mixed_rows[-1], False, False)
+        return self._shape(self.mixed_tokens[-1], self.mixed_rows[-1], 0, False)
 
 
 def _growing(first: int, last: int) -> list[int]:

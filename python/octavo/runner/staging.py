@@ -45,24 +45,28 @@ _AFTER_BIAS = tuple(name for name, _ in _SAMPLING[9:])
 _BY_ADDRESS = frozenset(("history", "mask"))  # the host's addresses mean nothing to the device
 
 
-def columns_of(shape: StepShape) -> list[_Spec]:
-    """Name, dtype and entries of every column of a shape.
+def columns_of(shape: StepShape, *, encoded: bool = False) -> list[_Spec]:
+    """Name, dtype and entries of every column of a shape. `encoded`: tokens see an encoder's output.
 
     There is one row more than the shape's: it holds no tokens, and the samples that pad a step are its own.
     """
-    rows = shape.rows
+    rows, samples = shape.rows, shape.samples
     specs: list[_Spec] = [
         ("token_id", np.int32, shape.tokens),
         ("position", np.int32, shape.tokens),
         ("query_start", np.int32, rows + 2),
         ("row_slot", np.int32, rows + 1),
         ("seq_len", np.int32, rows + 1),
-        ("sample_token", np.int32, rows),
-        ("sample_row", np.int32, rows),
+        ("sample_token", np.int32, samples),
+        ("sample_row", np.int32, samples),
     ]
+    if encoded:
+        specs.append(("cross_len", np.int32, rows + 1))
+        # Of each token: in the attention to an encoder's output every token is a row.
+        specs += [("token_slot", np.int32, shape.tokens), ("token_cross_len", np.int32, shape.tokens)]
     if not shape.greedy:
-        specs += [(name, dtype, rows) for name, dtype in _SAMPLING]
-        specs.append(("bias_start", np.int32, rows + 1))
+        specs += [(name, dtype, samples) for name, dtype in _SAMPLING]
+        specs.append(("bias_start", np.int32, samples + 1))
     return specs
 
 
@@ -95,12 +99,16 @@ class Staging:
         *,
         max_tokens: int,
         max_rows: int,
+        max_samples: int,
         max_edits: int,
         host_slots: int,
         spare_slot: int,
         vocab_size: int,
+        encoded: bool = False,
     ) -> None:
-        size = _place(columns_of(StepShape(max_tokens, max_rows, False, False)))[1]
+        self._encoded = encoded
+        largest = StepShape(max_tokens, max_rows, max_samples, 0, False)
+        size = _place(columns_of(largest, encoded=encoded))[1]
         self._pin = device.type == "cuda"
         self._host = [torch.zeros(size, dtype=torch.uint8, pin_memory=self._pin) for _ in range(host_slots)]
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -126,6 +134,8 @@ class Staging:
         """Pack, pad and upload a step. The device must have read what its host slot held before."""
         layout, slot = self._layout(shape), plan.slot
         _pack(layout.host[slot], plan, columns, self._spare_slot)
+        if self._encoded:
+            _pack_encoded(layout.host[slot], plan, columns, self._spare_slot)
         if not shape.greedy:
             self._pack_sampling(layout.host[slot], plan, columns)
         layout.step.bytes.copy_(layout.host_bytes[slot], non_blocking=True)
@@ -147,7 +157,7 @@ class Staging:
         return layout
 
     def _lay_out(self, shape: StepShape) -> _Layout:
-        places, size = _place(columns_of(shape))
+        places, size = _place(columns_of(shape, encoded=self._encoded))
         host = tuple(_views(places, memory.numpy()) for memory in self._host)
         device = {
             name: self._device[begin:end].view(_torch_dtype(dtype)) for name, dtype, begin, end in places
@@ -221,6 +231,19 @@ def _pack(host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Arr
     token[samples:] = 0
     row[:samples] = columns["sample_row"][:samples]
     row[samples:] = len(slot) - 1
+
+
+def _pack_encoded(
+    host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Array], spare_slot: int
+) -> None:
+    tokens, rows = plan.num_tokens, plan.num_rows
+    counts, length = np.diff(columns["query_start"][: rows + 1]), columns["cross_len"][:rows]
+    host["cross_len"][:rows] = length
+    host["cross_len"][rows:] = 0
+    host["token_slot"][:tokens] = np.repeat(columns["row_slot"][:rows], counts)
+    host["token_slot"][tokens:] = spare_slot
+    host["token_cross_len"][:tokens] = np.repeat(length, counts)
+    host["token_cross_len"][tokens:] = 0
 
 
 def _place(specs: list[_Spec]) -> tuple[list[_Place], int]:

@@ -63,9 +63,13 @@ class SparedCopier final : public transfer::BlockCopier {
     const SpareAllocations spared;
     inner_.In(group, block, host);
   }
-  bool Idle() override {
+  uint64_t Begin() override {
     const SpareAllocations spared;
-    return inner_.Idle();
+    return inner_.Begin();
+  }
+  transfer::CopyProgress Poll() override {
+    const SpareAllocations spared;
+    return inner_.Poll();
   }
   void Drain() override {
     const SpareAllocations spared;

@@ -151,6 +151,12 @@ TEST_CASE("requests get their own tokens from a host tier") {
 TEST_CASE("requests get their own tokens from a host tier that copies late") {
   CheckLives(Tier(true), {OpKind::kTierStore, OpKind::kTierLoad, OpKind::kTierEviction}, 1'260'000);
 }
+TEST_CASE("copies of a host tier that fail spoil nobody's tokens") {
+  const auto fails = [](uint64_t seed, const EngineConfig& c) {
+    return ChooseTier(seed, c).failures != 0;
+  };
+  CheckLives(fails, {OpKind::kTierLoad, OpKind::kTierFailure}, 1'270'000);
+}
 
 TEST_CASE("random lives with images keep every span right and end empty") {
   CheckLives(Images,

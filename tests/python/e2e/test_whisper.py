@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from runner.late_device import LateDevice
 
 from octavo import LLM, SamplingParams
 from octavo.errors import ModelError
 from octavo.hf.encoder import EncoderSpec
 from octavo.media.log_mel import load_log_mel
+from octavo.runner.device_runner import DeviceRunner
+from octavo.runner.runner import ModelRunner
 
 NEW_TOKENS = 48
 SOUNDS = tiny_models.sounds(10, seed=3)
@@ -64,6 +67,19 @@ def truth(whisper: Any, whisper_folder: Path) -> Callable[..., list[int]]:
         return ids[len(prompt) :]
 
     return tokens
+
+
+class LateRunner(DeviceRunner):
+    """The device's runner on CPU tensors, with a tier whose copies are late."""
+
+    def add_host_tier(self, engine: Any, size: int, queues: Any = None) -> None:
+        super().add_host_tier(engine, size, LateDevice(9, late=False))
+
+
+@pytest.fixture(params=[ModelRunner, LateRunner], ids=["host", "device"])
+def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test on the CPU's runner and on the device's."""
+    monkeypatch.setattr("octavo.engine.llm.ModelRunner", request.param)
 
 
 def stats(llm: LLM) -> dict[str, int]:
@@ -116,6 +132,7 @@ LIMITS: list[dict[str, Any]] = [
 IDS = ["all", "chunks", "small-blocks", "no-cache", "tight", "tight-no-cache", "offloading", "drafts"]
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("limits", LIMITS, ids=IDS)
 def test_limits_change_no_token(
     make: Callable[..., LLM], truth: Callable[..., list[int]], limits: dict[str, Any]
@@ -131,6 +148,7 @@ def test_limits_change_no_token(
         assert stats(tiny)["draft_tokens"] > 0
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_the_same_audio_is_encoded_once(
     make: Callable[..., LLM], truth: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,13 +242,14 @@ def test_a_prompt_that_ends_at_the_start_leaves_all_to_a_multilingual_model(
         llm.generate(clip(SOUNDS[4]))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_log_probabilities_are_transformers(
-    llm: LLM, whisper: Any, whisper_folder: Path, truth: Callable[..., list[int]]
+    make: Callable[..., LLM], whisper: Any, whisper_folder: Path, truth: Callable[..., list[int]]
 ) -> None:
     params = SamplingParams(
         temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, logprobs=2, prompt_logprobs=0
     )
-    output = llm.generate(clip(SOUNDS[5]), params)[0]
+    output = make().generate(clip(SOUNDS[5]), params)[0]
     features = torch.from_numpy(load_log_mel(whisper_folder, ENCODER)(SOUNDS[5]))[None]
     ids = DEFAULT + truth(5)
     with torch.inference_mode():
@@ -251,7 +270,9 @@ def test_without_parameters_all_is_written_down_greedily(llm: LLM, truth: Callab
     assert completion.finish_reason in ("stop", "length")
 
 
-def test_an_abort_gives_back_everything(llm: LLM, truth: Callable[..., list[int]]) -> None:
+@pytest.mark.usefixtures("anywhere")
+def test_an_abort_gives_back_everything(make: Callable[..., LLM], truth: Callable[..., list[int]]) -> None:
+    llm = make()
     engine = llm.llm_engine
     for i in range(6):
         engine.add_request(str(i), clip(SOUNDS[i]), GREEDY)
@@ -267,6 +288,7 @@ def test_an_abort_gives_back_everything(llm: LLM, truth: Callable[..., list[int]
     assert all(list(last[i].token_ids) == truth(int(i)) for i in ("1", "3", "5"))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_a_failed_encoder_ends_its_step_and_nothing_else(
     make: Callable[..., LLM], truth: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

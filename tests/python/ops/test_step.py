@@ -70,3 +70,27 @@ def test_attention_needs_no_plan_on_the_cpu() -> None:
     assert ops.attention_plan_bytes(cache, tokens=4, rows=2, heads=4) == 0
     plan = ops.AttentionPlan(memory=torch.empty(0, dtype=torch.uint8))
     ops.plan_attention(plan, cache, column(1).view(1, 1), column(0), column(0, 1), column(1), 1, 4)
+
+
+@pytest.mark.parametrize("to_pool", [False, True])
+def test_runs_are_copied_one_way(to_pool: bool) -> None:
+    pool, memory = (torch.arange(64, dtype=torch.uint8) + first for first in (0, 100))
+    before = pool.clone(), memory.clone()
+    ops.copy_runs(pool, memory, torch.tensor([[0, 60, 4], [32, 0, 8], [7, 7, 0]]), to_pool=to_pool)
+    want_pool, want_memory = (part.clone() for part in before)
+    if to_pool:
+        want_pool[0:4], want_pool[32:40] = before[1][60:64], before[1][0:8]
+    else:
+        want_memory[60:64], want_memory[0:8] = before[0][0:4], before[0][32:40]
+    assert torch.equal(pool, want_pool)
+    assert torch.equal(memory, want_memory)
+
+
+@pytest.mark.parametrize("run", [(60, 0, 8), (0, 60, 8), (-1, 0, 4), (0, 0, -1), (2**62, 0, 2**62)])
+def test_a_run_beyond_its_memory_is_refused_before_any_is_copied(run: tuple[int, int, int]) -> None:
+    pool, memory = torch.zeros(64, dtype=torch.uint8), torch.ones(64, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"copy_runs: runs\[1\] is .* need bytes within pool \(64\)"):
+        ops.copy_runs(pool, memory, torch.tensor([(0, 0, 4), run]), to_pool=True)
+    assert not pool.any()
+    with pytest.raises(ValueError, match="copy_runs: pool"):
+        ops.copy_runs(pool.int(), memory, torch.tensor([(0, 0, 4)]), to_pool=True)

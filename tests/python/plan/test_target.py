@@ -110,6 +110,44 @@ def test_a_large_gpu_gets_larger_steps(folder: Path) -> None:
     assert given.max_num_seqs == 7
 
 
+def test_a_host_tier_beside_a_gpu_is_no_part_of_the_gpu_s_memory(folder: Path) -> None:
+    def of(size: float | None) -> Plan:
+        cache = CacheConfig(kv_offloading_size=size)
+        return resolve(
+            ModelConfig(model=folder),
+            cache=cache,
+            device=DeviceConfig(device="cuda"),
+            available_memory=8 * GIB,
+        )
+
+    plain, tiered = of(None), of(512)
+    assert dict(tiered.ledger)["host tier"] == 512 * GIB
+    assert tiered.num_blocks == plain.num_blocks
+    assert tiered.engine_options()["kv_load_failure_policy"] == "recompute"
+
+
+def test_a_host_tier_beside_this_gpu_has_to_fit_into_this_machine(folder: Path, monkeypatch: Any) -> None:
+    gpu = target.Target("cuda", "GPU", 8 * GIB)
+    monkeypatch.setattr("octavo.plan.resolver.choose_target", lambda device, memory: gpu)
+    monkeypatch.setattr("octavo.plan.machine.available_memory", lambda: 4 * GIB)
+    resolve(ModelConfig(model=folder), cache=CacheConfig(kv_offloading_size=3))
+    with pytest.raises(ValueError, match="kv_offloading_size=5 .*4.00 GiB of memory are available"):
+        resolve(ModelConfig(model=folder), cache=CacheConfig(kv_offloading_size=5))
+
+
+def test_drafts_on_a_gpu_take_room_for_their_logits(folder: Path) -> None:
+    def of(config: Any) -> Plan:
+        scheduler = SchedulerConfig(speculative_config=config, max_num_seqs=256)
+        device = DeviceConfig(device="cuda")
+        return resolve(
+            ModelConfig(model=folder), scheduler=scheduler, device=device, available_memory=80 * GIB
+        )
+
+    drafted = of({"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4})
+    assert drafted.footprint.logits_bytes >= of(None).footprint.logits_bytes
+    assert drafted.engine_options()["max_draft_tokens"] == 4
+
+
 @pytest.mark.parametrize("name", ["bamba", "mixtral", "deepseek-v2"])
 def test_a_model_without_cuda_kernels_is_refused_with_the_remedy(tiny_folder: Any, name: str) -> None:
     with pytest.raises(ValueError, match="use device='cpu'"):

@@ -206,7 +206,8 @@ def test_a_simulation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "simulate a model without an encoder" in capsys.readouterr().err
 
 
-def test_a_gpu_is_refused_for_now(tmp_path: Path) -> None:
+def test_a_gpu_s_ledger_has_the_encoder(tmp_path: Path) -> None:
     model, load = ModelConfig(model=write(tmp_path)), LoadConfig(load_format="dummy")
-    with pytest.raises(ValueError, match="device='cuda' is not valid: encoders .* use device='cpu'"):
-        resolve(model, load, device=DeviceConfig(device="cuda"), available_memory=8 << 30)
+    plan = resolve(model, load, device=DeviceConfig(device="cuda"), available_memory=8 << 30)
+    assert (plan.device, plan.encoder_len) == ("cuda", 1500)
+    assert dict(plan.ledger)["encoder"] == plan.footprint.encoder_bytes > 0

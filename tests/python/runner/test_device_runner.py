@@ -116,3 +116,53 @@ def test_a_step_writes_only_its_own_blocks(tiny_folder: Any) -> None:
     written = (runner.pool != 7.0).flatten(1).any(1).nonzero().flatten().tolist()
     assert 0 not in written
     assert len(written) <= 9
+
+
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
+
+
+def repetitive(seed: int) -> list[list[int]]:
+    """Prompts of which prompt lookup guesses something right."""
+    parts = tiny_models.random_prompts(12, low=3, high=12, seed=seed)
+    return [(part * 6)[: 30 + 2 * i] for i, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("limits", LIMITS, ids=LIMIT_IDS)
+@pytest.mark.parametrize("name", ["llama", "qwen2-hybrid"])
+def test_drafts_change_no_token(tiny_folder: Any, name: str, limits: dict[str, Any], depth: int) -> None:
+    prompts = repetitive(25)
+    params = [SamplingParams(temperature=0, max_tokens=9 + 3 * i, ignore_eos=True) for i in range(12)]
+    params[3] = SamplingParams(
+        temperature=0.9, seed=3, max_tokens=30, repetition_penalty=1.2, ignore_eos=True
+    )
+    params[5] = SamplingParams(temperature=0, max_tokens=30, logprobs=2, ignore_eos=True)
+    want = run(engine_of(tiny_folder(name), ModelRunner, **limits), prompts, params)
+    engine = engine_of(tiny_folder(name), DeviceRunner, speculative_config=DRAFTS, **limits)
+    runner: Any = engine.runner
+    assert runner.depth == 1
+    runner.depth = depth  # both are right; see DeviceRunner for why it is one
+    for _ in range(2):
+        got = run(engine, prompts, params)
+        assert tokens(got) == tokens(want)
+        assert [len(output.outputs[0].logprobs or []) for output in got] == [
+            len(output.outputs[0].logprobs or []) for output in want
+        ]
+    stats = engine.core.stats()
+    assert stats["draft_tokens"] > stats["accepted_tokens"] > 0
+    if "blocks" in limits:
+        assert stats["preemptions"] > 0
+
+
+def test_steps_of_drafts_alone_have_shapes_of_their_own(tiny_folder: Any) -> None:
+    """They sample at every token, and no row has more than its drafts and one."""
+    engine = engine_of(tiny_folder("llama"), DeviceRunner, speculative_config=DRAFTS, max_num_seqs=4)
+    runner: Any = engine.runner
+    shapes, compute = [], runner._run
+    runner._run = lambda shape: (shapes.append(shape), compute(shape))[1]
+    params = [SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)] * 12
+    run(engine, repetitive(26), params)
+    drafted = [shape for shape in shapes if shape.queries == 5]
+    assert drafted
+    assert all(shape.samples == shape.tokens and shape.rows <= 4 for shape in drafted)
+    assert len({shape for shape in shapes if shape.queries != 0}) <= 16

@@ -32,7 +32,7 @@ def test_every_step_fits_its_shape(max_tokens: int, max_rows: int) -> None:
             shape = table.of(plan)
             assert (shape.tokens >= tokens, shape.rows >= rows) == (True, True)
             assert shape.tokens <= max_tokens and shape.rows <= max_rows
-            assert shape.decode == (plan.max_query_len == 1)
+            assert (shape.queries == 1) == (plan.max_query_len == 1)
             if tokens > 256:
                 assert shape.tokens - tokens <= max(tokens // 8, 256)
             shapes.add(shape)
@@ -43,12 +43,12 @@ def test_a_decode_step_has_a_token_a_row() -> None:
     table = ShapeTable(8192, 1024)
     for rows in (1, 3, 9, 200, 257, 1000, 1024):
         shape = table.of(step(rows, rows))
-        assert shape.decode
+        assert shape.queries == 1
         assert shape.tokens == shape.rows >= rows
 
 
 def test_samples_of_drafts_count_as_rows() -> None:
-    assert ShapeTable(64, 32).of(step(20, 4, longest=5, samples=20)).rows >= 20
+    assert ShapeTable(64, 32, 4).of(step(20, 4, longest=5, samples=20)).samples >= 20
 
 
 def test_the_largest_graph_holds_every_other_one() -> None:
