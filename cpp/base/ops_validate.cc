@@ -232,6 +232,10 @@ Status Validate(const KeepTokensArgs& a) {
   OCTAVO_RETURN_IF_ERROR(
       CheckColumn(op, "sample_row", a.sample_row, DType::kI32, a.token.shape[0]));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "row_slot", a.row_slot, DType::kI32, kAnyExtent));
+  if (a.landing.has_value()) {
+    OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "landing", *a.landing, DType::kI64, 1));
+    OCTAVO_RETURN_IF_ERROR(CheckApart(op, a.last_token, {&*a.landing}));
+  }
   return CheckApart(op, a.last_token, {&a.sample_row, &a.row_slot});
 }
 

@@ -1,4 +1,6 @@
 // Tokens that only the executor knows: filled into the next step's ids, kept from this step's.
+#include <cstring>
+
 #include "base/ops_check.h"
 #include "octavo/ops.h"
 
@@ -24,6 +26,11 @@ Status KeepTokens(const KeepTokensArgs& a) {
   for (int64_t s = 0; s < a.token.shape[0]; ++s) {
     const int32_t slot = a.row_slot.ptr<int32_t>()[a.sample_row.ptr<int32_t>()[s]];
     a.last_token.ptr<int32_t>()[slot] = a.token.ptr<int32_t>()[s];
+  }
+  const int64_t landing = a.landing.has_value() ? *a.landing->ptr<int64_t>() : 0;
+  if (landing != 0 && a.token.shape[0] > 0) {
+    std::memcpy(reinterpret_cast<int32_t*>(landing), a.token.ptr<int32_t>(),
+                static_cast<size_t>(a.token.shape[0]) * sizeof(int32_t));
   }
   return Status::Ok();
 }

@@ -1,8 +1,8 @@
 // slot_mapping, fill_tokens, keep_tokens: the small ops between a step's columns.
 //
 // Shapes as in ops.h. Grid: a thread a token, or a sample. Bound by launch: a few thousand
-// integers. A row slot, table entry or sample row out of range gives slot -1, leaves the token or
-// keeps nothing.
+// integers, those that land in host memory by the bus. A row slot, table entry or sample row out of
+// range gives slot -1, leaves the token or keeps nothing.
 #include "attention/schedule.h"
 #include "base/ops_check.h"
 #include "common/launch.h"
@@ -80,6 +80,7 @@ struct KeepParams {
   const int32_t* token;
   const int32_t* sample_row;
   const int32_t* row_slot;
+  const int64_t* landing;  // null: nowhere
   int64_t samples;
   int32_t rows;
   int32_t slots;
@@ -90,10 +91,13 @@ __global__ void __launch_bounds__(kThreads) KeepKernel(const __grid_constant__ K
   GridDependencyLaunch();
   const int64_t s = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (s >= p.samples) return;
+  const int32_t token = p.token[s];
+  // Neighbouring threads write neighbouring tokens: the bus carries whole lines.
+  if (p.landing != nullptr && *p.landing != 0) reinterpret_cast<int32_t*>(*p.landing)[s] = token;
   const int32_t row = p.sample_row[s];
   if (row < 0 || row >= p.rows) return;
   const int32_t slot = p.row_slot[row];
-  if (slot >= 0 && slot < p.slots) p.last_token[slot] = p.token[s];
+  if (slot >= 0 && slot < p.slots) p.last_token[slot] = token;
 }
 
 Rows MakeRows(const TensorView& query_start, const TensorView& row_slot, int64_t slots) {
@@ -155,6 +159,7 @@ Status KeepTokens(const KeepTokensArgs& a, Stream stream) {
                      a.token.ptr<int32_t>(),
                      a.sample_row.ptr<int32_t>(),
                      a.row_slot.ptr<int32_t>(),
+                     a.landing.has_value() ? a.landing->ptr<int64_t>() : nullptr,
                      a.token.shape[0],
                      static_cast<int32_t>(a.row_slot.shape[0]),
                      static_cast<int32_t>(a.last_token.shape[0])};

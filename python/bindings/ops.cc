@@ -86,10 +86,11 @@ void FillTokens(const Tensor& token_id, const Tensor& query_start, const Tensor&
 }
 
 void KeepTokens(const Tensor& last_token, const Tensor& token, const Tensor& sample_row,
-                const Tensor& row_slot) {
+                const Tensor& row_slot, const std::optional<Tensor>& landing) {
   Call call;
   const KeepTokensArgs args{call.View("last_token", last_token), call.View("token", token),
-                            call.View("sample_row", sample_row), call.View("row_slot", row_slot)};
+                            call.View("sample_row", sample_row), call.View("row_slot", row_slot),
+                            call.View("landing", landing)};
   call.Run(cpu::KeepTokens, OCTAVO_CUDA_OP(KeepTokens), args);
 }
 
@@ -149,7 +150,7 @@ NB_MODULE(_ops, m) {
   m.def("fill_tokens", &FillTokens, arg("token_id"), arg("query_start"), arg("row_slot"),
         arg("last_token"));
   m.def("keep_tokens", &KeepTokens, arg("last_token"), arg("token"), arg("sample_row"),
-        arg("row_slot"));
+        arg("row_slot"), arg("landing").none() = nb::none());
   m.def("silu_mul", &SiluMul, arg("out"), arg("gate_up"));
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),

@@ -104,6 +104,24 @@ TEST_CASE("CUDA gives padding a token and keeps none for a row that is not there
   CHECK(dlast.Column<int32_t>() == last);
 }
 
+TEST_CASE("CUDA tokens land where a number in memory says, all of them or none" *
+          doctest::skip(!HasDevice())) {
+  constexpr int kSamples = 700;  // of rows that are not there, too
+  std::mt19937_64 rng(5);
+  std::vector<int32_t> token = RandomColumn(rng, kSamples, 500);
+  std::vector<int32_t> row = RandomColumn(rng, kSamples, 4), line = {0, 9, -1}, last(1, 3);
+  std::vector<int32_t> landed(kSamples + 1, -7);
+  const OnDevice dtoken(token), drow(row), dline(line), dlast(last), dlanded(landed);
+  for (const bool somewhere : {false, true}) {
+    std::vector<int64_t> to = {somewhere ? reinterpret_cast<int64_t>(dlanded.view().data) : 0};
+    const OnDevice landing(to);
+    CheckDone(KeepTokens({dlast.view(), dtoken.view(), drow.view(), dline.view(), landing.view()},
+                         nullptr));
+    if (somewhere) std::copy(token.begin(), token.end(), landed.begin());
+    CHECK(dlanded.Column<int32_t>() == landed);
+  }
+}
+
 TEST_CASE("CUDA fetches the entries that a row's tokens reach and no others" *
           doctest::skip(!HasDevice())) {
   constexpr int kLines = 7, kEntries = 300, kStride = 290, kBlockSize = 16;

@@ -30,6 +30,7 @@ Status GeluTanhMul(const GatedActivationArgs& a, Stream stream);
 // is refused, because a BLAS does it as well.
 Status Linear(const LinearArgs& a, Stream stream);
 Status FillTokens(const FillTokensArgs& a, Stream stream);
+// `landing` holds an address of host memory that the device can write.
 Status KeepTokens(const KeepTokensArgs& a, Stream stream);
 Status Argmax(const ArgmaxArgs& a, Stream stream);
 // `history` and `mask` hold addresses that the device can read. Up to 2^20 tokens of vocabulary.

@@ -150,12 +150,17 @@ struct FillTokensArgs {
   TensorView last_token;   // [slots] int32
 };
 
-// last_token[row_slot[sample_row[s]]] = token[s]: what FillTokens of the next step takes.
+// last_token[row_slot[sample_row[s]]] = token[s]: what FillTokens of the next step takes. Of
+// several samples of one row one stays; a row of drafts has them, after which no token is unknown.
 struct KeepTokensArgs {
   TensorView last_token;  // [slots] int32, out
   TensorView token;       // [S] int32
-  TensorView sample_row;  // [S] int32, rows that differ
+  TensorView sample_row;  // [S] int32
   TensorView row_slot;    // [R] int32
+  // [1] int64: the address of S int32 in host memory that the backend can write, where all of
+  // `token` goes too; 0: nowhere. A number in memory, because a captured graph is launched for
+  // steps that land in different places.
+  std::optional<TensorView> landing = std::nullopt;
 };
 
 // token = the id of the largest logit, the lowest id among equals; -1 for a row that contains NaN.

@@ -85,9 +85,13 @@ def fill_tokens(token_id: Tensor, query_start: Tensor, row_slot: Tensor, last_to
     backend(token_id).fill_tokens(token_id, query_start, row_slot, last_token)
 
 
-def keep_tokens(last_token: Tensor, token: Tensor, sample_row: Tensor, row_slot: Tensor) -> None:
+def keep_tokens(
+    last_token: Tensor, token: Tensor, sample_row: Tensor, row_slot: Tensor, landing: Tensor | None = None
+) -> None:
     """``last_token[row_slot[sample_row]] = token``: what the next step's ``fill_tokens`` takes.
 
-    last_token: [slots], token and sample_row: [S], row_slot: [R], all int32.
+    last_token: [slots], token and sample_row: [S], row_slot: [R], all int32. Of several samples of a row one
+    stays. landing: [1] int64, the address of S int32 in host memory that the backend can write, where all of
+    ``token`` goes too; 0: nowhere.
     """
-    backend(token).keep_tokens(last_token, token, sample_row, row_slot)
+    backend(token).keep_tokens(last_token, token, sample_row, row_slot, landing)

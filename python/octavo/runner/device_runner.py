@@ -117,14 +117,14 @@ class DeviceRunner:
                 self._copy(plan.num_copies, columns)
             if self._encoding is not None:
                 self._encoding.run(plan, torch.from_numpy(columns["row_slot"]))
-            step = self._staging.send(self._shapes.of(plan), plan, columns)
+            step = self._staging.send(self._shapes.of(plan), plan, columns, landing.address)
             logprobs: Tensors | None = None
             scores: Scores | None = None
             if plan.max_logprobs < 0 and not plan.num_scores:
                 self._run(step.shape)
             else:
                 logprobs, scores = self._compute_scored(step, plan, columns)
-            landing.send(self._token, plan.num_samples)
+            landing.note_end()
         return LaunchedStep(landing, plan.num_samples, logprobs, scores)
 
     def _with_graphs(self) -> Any:
@@ -172,7 +172,8 @@ class DeviceRunner:
         else:
             staging = self._staging
             ops.sample(token, logits, *step.sampling(staging.bias_token, staging.bias_value))
-        ops.keep_tokens(self._last_token, token, step.columns["sample_row"], step.columns["row_slot"])
+        rows, slots = step.columns["sample_row"], step.columns["row_slot"]
+        ops.keep_tokens(self._last_token, token, rows, slots, step.columns["landing"])
 
     def _compute_scored(
         self, step: DeviceStep, plan: StepPlan, columns: Mapping[str, npt.NDArray[Any]]

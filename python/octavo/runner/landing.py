@@ -16,18 +16,18 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class Landing:
-    """Where the tokens of a host slot's step arrive, and when."""
+    """Where the tokens of a host slot's step arrive, and when. The step itself writes them to `address`."""
 
     def __init__(self, device: torch.device, rows: int) -> None:
         cuda = device.type == "cuda"
         self._memory = torch.zeros(rows, dtype=torch.int32, pin_memory=cuda)
+        self.address: int = self._memory.data_ptr()
         self.tokens: npt.NDArray[np.int32] = self._memory.numpy()
         runtime: Any = torch.cuda
         self._event: Event | None = runtime.Event() if cuda else None
 
-    def send(self, token: torch.Tensor, count: int) -> None:
-        """Ask for the first tokens of a step, and note its end."""
-        self._memory[:count].copy_(token[:count], non_blocking=True)
+    def note_end(self) -> None:
+        """What was launched last is the step that lands here."""
         if self._event is not None:
             self._event.record()
 

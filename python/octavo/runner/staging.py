@@ -59,6 +59,7 @@ def columns_of(shape: StepShape, *, encoded: bool = False) -> list[_Spec]:
         ("seq_len", np.int32, rows + 1),
         ("sample_token", np.int32, samples),
         ("sample_row", np.int32, samples),
+        ("landing", np.int64, 1),
     ]
     if encoded:
         specs.append(("cross_len", np.int32, rows + 1))
@@ -130,10 +131,16 @@ class Staging:
         """Where a shape's columns lie on the device."""
         return self._layout(shape).step
 
-    def send(self, shape: StepShape, plan: StepPlan, columns: Mapping[str, _Array]) -> DeviceStep:
-        """Pack, pad and upload a step. The device must have read what its host slot held before."""
+    def send(
+        self, shape: StepShape, plan: StepPlan, columns: Mapping[str, _Array], landing: int
+    ) -> DeviceStep:
+        """Pack, pad and upload a step whose tokens go to the address `landing`.
+
+        The device must have read what its host slot held before.
+        """
         layout, slot = self._layout(shape), plan.slot
         _pack(layout.host[slot], plan, columns, self._spare_slot)
+        layout.host[slot]["landing"][0] = landing
         if self._encoded:
             _pack_encoded(layout.host[slot], plan, columns, self._spare_slot)
         if not shape.greedy:

@@ -58,6 +58,17 @@ def test_a_sampled_token_is_kept_under_its_rows_slot() -> None:
     assert last_token.tolist() == [9, 51, -1, 53]
 
 
+def test_sampled_tokens_land_where_a_number_in_memory_says() -> None:
+    landed, last_token = column(7, 7, 7), column(50, 51)
+    for address, want in ((0, [7, 7, 7]), (landed.data_ptr(), [9, -1, 7])):
+        landing = torch.tensor([address])
+        ops.keep_tokens(last_token, column(9, -1), column(0, 0), column(1), landing)
+        assert landed.tolist() == want
+    assert last_token[0] == 50 and last_token[1] in (9, -1)
+    with pytest.raises(ValueError, match="keep_tokens: landing"):
+        ops.keep_tokens(last_token, column(9), column(0), column(1), column(0))
+
+
 def test_token_ops_refuse_a_slot_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"fill_tokens: row_slot\[0\] is 4, need 0 to 3"):
         ops.fill_tokens(column(-1), column(0, 1), column(4), column(0, 0, 0, 0))

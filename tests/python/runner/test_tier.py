@@ -84,24 +84,36 @@ def test_an_engine_that_has_nothing_but_loads_waits_for_them(tiny_folder: Any) -
     assert engine.core.host_tier_stats()["loaded_blocks"] > 0
 
 
-class Unordered(TierCopier):
-    """Forgets an order that it should keep."""
-
+class NoStepWaits(TierCopier):
     def begin(self, batch: int) -> None:
-        held, self._queues.hold_steps = self._queues.hold_steps, lambda mark: None  # type: ignore[method-assign]
+        asked, self._asked = self._asked, [queue for queue in self._asked if queue is not self._out]
         super().begin(batch)
-        self._queues.hold_steps = held  # type: ignore[method-assign]
+        self._batches[-1][1].extend(queue.mark() for queue in asked if queue is self._out)
 
 
-def test_a_step_that_does_not_wait_for_what_it_overwrites_is_found_out(
-    tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
+class NothingComesAfterWhatLeaves(TierCopier):
+    def into(self, runs: Any) -> None:
+        self._copy(self._into, runs, to_pool=True)
+
+
+class EndsTooSoon(TierCopier):
+    def ended(self) -> int:
+        return self._batches[-1][0] if self._batches else self._ended
+
+
+@pytest.mark.parametrize("wrong", [NoStepWaits, NothingComesAfterWhatLeaves, EndsTooSoon])
+def test_an_order_that_is_not_kept_is_found_out(
+    tiny_folder: Any, monkeypatch: pytest.MonkeyPatch, wrong: type[TierCopier]
 ) -> None:
-    """What these tests rest on: the late device shows a missing order."""
+    """What these tests rest on: the late device shows what waits too little."""
+    name, found = "mistral-window", False
     prompts, params = work(31)
-    expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner), prompts, params))
-    monkeypatch.setattr("octavo.runner.device_runner.TierCopier", Unordered)
-    engine = late_engine(tiny_folder("llama"), LateDevice(5, hurry=0.0), **TIGHT)
-    assert any(tokens(run(engine, prompts, params)) != expected for _ in range(3))
+    expected = tokens(run(engine_of(tiny_folder(name), ModelRunner), prompts, params))
+    monkeypatch.setattr("octavo.runner.device_runner.TierCopier", wrong)
+    for hurry in (0.0, 0.3):
+        engine = late_engine(tiny_folder(name), LateDevice(5, hurry=hurry), **TIGHT)
+        found |= any(tokens(run(engine, prompts, params)) != expected for _ in range(3))
+    assert found
 
 
 def test_what_a_copier_raises_at_the_end_is_no_matter(tiny_folder: Any) -> None:
