@@ -1,4 +1,5 @@
-// silu_mul and gelu_tanh_mul: out = act(gate) * up, gate_up = [gate | up].
+// silu_mul and gelu_tanh_mul: out = act(gate) * up, gate_up = [gate | up]; clamped_swiglu: the same
+// with both clamped and one added to up.
 //
 // Shapes: out [N, I], gate_up [N, 2I]. Grid: a thread for each 16 bytes of out (one element where
 // rows are not aligned). Bound by bytes: 3 * N * I elements. Sources: Shazeer, 2020; Hendrycks and
@@ -8,7 +9,7 @@
 #include "common/launch.h"
 #include "common/ptx.cuh"
 #include "common/rows.h"
-#include "octavo/cuda_ops.h"
+#include "octavo/cuda_layers.h"
 
 namespace octavo::cuda {
 namespace {
@@ -23,16 +24,28 @@ struct GateParams {
   int64_t units;  // of all rows
   int32_t row_units;
   int32_t n;
+  float alpha, limit;  // of clamped_swiglu
 };
 
 struct Silu {
-  __device__ static float Of(float x) { return x / (1.0f + expf(-x)); }
+  __device__ static float Of(const GateParams&, float gate, float up) {
+    return gate / (1.0f + expf(-gate)) * up;
+  }
 };
 
 struct GeluTanh {
-  __device__ static float Of(float x) {
+  __device__ static float Of(const GateParams&, float x, float up) {
     constexpr float kSqrt2OverPi = 0.7978845608028654f, kCubic = 0.044715f;
-    return 0.5f * x * (1.0f + tanhf(kSqrt2OverPi * (x + kCubic * x * x * x)));
+    return 0.5f * x * (1.0f + tanhf(kSqrt2OverPi * (x + kCubic * x * x * x))) * up;
+  }
+};
+
+struct Clamped {
+  // Comparisons, not fminf: a NaN stays one.
+  __device__ static float Of(const GateParams& p, float gate, float up) {
+    const float g = gate > p.limit ? p.limit : gate;
+    const float high = up > p.limit ? p.limit : up, u = high < -p.limit ? -p.limit : high;
+    return (u + 1.0f) * (g / (expf(g * -p.alpha) + 1.0f));
   }
 };
 
@@ -52,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) GateKernel(const __grid_constant__ G
   LoadElements<T, kWidth>(gate, g);
   LoadElements<T, kWidth>(gate + p.n, u);
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) g[i] = Act::Of(g[i]) * u[i];
+  for (int i = 0; i < kWidth; ++i) g[i] = Act::Of(p, g[i], u[i]);
   StoreElements<T, kWidth>(reinterpret_cast<T*>(p.out + row * p.out_stride) + at, g);
 }
 
@@ -71,25 +84,33 @@ Status LaunchGate(GateParams p, int64_t rows, bool wide, cudaStream_t stream) {
 }
 
 template <class Act>
+Status Gated(const TensorView& out, const TensorView& gate_up, float alpha, float limit,
+             cudaStream_t stream) {
+  if (out.num_elements() == 0) return Status::Ok();
+  if (out.shape[1] > INT32_MAX) return InvalidOp("gated activation", "out has 2^31 columns");
+  GateParams p{};
+  p.gate_up = gate_up.ptr<char>();
+  p.out = out.ptr<char>();
+  p.gate_up_stride = StridesOf(gate_up).token;
+  p.out_stride = StridesOf(out).token;
+  p.n = static_cast<int32_t>(out.shape[1]);
+  p.alpha = alpha;
+  p.limit = limit;
+  const bool wide = WideRows(out, p.n) && WideRows(gate_up, p.n);
+  switch (out.dtype) {
+    case DType::kF32:
+      return LaunchGate<float, Act>(p, out.shape[0], wide, stream);
+    case DType::kF16:
+      return LaunchGate<__half, Act>(p, out.shape[0], wide, stream);
+    default:
+      return LaunchGate<__nv_bfloat16, Act>(p, out.shape[0], wide, stream);
+  }
+}
+
+template <class Act>
 Status Gated(const GatedActivationArgs& a, cudaStream_t stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
-  if (a.out.num_elements() == 0) return Status::Ok();
-  if (a.out.shape[1] > INT32_MAX) return InvalidOp("gated activation", "out has 2^31 columns");
-  GateParams p{};
-  p.gate_up = a.gate_up.ptr<char>();
-  p.out = a.out.ptr<char>();
-  p.gate_up_stride = StridesOf(a.gate_up).token;
-  p.out_stride = StridesOf(a.out).token;
-  p.n = static_cast<int32_t>(a.out.shape[1]);
-  const bool wide = WideRows(a.out, p.n) && WideRows(a.gate_up, p.n);
-  switch (a.out.dtype) {
-    case DType::kF32:
-      return LaunchGate<float, Act>(p, a.out.shape[0], wide, stream);
-    case DType::kF16:
-      return LaunchGate<__half, Act>(p, a.out.shape[0], wide, stream);
-    default:
-      return LaunchGate<__nv_bfloat16, Act>(p, a.out.shape[0], wide, stream);
-  }
+  return Gated<Act>(a.out, a.gate_up, 0.0f, 0.0f, stream);
 }
 
 }  // namespace
@@ -98,6 +119,11 @@ Status SiluMul(const GatedActivationArgs& a, Stream stream) { return Gated<Silu>
 
 Status GeluTanhMul(const GatedActivationArgs& a, Stream stream) {
   return Gated<GeluTanh>(a, stream);
+}
+
+Status ClampedSwiglu(const ClampedSwigluArgs& a, Stream stream) {
+  OCTAVO_RETURN_IF_ERROR(Validate(a));
+  return Gated<Clamped>(a.out, a.gate_up, a.alpha, a.limit, stream);
 }
 
 }  // namespace octavo::cuda

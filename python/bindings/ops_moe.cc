@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/optional.h>
 
+#include "octavo/cuda_layers.h"
 #include "ops_views.h"
 
 namespace octavo::bindings {
@@ -22,14 +23,14 @@ void MoeRoute(const Tensor& ids, const Tensor& weights, const Tensor& logits, bo
                           top_groups,
                           group_best,
                           scale};
-  call.Run(cpu::MoeRoute, nullptr, args);
+  call.Run(cpu::MoeRoute, OCTAVO_CUDA_OP(MoeRoute), args);
 }
 
 void MoeGroup(const Tensor& place, const Tensor& token, const Tensor& start, const Tensor& ids) {
   Call call;
   const MoeGroupArgs args{call.View("place", place), call.View("token", token),
                           call.View("start", start), call.View("ids", ids)};
-  call.Run(cpu::MoeGroup, nullptr, args);
+  call.Run(cpu::MoeGroup, OCTAVO_CUDA_OP(MoeGroup), args);
 }
 
 void GroupedLinear(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& start,
@@ -38,20 +39,20 @@ void GroupedLinear(const Tensor& out, const Tensor& x, const Tensor& weight, con
   const GroupedLinearArgs args{call.View("out", out), call.View("x", x),
                                call.View("weight", weight), call.View("start", start),
                                call.View("bias", bias)};
-  call.Run(cpu::GroupedLinear, nullptr, args);
+  call.Run(cpu::GroupedLinear, OCTAVO_CUDA_OP(GroupedLinear), args);
 }
 
 void MoeCombine(const Tensor& out, const Tensor& rows, const Tensor& place, const Tensor& weights) {
   Call call;
   const MoeCombineArgs args{call.View("out", out), call.View("rows", rows),
                             call.View("place", place), call.View("weights", weights)};
-  call.Run(cpu::MoeCombine, nullptr, args);
+  call.Run(cpu::MoeCombine, OCTAVO_CUDA_OP(MoeCombine), args);
 }
 
 void ClampedSwiglu(const Tensor& out, const Tensor& gate_up, float alpha, float limit) {
   Call call;
   const ClampedSwigluArgs args{call.View("out", out), call.View("gate_up", gate_up), alpha, limit};
-  call.Run(cpu::ClampedSwiglu, nullptr, args);
+  call.Run(cpu::ClampedSwiglu, OCTAVO_CUDA_OP(ClampedSwiglu), args);
 }
 
 }  // namespace
