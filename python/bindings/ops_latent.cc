@@ -1,6 +1,7 @@
 // The ops of multi-head latent attention of octavo._ops.
 #include "octavo/ops_latent.h"
 
+#include "octavo/cuda_layers.h"
 #include "ops_views.h"
 
 namespace octavo::bindings {
@@ -11,7 +12,7 @@ void LatentCacheWrite(const Tensor& latent, const Tensor& rope, const Tensor& ca
   Call call;
   const LatentCacheWriteArgs args{call.View("latent", latent), call.View("rope", rope),
                                   call.View("cache", cache), call.View("slot", slot)};
-  call.Run(cpu::LatentCacheWrite, nullptr, args);
+  call.Run(cpu::LatentCacheWrite, OCTAVO_CUDA_OP(LatentCacheWrite), args);
 }
 
 void LatentAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
@@ -23,7 +24,7 @@ void LatentAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
       call.View("cache", cache),       call.View("block_table", block_table),
       call.View("row_slot", row_slot), call.View("query_start", query_start),
       call.View("seq_len", seq_len),   scale};
-  call.Run(cpu::LatentAttention, nullptr, args);
+  call.Run(cpu::LatentAttention, OCTAVO_CUDA_OP(LatentAttention), args);
 }
 
 }  // namespace
