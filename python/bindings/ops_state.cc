@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/optional.h>
 
+#include "octavo/cuda_layers.h"
 #include "ops_views.h"
 
 namespace octavo::bindings {
@@ -19,7 +20,7 @@ void StateMapping(const Tensor& source, const Tensor& target, const Tensor& quer
                               call.View("seq_len", seq_len),
                               call.View("block_table", block_table),
                               block_size};
-  call.Run(cpu::StateMapping, nullptr, args);
+  call.Run(cpu::StateMapping, OCTAVO_CUDA_OP(StateMapping), args);
 }
 
 void CausalConv1d(const Tensor& out, const Tensor& x, const Tensor& weight,
@@ -35,7 +36,7 @@ void CausalConv1d(const Tensor& out, const Tensor& x, const Tensor& weight,
   args.query_start = call.View("query_start", query_start);
   args.source = call.View("source", source);
   args.target = call.View("target", target);
-  call.Run(cpu::CausalConv1d, nullptr, args);
+  call.Run(cpu::CausalConv1d, OCTAVO_CUDA_OP(CausalConv1d), args);
 }
 
 void SsmScan(const Tensor& out, const Tensor& x, const Tensor& dt, const Tensor& b, const Tensor& c,
@@ -54,7 +55,7 @@ void SsmScan(const Tensor& out, const Tensor& x, const Tensor& dt, const Tensor&
                          call.View("query_start", query_start),
                          call.View("source", source),
                          call.View("target", target)};
-  call.Run(cpu::SsmScan, nullptr, args);
+  call.Run(cpu::SsmScan, OCTAVO_CUDA_OP(SsmScan), args);
 }
 
 void GatedRmsNorm(const Tensor& out, const Tensor& x, const Tensor& gate, const Tensor& weight,
@@ -66,7 +67,7 @@ void GatedRmsNorm(const Tensor& out, const Tensor& x, const Tensor& gate, const 
                               call.View("weight", weight),
                               groups,
                               eps};
-  call.Run(cpu::GatedRmsNorm, nullptr, args);
+  call.Run(cpu::GatedRmsNorm, OCTAVO_CUDA_OP(GatedRmsNorm), args);
 }
 
 }  // namespace
