@@ -36,6 +36,12 @@ bool FitsTensorCores(const PagedAttentionArgs& a) {
          a.row_slot.shape[0] <= kMaxPlanRows && Aligned(a.q) && Aligned(a.out) && Aligned(a.cache);
 }
 
+// The window as FirstSeen takes it.
+int32_t WindowOf(const PagedAttentionArgs& a) {
+  if (a.window >= kNoWindow) return 0;
+  return static_cast<int32_t>(a.chunked ? -a.window : a.window);
+}
+
 LayerParams MakeLayer(const PagedAttentionArgs& a) {
   const int64_t size = DTypeSize(a.q.dtype);
   LayerParams p{};
@@ -55,7 +61,7 @@ LayerParams MakeLayer(const PagedAttentionArgs& a) {
   p.sinks = a.sinks.has_value() ? a.sinks->ptr<float>() : nullptr;
   p.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
   p.group = static_cast<int32_t>(a.q.shape[1] / a.cache.shape[2]);
-  p.window = a.window >= kNoWindow ? 0 : static_cast<int32_t>(a.window);
+  p.window = WindowOf(a);
   p.scale_log2 = a.scale * kLog2E;
   if (a.soft_cap != 0.0f) {
     p.cap_log2 = a.soft_cap * kLog2E;
@@ -70,7 +76,7 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
   s.rows = static_cast<int32_t>(a.row_slot.shape[0]);
   s.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
   s.group = static_cast<int32_t>(a.q.shape[1] / a.cache.shape[2]);
-  s.window = a.window >= kNoWindow ? 0 : a.window;
+  s.window = WindowOf(a);
   s.decode_queries = static_cast<int32_t>(options.decode_queries);
   s.columns = call.choice.columns();
   s.ctas = Min(DecodeCtas(call.choice, call.facts) * call.facts.multiprocessors, kMaxCtas);
@@ -109,9 +115,6 @@ Status PickPrefill(const PagedAttentionArgs& a, PrefillKernel kernel, AttentionC
 
 Status CheckOptions(const PagedAttentionArgs& a, const AttentionOptions& o) {
   const auto text = [](int64_t v) { return std::to_string(v); };
-  if (a.chunked) {
-    return InvalidOp(kOp, "chunked is set, need a sliding window: chunks run on the CPU only");
-  }
   if (o.max_queries < 0) {
     return InvalidOp(kOp, "max_queries is " + text(o.max_queries) + ", need 0 (unknown) or more");
   }

@@ -105,7 +105,7 @@ __global__ __launch_bounds__(kGenericWarps* kWarpSize) void GenericKernel(
   const int queries = p.query_start[row + 1] - p.query_start[row], length = p.seq_len[row];
   if (length < queries) return;
   const int position = length - queries + token - p.query_start[row];
-  const int first = p.layer.window == 0 ? 0 : Max(0, position - p.layer.window + 1);
+  const int first = FirstSeen(position, p.layer.window);
   const int32_t* const line = p.layer.table + p.row_slot[row] * p.layer.table_stride;
   const char* const cache = p.layer.cache + head / p.layer.group * p.layer.head_stride;
   float q[kLaneDims];

@@ -25,7 +25,7 @@ struct LayerParams {
   const float* sinks;  // [Hq] or null
   int32_t kv_heads;
   int32_t group;   // query heads of a KV head
-  int32_t window;  // 0: none
+  int32_t window;  // as FirstSeen takes it
   // A score s (the bare product of q and k) counts 2^x: x = s * scale_log2, or with a soft cap
   // x = cap_log2 * tanh(s * cap_scale).
   float scale_log2;

@@ -234,8 +234,7 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
     tile.tokens = Min(queries - skip, s.prefill_tokens);
     tile.length = m.length[row];
     tile.position = tile.length - queries + skip;
-    int64_t keys = tile.position + tile.tokens;
-    if (s.window > 0) keys = Min<int64_t>(keys, s.window + tile.tokens);
+    const int64_t keys = tile.position + tile.tokens - FirstSeen(tile.position, s.window);
     const int lowest = s.prefill_classes - 1;
     *bucket = lowest - static_cast<int>(keys * lowest / longest);
     return tile;

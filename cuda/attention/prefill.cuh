@@ -31,7 +31,7 @@ __device__ __forceinline__ void DrawTicket(const PrefillParams& p, int item, Tic
   const int index = item / p.layer.kv_heads, window = p.layer.window;
   PrefillTile tile = p.tiles[index];
   tile.kv_head = item - index * p.layer.kv_heads;
-  tile.first_keys = window == 0 ? 0 : Max(0, tile.position - window + 1) / S::kKeys;
+  tile.first_keys = FirstSeen(tile.position, window) / S::kKeys;
   tile.last_keys = (tile.position + tile.tokens - 1) / S::kKeys;
   ticket->tile = tile;
   ticket->next = gridDim.x + atomicAdd(&p.prefill[kPrefillTicket], 1);

@@ -73,21 +73,22 @@ __device__ __forceinline__ void SoftCap(const LayerParams& p,
 template <class S>
 __device__ __forceinline__ void MaskScores(const PrefillParams& p, const PrefillTile& tile, int key,
                                            float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
-  const int thread = ThreadAfresh();
+  const int thread = ThreadAfresh(), first = FirstSeen(tile.position, p.layer.window);
 #pragma unroll
   for (int m = 0; m < S::kRowTiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       // Keys are counted from this lane's first one, so that each test is against a constant.
       const int from = key + 2 * (thread % 4);
-      const int high = tile.position + TokenOfRow(p, RowOf<S>(thread, m, h)) - from;
-      const int low = p.layer.window == 0 ? INT32_MIN : high - p.layer.window;
+      const int position = tile.position + TokenOfRow(p, RowOf<S>(thread, m, h));
+      const int high = position - from;
+      const int low = FirstSeenAfter(first, position, p.layer.window) - from;
 #pragma unroll
       for (int n = 0; n < S::kKeys / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int at = 8 * n + i;
-          if (at > high || at <= low) s[m][n][2 * h + i] = -INFINITY;
+          if (at > high || at < low) s[m][n][2 * h + i] = -INFINITY;
         }
       }
     }

@@ -47,8 +47,8 @@ OCTAVO_HOST_DEVICE int64_t Quotient(int64_t a, int32_t b) {
 struct PlanShape {
   int32_t rows = 0;
   int32_t kv_heads = 0;
-  int32_t group = 0;  // query heads of a KV head
-  int64_t window = 0;
+  int32_t group = 0;   // query heads of a KV head
+  int32_t window = 0;  // as FirstSeen takes it
   int32_t decode_queries = 1;
   int32_t columns = 0;  // packed queries of an item
   int32_t ctas = 0;
@@ -117,10 +117,26 @@ struct RowWork {
   }
 };
 
+// The first key that a query at `position` sees. A window of 0 is none, w > 0 the w keys up to the
+// query's own, and -w the keys from the start of the chunk of w that it stands in. It never falls
+// as the position rises, so the first of several queries decides which keys are read.
+OCTAVO_HOST_DEVICE int32_t FirstSeen(int32_t position, int32_t window) {
+  if (window == 0) return 0;
+  if (window < 0) return position - position % -window;
+  return Max(0, position - window + 1);
+}
+
+// The same where `earlier` is what the query at a position a little before this one sees first: a
+// kernel short of registers does not divide.
+OCTAVO_HOST_DEVICE int32_t FirstSeenAfter(int32_t earlier, int32_t position, int32_t window) {
+  if (window >= 0) return window == 0 ? 0 : position - window + 1;
+  while (position - earlier >= -window) earlier -= window;
+  return earlier;
+}
+
 // The first key that any query of a row sees.
-OCTAVO_HOST_DEVICE int64_t FirstKey(int32_t queries, int32_t length, int64_t window) {
-  if (window <= 0) return 0;
-  return Max<int64_t>(0, int64_t{length} - queries - window + 1);
+OCTAVO_HOST_DEVICE int32_t FirstKey(int32_t queries, int32_t length, int32_t window) {
+  return FirstSeen(length - queries, window);
 }
 
 OCTAVO_HOST_DEVICE RowWork PlanRow(const PlanShape& s, int32_t queries, int32_t length) {
@@ -130,7 +146,7 @@ OCTAVO_HOST_DEVICE RowWork PlanRow(const PlanShape& s, int32_t queries, int32_t 
     if (s.prefill_tokens > 0) r.prefill_tiles = CeilDiv(queries, s.prefill_tokens);
     return r;
   }
-  r.first_tile = static_cast<int32_t>(FirstKey(queries, length, s.window) / kTileTokens);
+  r.first_tile = FirstKey(queries, length, s.window) / kTileTokens;
   r.tiles = CeilDiv(length, kTileTokens) - r.first_tile;
   r.items = s.kv_heads * CeilDiv(queries * s.group, s.columns);
   r.split_tiles = r.tiles;
@@ -183,15 +199,15 @@ OCTAVO_HOST_DEVICE Cut CutRow(const PlanShape& s, const RowWork& r, int64_t posi
   return {unit, tile};
 }
 
-// A mask says which keys a query sees: p with position - window < p <= position.
+// A mask says which keys a query sees: from the first one up to its own.
 OCTAVO_HOST_DEVICE bool Sees(int32_t position, int32_t key, int32_t window) {
-  return key <= position && (window == 0 || key > position - window);
+  return key <= position && key >= FirstSeen(position, window);
 }
 
 // Whether some query at a position in [first, last] does not see some key in [key, key + count).
 OCTAVO_HOST_DEVICE bool NeedsMask(int32_t first, int32_t last, int32_t key, int32_t count,
                                   int32_t window) {
-  return key + count - 1 > first || (window != 0 && key <= last - window);
+  return key + count - 1 > first || key < FirstSeen(last, window);
 }
 
 // The smallest i in [0, n) whose successor's value is larger than `wanted`, where values[0] <=

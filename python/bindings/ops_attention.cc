@@ -71,9 +71,10 @@ int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, in
 void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_table,
                    const Tensor& row_slot, const Tensor& query_start, const Tensor& seq_len,
                    int64_t tokens, int64_t heads, int64_t window, int64_t max_queries,
-                   int64_t decode_queries, bool fixed_split) {
+                   int64_t decode_queries, bool fixed_split, bool chunked) {
   Call call;
   PagedAttentionArgs a = ShapesOf(call.View("cache", cache), tokens, heads, window);
+  a.chunked = chunked;
   a.block_table = call.View("block_table", block_table);
   a.row_slot = call.View("row_slot", row_slot);
   a.query_start = call.View("query_start", query_start);
@@ -133,7 +134,7 @@ void BindAttention(nb::module_& m) {
   m.def("plan_attention", &PlanAttention, arg("plan"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("tokens"), nb::arg("heads"),
         nb::arg("window") = 0, nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false);
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false);
   m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),

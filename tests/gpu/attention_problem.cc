@@ -113,6 +113,7 @@ PagedAttentionArgs Instance::Args(TensorView q_view, TensorView out_view, Tensor
   a.seq_len = cpu::Column(self->seq_len);
   a.scale = 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
   a.window = problem.window;
+  a.chunked = problem.chunked;
   a.soft_cap = problem.soft_cap;
   if (problem.sinks) a.sinks = cpu::Column(self->sinks, DType::kF32);
   if (device == nullptr) return a;
@@ -173,7 +174,8 @@ std::vector<double> Instance::Answer() const {
       const std::vector<double> k = Gather(r, h / p.group, 0), v = Gather(r, h / p.group, 1);
       for (int32_t t = query_start[r]; t < query_start[r + 1]; ++t) {
         const int64_t position = p.rows[r].length - query_start[r + 1] + t;
-        const int64_t first = p.window > 0 ? std::max<int64_t>(0, position - p.window + 1) : 0;
+        int64_t first = p.window > 0 ? std::max<int64_t>(0, position - p.window + 1) : 0;
+        if (p.chunked) first = position / p.window * p.window;
         std::vector<double> s, x;
         for (size_t d = 0; d < dim; ++d) x.push_back(q.Get(q.Offset({t, h, 0}) + int64_t(d)));
         for (int64_t j = first; j <= position; ++j) {

@@ -38,6 +38,7 @@ struct Problem {
   int64_t block_size = 16;
   std::vector<Row> rows;
   int64_t window = 0;
+  bool chunked = false;
   float soft_cap = 0.0f;
   bool sinks = false;
   int64_t gap = 0;           // elements between rows of q and out

@@ -28,6 +28,7 @@ void CheckAll(const std::vector<Problem>& problems) {
     CAPTURE(p.group);
     CAPTURE(p.block_size);
     CAPTURE(p.window);
+    CAPTURE(p.chunked);
     CAPTURE(p.soft_cap);
     CAPTURE(p.sinks);
     CAPTURE(p.seed);
@@ -61,6 +62,7 @@ Problem RandomProblem(uint64_t seed) {
   p.soft_cap = OneOf(rng, {0.0f, 0.0f, 2.0f, 50.0f});
   p.sinks = rng() % 3 == 0;
   p.gap = OneOf<int64_t>(rng, {0, 8, 64});
+  p.chunked = p.window > 0 && rng() % 3 == 0;
   return p;
 }
 

@@ -21,12 +21,12 @@ def on_device(step: Step) -> Step:
     return step
 
 
-def plan_for(step: Step, window: int, **options: int) -> ops.AttentionPlan:
+def plan_for(step: Step, window: int, chunked: bool = False, **options: int) -> ops.AttentionPlan:
     tokens, heads = step.q.shape[:2]
     rows = (step.table, step.row_slot, step.query_start, step.seq_len)
     count = ops.attention_plan_bytes(step.cache, tokens, len(step.row_slot), heads, window, **options)
     plan = ops.AttentionPlan(memory=torch.empty(count, dtype=torch.uint8, device="cuda"), **options)
-    ops.plan_attention(plan, step.cache, *rows, tokens, heads, window)
+    ops.plan_attention(plan, step.cache, *rows, tokens, heads, window, chunked)
     return plan
 
 
@@ -47,16 +47,17 @@ ROWS = [
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 40])
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize(("window", "chunked"), [(0, False), (40, False), (40, True)])
 def test_attention_is_the_cpus(
-    dtype: torch.dtype, head_dim: int, rows: list[tuple[int, int]], window: int
+    dtype: torch.dtype, head_dim: int, rows: list[tuple[int, int]], window: int, chunked: bool
 ) -> None:
     step = Step(rows, heads=8, kv_heads=2, head_dim=head_dim, dtype=dtype)
     want = torch.full_like(step.q, torch.nan)
-    step.attend(want, head_dim**-0.5, window=window)
+    mask: dict[str, object] = {"window": window, "chunked": chunked}
+    step.attend(want, head_dim**-0.5, **mask)
     step = on_device(step)
-    plan = plan_for(step, window)
-    planned, plain = attend(step, plan, window=window), attend(step, None, window=window)
+    plan = plan_for(step, window, chunked)
+    planned, plain = attend(step, plan, **mask), attend(step, None, **mask)
     close(planned.cpu(), want.double())
     close(plain.cpu(), want.double())
 

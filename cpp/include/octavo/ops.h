@@ -111,7 +111,7 @@ struct PagedAttentionArgs {
   int64_t window = 0;
   float soft_cap = 0.0f;
   std::optional<TensorView> sinks = std::nullopt;  // [Hq] float32
-  bool chunked = false;                            // CPU only
+  bool chunked = false;
 };
 
 // The first key that a query at `position` sees.

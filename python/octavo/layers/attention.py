@@ -57,9 +57,9 @@ class AttentionPlans:
         self._tokens = tokens
         self._rows = rows
         self._decode_queries = decode_queries
-        self._plans: dict[tuple[int, int], ops.AttentionPlan] = {}  # by window and most queries
-        self._memory: dict[int, torch.Tensor] = {}  # by window
-        self._made: set[int] = set()
+        self._plans: dict[tuple[int, bool, int], ops.AttentionPlan] = {}  # by window and most queries
+        self._memory: dict[tuple[int, bool], torch.Tensor] = {}  # by window
+        self._made: set[tuple[int, bool]] = set()
         self._most_queries = 0
 
     def begin(self, most_queries: int) -> None:
@@ -68,23 +68,30 @@ class AttentionPlans:
         self._most_queries = most_queries
 
     def of(
-        self, ctx: AttentionContext, q: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, window: int
+        self,
+        ctx: AttentionContext,
+        q: torch.Tensor,
+        cache: torch.Tensor,
+        table: torch.Tensor,
+        window: int,
+        chunked: bool = False,
     ) -> ops.AttentionPlan:
-        """The plan of a window, written unless it is."""
-        key, heads = (window, self._most_queries), q.shape[1]
+        """The plan of a window, or of chunks, written unless it is."""
+        mask, heads = (window, chunked), q.shape[1]
+        key = (*mask, self._most_queries)
         plan = self._plans.get(key)
         if plan is None:
-            memory = self._memory.get(window)
+            memory = self._memory.get(mask)
             if memory is None:
                 size = self._bytes(cache, heads, window)
-                memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
+                memory = self._memory[mask] = torch.empty(size, dtype=torch.uint8, device=q.device)
             plan = self._plans[key] = ops.AttentionPlan(
                 memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
             )
-        if window not in self._made:
-            self._made.add(window)
+        if mask not in self._made:
+            self._made.add(mask)
             rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
-            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window)
+            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window, chunked)
         return plan
 
     def _bytes(self, cache: torch.Tensor, heads: int, window: int) -> int:
@@ -174,7 +181,7 @@ class AttentionContext:
             slots = self.slots[group]
             ops.norm_rope_cache(q, k, v, position, cos_sin, cache, slots, q_norm, k_norm, eps, offset)
         out, table = torch.empty(q.shape, dtype=q.dtype, device=q.device), self.block_tables[group]
-        plan = None if self.plans is None else self.plans.of(self, q, cache, table, window)
+        plan = None if self.plans is None else self.plans.of(self, q, cache, table, window, chunked)
         ops.paged_attention(
             out,
             q,

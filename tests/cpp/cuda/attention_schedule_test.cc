@@ -130,7 +130,7 @@ TEST_CASE("every tile of random rows is in one segment, and slots do not clash")
     s.group = 1 + static_cast<int32_t>(rng() % 20);
     s.columns = rng() % 2 == 0 ? 8 : 16;
     s.decode_queries = 1 + static_cast<int32_t>(rng() % 4);
-    s.window = rng() % 3 == 0 ? static_cast<int64_t>(rng() % 500) : 0;
+    s.window = rng() % 3 == 0 ? static_cast<int32_t>(rng() % 999) - 499 : 0;
     s.fixed_split = rng() % 3 == 0 ? 1 : 0;
     s.prefill_tokens = 32;
     Rows rows;
@@ -187,12 +187,12 @@ TEST_CASE("fixed splits depend on the row alone") {
   CHECK(PlanRow(s, 1, 1 << 20).splits == kMaxFixedSplits);
 }
 
-TEST_CASE("a window leaves out the tiles that no query sees") {
+TEST_CASE("a window or a chunk leaves out the tiles that no query sees") {
   PlanShape s = Shape(132, 8);
   s.decode_queries = 4;
   for (const int32_t length : {1, 20, 500, 4096}) {
     for (const int32_t queries : {1, 3}) {
-      for (const int64_t window : {1, 16, 17, 100, 5000}) {
+      for (const int32_t window : {1, 16, 17, 100, 5000, -1, -16, -17, -100, -5000}) {
         if (queries > length) continue;
         s.window = window;
         const RowWork r = PlanRow(s, queries, length);
@@ -200,7 +200,7 @@ TEST_CASE("a window leaves out the tiles that no query sees") {
           bool seen = false;
           for (int32_t q = length - queries; q < length; ++q) {
             for (int32_t k = t * kTileTokens; k < (t + 1) * kTileTokens; ++k) {
-              seen = seen || Sees(q, k, static_cast<int32_t>(window));
+              seen = seen || Sees(q, k, window);
             }
           }
           CHECK(seen == (t >= r.first_tile && t < r.first_tile + r.tiles));
@@ -210,8 +210,20 @@ TEST_CASE("a window leaves out the tiles that no query sees") {
   }
 }
 
+TEST_CASE("a query sees what its window or its chunk holds up to itself") {
+  CHECK(FirstSeen(0, 0) == 0);
+  CHECK(FirstSeen(70, 0) == 0);
+  CHECK(FirstSeen(3, 4) == 0);
+  CHECK(FirstSeen(4, 4) == 1);
+  CHECK(FirstSeen(7, -8) == 0);
+  CHECK(FirstSeen(8, -8) == 8);
+  CHECK(FirstSeen(23, -8) == 16);
+  CHECK_FALSE(Sees(8, 7, -8));
+  CHECK(Sees(8, 8, -8));
+}
+
 TEST_CASE("tiles without a mask are those that every query sees whole") {
-  for (const int32_t window : {0, 1, 20, 64}) {
+  for (const int32_t window : {0, 1, 20, 64, -1, -20, -32}) {
     for (int32_t first = 0; first < 90; first += 7) {
       for (int32_t key = 0; key < 96; key += 16) {
         bool whole = true;
