@@ -27,7 +27,8 @@ def moe_route(
     divides them by the sum of the k, ``scale`` multiplies them. ``bias`` [E] float32 is added to the scores
     that are compared, not to weights. Of ``groups`` runs of neighbouring experts those ``top_groups`` are
     chosen from whose ``group_best`` largest compared scores have the largest sums. Lower ids first among
-    equals. A row with NaN gets NaN weights. Source of groups and bias: DeepSeek-V2 and -V3 (2024).
+    equals. A row with NaN gets NaN weights. CUDA takes up to 1024 experts. Source of groups and bias:
+    DeepSeek-V2 and -V3 (2024).
     """
     backend(logits).moe_route(
         ids, weights, logits, sigmoid, renormalize, bias, groups, top_groups, group_best, scale
@@ -47,7 +48,8 @@ def grouped_linear(out: Tensor, x: Tensor, weight: Tensor, start: Tensor, bias: 
     """``out = x weight[e]^T + bias[e]`` for the rows ``start[e]:start[e + 1]`` of each expert, few of them.
 
     out: [P, M], x: [P, K], weight: [E, M, K], bias: [E, M] of T; start: [E + 1] int32 from 0 to P. As
-    ``linear`` it reads each weight that is needed once.
+    ``linear`` it reads each weight that is needed once. CUDA takes any number of rows of up to 1024 experts,
+    and an element has the same bits in any company.
     """
     backend(x).grouped_linear(out, x, weight, start, bias)
 

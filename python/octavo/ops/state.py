@@ -64,7 +64,7 @@ def ssm_scan(
     ``out[p] = sum(c[s] * state[s, p]) + skip * x[p]``.
 
     out, x: [N, H, P]; dt: [N, H]; b, c: [N, G, S], S up to 1024; a_log, dt_bias, skip: [H], all of T; state:
-    [B, H, S, P] float32; query_start, source and target as in ``causal_conv1d``. G divides H. Source: Dao and
-    Gu 2024.
+    [B, H, S, P] float32; query_start, source and target as in ``causal_conv1d``. G divides H. CUDA takes
+    S up to 512. Source: Dao and Gu 2024.
     """
     backend(x).ssm_scan(out, x, dt, b, c, a_log, dt_bias, skip, state, query_start, source, target)

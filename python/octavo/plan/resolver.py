@@ -152,9 +152,6 @@ def resolve(
         model, load, cache, scheduler, target=target, graphs=not device.enforce_eager, reasons=reasons
     )
     spec = footprint.spec
-    if target.kind == "cuda" and any(part is not None for part in (spec.state, spec.experts, spec.latent)):
-        remedy = "recurrent layers, experts and latent attention have no CUDA kernels yet, use device='cpu'"
-        raise invalid("device", device.device, remedy)
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
     _check_host_tier(cache, target, elsewhere=available_memory is not None)

@@ -79,6 +79,7 @@ class DeviceRunner:
             self._encoding = CrossEncoding(plan, model, self._context, table, brought)
             self._starts = torch.arange(tokens + 1, dtype=torch.int32, device=device)
         self._cache_slots = [torch.empty(tokens, dtype=torch.int64, device=device) for _ in self._kinds]
+        self._state_rows = torch.empty((2, rows + 1), dtype=torch.int32, device=device)
         self._shapes = ShapeTable(tokens, rows, drafts)
         self._staging = Staging(
             device,
@@ -161,9 +162,20 @@ class DeviceRunner:
                 context.encoded = EncodedRows(columns["token_slot"], starts, columns["token_cross_len"])
                 continue
             table.fetch(row_slot, context.seq_len, self.block_size)
-            ops.slot_mapping(slot, position, start, row_slot, table.lines, self.block_size)
+            if kind == "state":
+                self._map_states(step, table.lines)
+            else:
+                ops.slot_mapping(slot, position, start, row_slot, table.lines, self.block_size)
         hidden: torch.Tensor = self.model(token_id, position, context)
         return hidden
+
+    def _map_states(self, step: DeviceStep, table: torch.Tensor) -> None:
+        """Tell recurrent layers where each row's state lies and where it goes."""
+        columns, row_slot = step.columns, step.columns["row_slot"]
+        count = len(row_slot)
+        self._context.rows = source, target = self._state_rows[0, :count], self._state_rows[1, :count]
+        rows = (columns["query_start"], row_slot, columns["seq_len"])
+        ops.state_mapping(source, target, *rows, table, self.block_size)
 
     def _sample(self, step: DeviceStep, logits: torch.Tensor) -> None:
         token = self._token[: step.shape.samples]
