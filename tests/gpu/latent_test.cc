@@ -1,6 +1,10 @@
 // Latent attention on CUDA beside the CPU's. Without a device every case is skipped.
+#include <array>
+#include <numeric>
+
+#include "attention_problem.h"
+#include "device_copy.h"
 #include "octavo/cuda_layers.h"
-#include "on_device.h"
 
 namespace octavo::cuda {
 namespace {
@@ -59,8 +63,8 @@ class LatentProblem {
             1.0f / std::sqrt(float(step.rank + step.rope))};
   }
   void OnCuda() {
-    OnDevice dout(out), dq(q), dcache(cache), dtable(table, int64_t(slot.size()), max_blocks);
-    OnDevice dslot(slot), dstarts(starts), dlengths(lengths);
+    DeviceCopy dout(out), dq(q), dcache(cache), dtable(table, int64_t(slot.size()), max_blocks);
+    DeviceCopy dslot(slot), dstarts(starts), dlengths(lengths);
     LatentAttentionArgs a = HostArgs();
     a.out = dout.view();
     a.q = dq.view();
@@ -200,12 +204,12 @@ TEST_CASE("the CUDA write of latents leaves the CPU's bytes, and skips slots bey
       Tensor want = cache;
       RequireOk(
           cpu::LatentCacheWrite({latent.view(), part.view(), want.view(), cpu::Column(slot)}));
-      OnDevice dlatent(latent), dpart(part), dcache(cache), dslot(slot);
+      DeviceCopy dlatent(latent), dpart(part), dcache(cache), dslot(slot);
       RequireOk(
           LatentCacheWrite({dlatent.view(), dpart.view(), dcache.view(), dslot.view()}, nullptr));
       slot.assign(9, 15);
       slot[1] = INT64_MAX;
-      OnDevice beyond(slot);
+      DeviceCopy beyond(slot);
       RequireOk(
           LatentCacheWrite({dlatent.view(), dpart.view(), dcache.view(), beyond.view()}, nullptr));
       dcache.Fetch();

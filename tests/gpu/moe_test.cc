@@ -1,6 +1,9 @@
 // The ops of a mixture of experts on CUDA beside the CPU's. Without a device every case is skipped.
+#include <array>
+#include <numeric>
+
+#include "device_copy.h"
 #include "octavo/cuda_layers.h"
-#include "on_device.h"
 
 namespace octavo::cuda {
 namespace {
@@ -36,7 +39,7 @@ TEST_CASE("CUDA routing picks the CPU's experts and weights" * doctest::skip(!Ha
     if (c.experts > 2) logits.Set({0, c.experts - 1}, logits.At({0, 1}));
     if (c.tokens > 2) logits.Set({2, 0}, cpu::kNan);
     std::vector<int32_t> ids(size_t(c.tokens * c.k), -7), want_ids = ids;
-    OnDevice dl(logits), db(bias), dw(weights), di(ids, c.tokens, c.k);
+    DeviceCopy dl(logits), db(bias), dw(weights), di(ids, c.tokens, c.k);
     MoeRouteArgs a{Table(want_ids, c.tokens, c.k), want.view(), logits.view(), c.sigmoid,
                    c.renormalize};
     if (c.bias) a.bias = bias.view();
@@ -70,7 +73,7 @@ TEST_CASE("a bias of NaN leaves CUDA routing experts that exist" * doctest::skip
   logits.Randomize(rng);
   for (int64_t e = 0; e < 4; ++e) bias.Set({e}, e < 2 ? cpu::kNan : 0.0);
   std::vector<int32_t> ids(3, -7);
-  OnDevice dl(logits), db(bias), dw(weights), di(ids, 1, 3);
+  DeviceCopy dl(logits), db(bias), dw(weights), di(ids, 1, 3);
   MoeRouteArgs a{di.view(), dw.view(), dl.view(), true, false};
   a.bias = db.view();
   RequireOk(MoeRoute(a, nullptr));
@@ -95,9 +98,9 @@ struct Groups {
                              cpu::Column(start), Table(ids, tokens, per_token)}));
   }
   void OnCuda() {
-    OnDevice di(ids, tokens, per_token), dp(place, tokens, per_token), dt(token), ds(start);
+    DeviceCopy di(ids, tokens, per_token), dp(place, tokens, per_token), dt(token), ds(start);
     RequireOk(MoeGroup({dp.view(), dt.view(), ds.view(), di.view()}, nullptr));
-    for (OnDevice* d : {&dp, &dt, &ds}) d->Fetch();
+    for (DeviceCopy* d : {&dp, &dt, &ds}) d->Fetch();
   }
 };
 
@@ -155,7 +158,7 @@ struct Product {
     return std::accumulate(c.counts.begin(), c.counts.end(), int64_t{0});
   }
   void OnCuda() {
-    OnDevice dx(x), dw(weight), db(bias), dout(out), ds(start);
+    DeviceCopy dx(x), dw(weight), db(bias), dout(out), ds(start);
     GroupedLinearArgs a{dout.view(), dx.view(), dw.view(), ds.view(), std::nullopt};
     if (with_bias) a.bias = db.view();
     RequireOk(GroupedLinear(a, nullptr));
@@ -259,12 +262,12 @@ TEST_CASE("CUDA combining is the CPU's bit for bit, and a bad place adds nothing
       Tensor want = out;
       std::vector<int32_t> place{4, 0, 5, 1, 8, 3, 7, 7};
       RequireOk(cpu::MoeCombine({want.view(), rows.view(), Table(place, 4, 2), weights.view()}));
-      OnDevice dr(rows), dw(weights), dout(out), dp(place, 4, 2);
+      DeviceCopy dr(rows), dw(weights), dout(out), dp(place, 4, 2);
       RequireOk(MoeCombine({dout.view(), dr.view(), dp.view(), dw.view()}, nullptr));
       dout.Fetch();
       CHECK(out.bytes() == want.bytes());
       place = {-1, 9, INT32_MIN, 1, INT32_MAX, -1, 3, -9};
-      OnDevice bad(place, 4, 2);
+      DeviceCopy bad(place, 4, 2);
       RequireOk(MoeCombine({dout.view(), dr.view(), bad.view(), dw.view()}, nullptr));
       dout.Fetch();
       CHECK(out.At({0, h - 1}) == 0.0);
@@ -284,7 +287,7 @@ TEST_CASE("CUDA's clamped gate is the CPU's" * doctest::skip(!HasDevice())) {
       gate_up.Set({2, n + 4}, cpu::kNan);
       Tensor want = out;
       RequireOk(cpu::ClampedSwiglu({want.view(), gate_up.view(), 1.702f, 7.0f}));
-      OnDevice dg(gate_up), dout(out);
+      DeviceCopy dg(gate_up), dout(out);
       RequireOk(ClampedSwiglu({dout.view(), dg.view(), 1.702f, 7.0f}, nullptr));
       dout.Fetch();
       for (int64_t i = 0; i < 5; ++i) {

@@ -1,6 +1,6 @@
 // The ops of recurrent layers on CUDA beside the CPU's. Without a device every case is skipped.
+#include "device_copy.h"
 #include "octavo/cuda_layers.h"
-#include "on_device.h"
 
 namespace octavo::cuda {
 namespace {
@@ -55,8 +55,8 @@ struct Conv {
     RequireOk(cpu::CausalConv1d(a));
   }
   void OnCuda(Rows& rows, bool with_bias) {
-    OnDevice dout(out), dx(x), dweight(weight), dbias(bias), dstate(state);
-    OnDevice starts(rows.starts), source(rows.source), target(rows.target);
+    DeviceCopy dout(out), dx(x), dweight(weight), dbias(bias), dstate(state);
+    DeviceCopy starts(rows.starts), source(rows.source), target(rows.target);
     CausalConv1dArgs a{dout.view(),   dx.view(),     dweight.view(), std::nullopt,
                        dstate.view(), starts.view(), source.view(),  target.view()};
     if (with_bias) a.bias = dbias.view();
@@ -113,8 +113,8 @@ struct Scan {
                             cpu::Column(rows.source), cpu::Column(rows.target)}));
   }
   void OnCuda(Rows& rows) {
-    OnDevice dout(out), dx(x), ddt(dt), db(b), dc(c), da(a_log), dbias(dt_bias), dskip(skip);
-    OnDevice dstate(state), starts(rows.starts), source(rows.source), target(rows.target);
+    DeviceCopy dout(out), dx(x), ddt(dt), db(b), dc(c), da(a_log), dbias(dt_bias), dskip(skip);
+    DeviceCopy dstate(state), starts(rows.starts), source(rows.source), target(rows.target);
     RequireOk(
         SsmScan({dout.view(), dx.view(), ddt.view(), db.view(), dc.view(), da.view(), dbias.view(),
                  dskip.view(), dstate.view(), starts.view(), source.view(), target.view()},
@@ -213,7 +213,7 @@ TEST_CASE("the CUDA gated norm is the CPU's, also over its input" * doctest::ski
       Tensor want(dtype, {4, width});
       RequireOk(
           cpu::GatedRmsNorm({want.view(), x.view(), gate.view(), weight.view(), groups, 1e-5f}));
-      OnDevice dx(x), dgate(gate), dweight(weight);
+      DeviceCopy dx(x), dgate(gate), dweight(weight);
       RequireOk(GatedRmsNorm({dx.view(), dx.view(), dgate.view(), dweight.view(), groups, 1e-5f},
                              nullptr));
       dx.Fetch();
@@ -233,8 +233,8 @@ TEST_CASE("CUDA's state mapping is the CPU's, and rows without a block are skipp
   std::vector<int32_t> length = {6, 7, 9, 12, 0}, source(5, 99), target(5, 99);
   std::vector<int32_t> table = {7, 8, 0, 0, 9, 3, 0, 0, 5, 0, 6, 0, 0, 2, 4, 0};
   const auto map = [&] {
-    OnDevice dsource(source), dtarget(target), dstarts(starts), dslot(slot), dlength(length);
-    OnDevice dtable(table, 4, 4);
+    DeviceCopy dsource(source), dtarget(target), dstarts(starts), dslot(slot), dlength(length);
+    DeviceCopy dtable(table, 4, 4);
     RequireOk(StateMapping({dsource.view(), dtarget.view(), dstarts.view(), dslot.view(),
                             dlength.view(), dtable.view(), 4},
                            nullptr));

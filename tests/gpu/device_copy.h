@@ -1,23 +1,23 @@
 // Host tensors of the tests' kind with a copy on the device.
 #pragma once
 
-#include "attention_problem.h"
+#include "device.h"
 
 namespace octavo::cuda {
 
 // The bytes of a host tensor or column in device memory, and a view of them like the host's. What
 // an op writes there is brought back by Fetch.
-class OnDevice {
+class DeviceCopy {
  public:
-  explicit OnDevice(const cpu::Tensor& t)
-      : OnDevice(t.view(), static_cast<int64_t>(t.bytes().size())) {}
+  explicit DeviceCopy(const cpu::Tensor& t)
+      : DeviceCopy(t.view(), static_cast<int64_t>(t.bytes().size())) {}
   template <typename T>
-  explicit OnDevice(std::vector<T>& column)
-      : OnDevice(cpu::Column(column), static_cast<int64_t>(column.size() * sizeof(T))) {}
+  explicit DeviceCopy(std::vector<T>& column)
+      : DeviceCopy(cpu::Column(column), static_cast<int64_t>(column.size() * sizeof(T))) {}
   // A dense table of int32 in `memory`.
-  OnDevice(std::vector<int32_t>& memory, int64_t rows, int64_t columns)
-      : OnDevice(TensorView::Dense(memory.data(), DType::kI32, {rows, columns}),
-                 rows * columns * 4) {}
+  DeviceCopy(std::vector<int32_t>& memory, int64_t rows, int64_t columns)
+      : DeviceCopy(TensorView::Dense(memory.data(), DType::kI32, {rows, columns}),
+                   rows * columns * 4) {}
 
   const TensorView& host() const { return host_; }
   const TensorView& view() const { return view_; }
@@ -30,7 +30,7 @@ class OnDevice {
   }
 
  private:
-  OnDevice(const TensorView& view, int64_t bytes)
+  DeviceCopy(const TensorView& view, int64_t bytes)
       : host_(view), view_(view), memory_(bytes), size_(bytes) {
     if (bytes > 0) memory_.Copy(view.data, bytes);
     view_.data = memory_.data();
