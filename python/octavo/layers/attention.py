@@ -57,9 +57,9 @@ class AttentionPlans:
         self._tokens = tokens
         self._rows = rows
         self._decode_queries = decode_queries
-        self._plans: dict[tuple[int, bool, int], ops.AttentionPlan] = {}  # by window and most queries
-        self._memory: dict[tuple[int, bool], torch.Tensor] = {}  # by window
-        self._made: set[tuple[int, bool]] = set()
+        self._plans: dict[tuple[int, int], ops.AttentionPlan] = {}  # by window and most queries
+        self._memory: dict[int, torch.Tensor] = {}  # by window
+        self._made: set[int] = set()
         self._most_queries = 0
 
     def begin(self, most_queries: int) -> None:
@@ -76,20 +76,19 @@ class AttentionPlans:
         window: int,
         chunked: bool = False,
     ) -> ops.AttentionPlan:
-        """The plan of a window, or of chunks, written unless it is."""
-        mask, heads = (window, chunked), q.shape[1]
-        key = (*mask, self._most_queries)
+        """The plan of a window, written unless it is. `chunked`: as all windows of a model are, or none."""
+        key, heads = (window, self._most_queries), q.shape[1]
         plan = self._plans.get(key)
         if plan is None:
-            memory = self._memory.get(mask)
+            memory = self._memory.get(window)
             if memory is None:
                 size = self._bytes(cache, heads, window)
-                memory = self._memory[mask] = torch.empty(size, dtype=torch.uint8, device=q.device)
+                memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
             plan = self._plans[key] = ops.AttentionPlan(
                 memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
             )
-        if mask not in self._made:
-            self._made.add(mask)
+        if window not in self._made:
+            self._made.add(window)
             rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
             ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window, chunked)
         return plan

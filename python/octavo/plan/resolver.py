@@ -151,7 +151,6 @@ def resolve(
     footprint = footprint_of(
         model, load, cache, scheduler, target=target, graphs=not device.enforce_eager, reasons=reasons
     )
-    spec = footprint.spec
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
     _check_host_tier(cache, target, elsewhere=available_memory is not None)
