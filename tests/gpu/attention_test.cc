@@ -220,6 +220,31 @@ TEST_CASE("CUDA decode attention covers every group size and block edge" *
   CheckAll(problems);
 }
 
+// What attends to an encoder's output: each token is a row of its own, behind which nothing is
+// hidden.
+TEST_CASE("CUDA attention without a plan is float64's on rows of one query" *
+          doctest::skip(!HasDevice())) {
+  for (const bool chunked : {false, true}) {
+    Problem p;
+    p.head_dim = 64;
+    p.group = 1;
+    p.window = chunked ? 24 : 0;
+    p.chunked = chunked;
+    p.rows = {{1, 0}, {1, 70}, {1, 1}, {1, 33}, {1, 48}};
+    p.spare_tokens = 2;
+    Instance instance(p);
+    instance.device_out.Fill(0xff);
+    const Status done = PagedAttention(instance.DeviceArgs(), nullptr);
+    INFO(done.message());
+    REQUIRE(done.ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    const std::vector<unsigned char> bits = instance.DeviceOut();
+    std::copy_n(bits.begin(), instance.out.bytes().size(),
+                instance.out.view().ptr<unsigned char>());
+    instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
+  }
+}
+
 TEST_CASE("CUDA decode attention splits one row of 32k over many CTAs" *
           doctest::skip(!HasDevice())) {
   std::vector<Problem> problems;
