@@ -105,6 +105,8 @@ class WgmmaConsumer {
     position_ = tile.position;
     low_position_ = tile.position + TokenOfRow(p_, row);
     high_position_ = tile.position + TokenOfRow(p_, row + 8);
+    low_seen_ = FirstSeen(low_position_, p_.layer.window);
+    high_seen_ = FirstSeen(high_position_, p_.layer.window);
     low_max_ = high_max_ = kNoScore;
     low_sum_ = high_sum_ = 0.0f;
 #pragma unroll
@@ -195,15 +197,14 @@ class WgmmaConsumer {
 
   // Keys are counted from this lane's first one, so that each test is against a constant.
   __device__ __forceinline__ void Mask(int key) {
-    const int from = key + 2 * (threadIdx.x % 4), window = p_.layer.window;
+    const int from = key + 2 * (threadIdx.x % 4);
     const int low = low_position_ - from, high = high_position_ - from;
-    const int low_end = window == 0 ? INT32_MIN : low - window;
-    const int high_end = window == 0 ? INT32_MIN : high - window;
+    const int low_seen = low_seen_ - from, high_seen = high_seen_ - from;
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
       const int at = i / 4 * 8 + i % 2;
       const bool upper = i % 4 >= 2;
-      if (at > (upper ? high : low) || at <= (upper ? high_end : low_end)) s_[i] = -INFINITY;
+      if (at > (upper ? high : low) || at < (upper ? high_seen : low_seen)) s_[i] = -INFINITY;
     }
   }
 
@@ -262,6 +263,7 @@ class WgmmaConsumer {
   typename WgmmaPipe<S>::Stage key_, value_;
   uint32_t query_parity_ = 0;
   int position_ = 0, low_position_ = 0, high_position_ = 0;  // of the tile and of both rows
+  int low_seen_ = 0, high_seen_ = 0;                         // the first keys that the rows see
   float o_[kSums];
   float s_[kScores];
   uint32_t weights_[kKeySteps][4];
