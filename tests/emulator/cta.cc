@@ -210,7 +210,12 @@ bool Cta::Poll() {
   return any;
 }
 
-bool Cta::CanRun() { return Poll() || ready_warps_ != 0 || !later_.empty() || live_ == 0; }
+bool Cta::CanRun() {
+  current_ = this;  // for the conditions
+  const bool can = Poll() || ready_warps_ != 0 || !later_.empty() || live_ == 0;
+  current_ = nullptr;
+  return can;
+}
 
 Cta::End Cta::Run(int64_t switches) {
   current_ = this;

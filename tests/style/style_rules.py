@@ -62,7 +62,7 @@ def check_foreign_headers(sources: Iterable[Source]) -> Iterator[Violation]:
 
 
 def check_cuda_wrappers(sources: Iterable[Source]) -> Iterator[Violation]:
-    """What is not C++ stands behind the wrappers of cuda/common, so that the emulator can run every kernel."""
+    """What is not C++ stands behind the wrappers of cuda/common, so that the emulator runs every kernel."""
     for source in sources:
         if not source.path.startswith("cuda/") or source.path.startswith("cuda/common/"):
             continue
