@@ -36,7 +36,7 @@ inline RopeArgs RopeOf(const NormRopeCacheArgs& a) {
 }
 
 inline CacheWriteArgs CacheWriteOf(const NormRopeCacheArgs& a) {
-  return {a.k, a.v, a.cache, a.slot};
+  return {a.k, a.v, a.cache, a.slot, a.k_scale, a.v_scale};
 }
 
 // Latent attention is attention of all heads over one key head, whose values are the leading part

@@ -49,11 +49,22 @@ Status CheckRows(const char* op, const TensorView& row_slot, const TensorView& q
 
 Status CheckCache(const char* op, const TensorView& cache, bool written, const OpTensor& like) {
   const OpTensor t{op, "cache", cache, written};
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(t, like));
+  if (cache.dtype != DType::kF8E4M3) OCTAVO_RETURN_IF_ERROR(CheckSameDType(t, like));
   OCTAVO_RETURN_IF_ERROR(
       CheckShape(t, {kAnyExtent, 2, kAnyExtent, kAnyExtent, like.view.shape[2]}));
   if (cache.shape[0] == 0 || cache.shape[2] == 0 || cache.shape[3] == 0) {
     return InvalidOp(op, "cache is empty, need at least one block, head and token");
+  }
+  return Status::Ok();
+}
+
+Status CheckScale(const char* op, const char* name, float scale, const TensorView& cache) {
+  const auto fault = [&](const char* need) {
+    return InvalidOp(op, std::string(name) + " is " + std::to_string(scale) + ", need " + need);
+  };
+  if (!(scale > 0.0f) || std::isinf(scale)) return fault("a finite number above 0");
+  if (scale != 1.0f && cache.dtype != DType::kF8E4M3) {
+    return fault("1: only a cache of float8_e4m3 is scaled");
   }
   return Status::Ok();
 }
@@ -123,6 +134,8 @@ Status Validate(const CacheWriteArgs& a) {
                              std::to_string(a.cache.shape[2]));
   }
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "slot", a.slot, DType::kI64, a.k.shape[0]));
+  OCTAVO_RETURN_IF_ERROR(CheckScale(op, "k_scale", a.k_scale, a.cache));
+  OCTAVO_RETURN_IF_ERROR(CheckScale(op, "v_scale", a.v_scale, a.cache));
   return CheckApart(op, a.cache, {&a.k, &a.v, &a.slot});
 }
 
@@ -168,6 +181,8 @@ Status Validate(const PagedAttentionArgs& a) {
   if (!std::isfinite(a.scale)) {
     return InvalidOp(op, "scale is " + std::to_string(a.scale) + ", need a finite number");
   }
+  OCTAVO_RETURN_IF_ERROR(CheckScale(op, "k_scale", a.k_scale, a.cache));
+  OCTAVO_RETURN_IF_ERROR(CheckScale(op, "v_scale", a.v_scale, a.cache));
   if (a.window < 0) {
     return InvalidOp(op, "window is " + std::to_string(a.window) + ", need 0 (off) or more");
   }

@@ -20,7 +20,8 @@ inline constexpr int kSumChunk = 256;
 // One tile of attention: the queries of `tokens` neighbouring tokens for the `group` query heads of
 // one KV head.
 struct AttentionTile {
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;        // of queries and output
+  DType cache_dtype = DType::kF32;  // the same, or e4m3
   int head_dim = 0;
   int value_dim = 0;  // of a value and an output row, <= head_dim
   // Queries and output, at the tile's first token and the group's first head. Strides in elements.
@@ -40,7 +41,8 @@ struct AttentionTile {
   int64_t token_stride = 0;
   int64_t block_size = 0;
   const int32_t* table = nullptr;  // the row's line of the block table
-  float scale = 1.0f;
+  float scale = 1.0f;        // of the product of a query and what the cache holds of a key
+  float value_scale = 1.0f;  // of what the cache holds of a value
   float soft_cap = 0.0f;
   int64_t window = 0;
   bool chunked = false;          // the window is the chunk of so many keys that the query stands in
@@ -125,6 +127,8 @@ struct Kernels {
   // `heads` vectors, head_stride apart, rotated by the same `half` angles.
   void (*rope)(DType, void* x, int64_t heads, int64_t head_stride, const float* cos,
                const float* sin, int64_t half, bool interleaved);
+  // out[i] = x[i] / scale in e4m3, rounded to nearest and held within +-448; NaN stays NaN.
+  void (*quantize)(DType, void* out, const void* x, int64_t n, float scale);
   void (*silu_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
   void (*gelu_tanh_mul)(DType, void* out, const void* gate, const void* up, int64_t n);
   void (*clamped_swiglu)(DType, void* out, const void* gate, const void* up, int64_t n, float alpha,

@@ -123,6 +123,7 @@ Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index)
   AttentionTile& t = u.tile;
   const int64_t skip = tile_index * p.tile_tokens;
   t.dtype = a.q.dtype;
+  t.cache_dtype = a.cache.dtype;
   t.head_dim = c.head_dim;
   t.value_dim = c.value_dim;
   t.q = RowOf(a.q, p.first_token + skip, head * c.group);
@@ -141,7 +142,8 @@ Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index)
   t.block_size = a.cache.shape[3];
   t.table =
       a.block_table.ptr<int32_t>() + a.row_slot.ptr<int32_t>()[p.row] * a.block_table.stride[0];
-  t.scale = a.scale;
+  t.scale = a.scale * a.k_scale;
+  t.value_scale = a.v_scale;
   t.soft_cap = a.soft_cap;
   t.window = a.window;
   t.chunked = a.chunked;

@@ -50,17 +50,19 @@ void SlotMapping(const Tensor& slot, const Tensor& position, const Tensor& query
   call.Run(cpu::SlotMapping, OCTAVO_CUDA_OP(SlotMapping), args);
 }
 
-void CacheWrite(const Tensor& k, const Tensor& v, const Tensor& cache, const Tensor& slot) {
+void CacheWrite(const Tensor& k, const Tensor& v, const Tensor& cache, const Tensor& slot,
+                float k_scale, float v_scale) {
   Call call;
-  const CacheWriteArgs args{call.View("k", k), call.View("v", v), call.View("cache", cache),
-                            call.View("slot", slot)};
+  const CacheWriteArgs args{call.View("k", k),       call.View("v", v), call.View("cache", cache),
+                            call.View("slot", slot), k_scale,           v_scale};
   call.Run(cpu::CacheWrite, OCTAVO_CUDA_OP(CacheWrite), args);
 }
 
 void NormRopeCache(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& position,
                    const Tensor& cos_sin, const Tensor& cache, const Tensor& slot,
                    const std::optional<Tensor>& q_norm, const std::optional<Tensor>& k_norm,
-                   float eps, float weight_offset, bool interleaved) {
+                   float eps, float weight_offset, bool interleaved, float k_scale,
+                   float v_scale) {
   Call call;
   const NormRopeCacheArgs args{call.View("q", q),
                                call.View("k", k),
@@ -73,7 +75,9 @@ void NormRopeCache(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
                                call.View("k_norm", k_norm),
                                eps,
                                weight_offset,
-                               interleaved};
+                               interleaved,
+                               k_scale,
+                               v_scale};
   call.Run(cpu::NormRopeCache, OCTAVO_CUDA_OP(NormRopeCache), args);
 }
 
@@ -142,11 +146,12 @@ NB_MODULE(_ops, m) {
   m.def("rope", &Rope, arg("q"), arg("k"), arg("position"), arg("cos_sin"), nb::arg("interleaved"));
   m.def("slot_mapping", &SlotMapping, arg("slot"), arg("position"), arg("query_start"),
         arg("row_slot"), arg("block_table"), nb::arg("block_size"));
-  m.def("cache_write", &CacheWrite, arg("k"), arg("v"), arg("cache"), arg("slot"));
+  m.def("cache_write", &CacheWrite, arg("k"), arg("v"), arg("cache"), arg("slot"),
+        nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f);
   m.def("norm_rope_cache", &NormRopeCache, arg("q"), arg("k"), arg("v"), arg("position"),
         arg("cos_sin"), arg("cache"), arg("slot"), arg("q_norm").none() = nb::none(),
         arg("k_norm").none() = nb::none(), nb::arg("eps") = 1e-6f, nb::arg("weight_offset") = 0.0f,
-        nb::arg("interleaved") = false);
+        nb::arg("interleaved") = false, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f);
   m.def("fill_tokens", &FillTokens, arg("token_id"), arg("query_start"), arg("row_slot"),
         arg("last_token"));
   m.def("keep_tokens", &KeepTokens, arg("last_token"), arg("token"), arg("sample_row"),

@@ -31,12 +31,16 @@ cuda::AttentionPlan PlanOf(const TensorView& memory, const PlanOptions& options)
 }
 
 // The arguments of a call for `tokens` tokens of `heads` heads, of which only the shapes count: q
-// need not exist yet when a step is planned.
-PagedAttentionArgs ShapesOf(const TensorView& cache, int64_t tokens, int64_t heads,
-                            int64_t window) {
+// need not exist yet when a step is planned. `like` has its dtype, where that is not the cache's.
+PagedAttentionArgs ShapesOf(const TensorView& cache, const std::optional<TensorView>& like,
+                            int64_t tokens, int64_t heads, int64_t window) {
   if (cache.rank != 5) throw nb::value_error("cache has to be [B, 2, Hk, bs, D]");
+  if (cache.dtype == DType::kF8E4M3 && !like.has_value()) {
+    throw nb::value_error("like is None: pass a tensor of the queries' dtype beside such a cache");
+  }
   PagedAttentionArgs a;
-  a.q = TensorView::Dense(cache.data, cache.dtype, {tokens, heads, cache.shape[4]});
+  const DType dtype = like.has_value() ? like->dtype : cache.dtype;
+  a.q = TensorView::Dense(cache.data, dtype, {tokens, heads, cache.shape[4]});
   a.out = a.q;
   a.cache = cache;
   a.window = window;
@@ -45,9 +49,10 @@ PagedAttentionArgs ShapesOf(const TensorView& cache, int64_t tokens, int64_t hea
 
 int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, int64_t heads,
                            int64_t window, int64_t max_queries, int64_t decode_queries,
-                           bool fixed_split) {
+                           bool fixed_split, const std::optional<Tensor>& like) {
   Call call;
-  PagedAttentionArgs a = ShapesOf(call.View("cache", cache), tokens, heads, window);
+  const TensorView view = call.View("cache", cache);
+  PagedAttentionArgs a = ShapesOf(view, call.View("like", like), tokens, heads, window);
   if (!call.cuda()) return 0;
   a.row_slot = TensorView::Dense(nullptr, DType::kI32, {rows});
   a.seq_len = a.row_slot;
@@ -71,9 +76,11 @@ int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, in
 void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_table,
                    const Tensor& row_slot, const Tensor& query_start, const Tensor& seq_len,
                    int64_t tokens, int64_t heads, int64_t window, int64_t max_queries,
-                   int64_t decode_queries, bool fixed_split, bool chunked) {
+                   int64_t decode_queries, bool fixed_split, bool chunked,
+                   const std::optional<Tensor>& like) {
   Call call;
-  PagedAttentionArgs a = ShapesOf(call.View("cache", cache), tokens, heads, window);
+  const TensorView view = call.View("cache", cache);
+  PagedAttentionArgs a = ShapesOf(view, call.View("like", like), tokens, heads, window);
   a.chunked = chunked;
   a.block_table = call.View("block_table", block_table);
   a.row_slot = call.View("row_slot", row_slot);
@@ -95,7 +102,8 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
                     const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
-                    int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked) {
+                    int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked,
+                    float k_scale, float v_scale) {
   Call call;
   PagedAttentionArgs args;
   args.out = call.View("out", out);
@@ -110,6 +118,8 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
   args.soft_cap = soft_cap;
   args.sinks = call.View("sinks", sinks);
   args.chunked = chunked;
+  args.k_scale = k_scale;
+  args.v_scale = v_scale;
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
@@ -130,16 +140,19 @@ void BindAttention(nb::module_& m) {
   const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
   m.def("attention_plan_bytes", &AttentionPlanBytes, arg("cache"), nb::arg("tokens"),
         nb::arg("rows"), nb::arg("heads"), nb::arg("window") = 0, nb::arg("max_queries") = 0,
-        nb::arg("decode_queries") = 1, nb::arg("fixed_split") = false);
+        nb::arg("decode_queries") = 1, nb::arg("fixed_split") = false,
+        arg("like").none() = nb::none());
   m.def("plan_attention", &PlanAttention, arg("plan"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("tokens"), nb::arg("heads"),
         nb::arg("window") = 0, nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false);
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false,
+        arg("like").none() = nb::none());
   m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false);
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false,
+        nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f);
 }
 
 }  // namespace octavo::bindings

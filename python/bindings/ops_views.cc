@@ -69,6 +69,7 @@ bool ToDType(nb::dlpack::dtype t, DType* out) {
       {Code::Float, 16, DType::kF16}, {Code::Int, 32, DType::kI32},
       {Code::Int, 64, DType::kI64},   {Code::UInt, 64, DType::kU64},
       {Code::UInt, 32, DType::kU32},  {Code::UInt, 8, DType::kU8},
+      {Code::Float8_E4M3FN, 8, DType::kF8E4M3},
   };
   for (const Pair& p : kPairs) {
     if (t.lanes == 1 && t.bits == p.bits && t.code == static_cast<uint8_t>(p.code)) {
@@ -94,8 +95,8 @@ void Describe(const dltensor& t, Tensor* out) {
   }
   if (!ToDType(t.dtype, &v.dtype)) {
     out->fault =
-        "has a dtype that no op takes: use float32, bfloat16, float16, int32, int64 or uint64, as "
-        "the op's docstring says";
+        "has a dtype that no op takes: use float32, bfloat16, float16, float8_e4m3fn, int32, int64 "
+        "or uint64, as the op's docstring says";
     return;
   }
   if (t.ndim > kMaxRank) {

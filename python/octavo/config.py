@@ -28,6 +28,8 @@ _DTYPE_ALIASES = {
     "half": "float16",
     "fp16": "float16",
 }
+KV_CACHE_DTYPES = ("auto", "fp8")
+_KV_CACHE_ALIASES = {"fp8_e4m3": "fp8"}
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 POLICIES = ("fcfs", "priority")
 VICTIMS = ("cost", "last")
@@ -89,6 +91,14 @@ def parse_dtype(value: Any, field: str = "dtype") -> str:
         raise invalid(field, value, f"use one of {', '.join(DTYPES)}")
     name = value.removeprefix("torch.")
     return _one_of(field, _DTYPE_ALIASES.get(name, name), DTYPES)
+
+
+def parse_kv_cache_dtype(value: Any, field: str = "kv_cache_dtype") -> str:
+    """Return one of KV_CACHE_DTYPES; fp8_e4m3, vLLM's longer name, is fp8. Raises ValueError otherwise."""
+    if value in ("fp8_e5m2", "fp8_inc", "fp8_ds_mla"):
+        raise invalid(field, value, "use fp8, which is e4m3, or auto: other kinds of fp8 are not supported")
+    name = _KV_CACHE_ALIASES.get(value, value) if isinstance(value, str) else value
+    return _one_of(field, name, KV_CACHE_DTYPES)
 
 
 def _in_range(field: str, value: Any, low: int, high: int) -> int:
@@ -156,6 +166,7 @@ class CacheConfig:
     """The KV pool. At most one of the three sizes may be given."""
 
     block_size: int | None = None  # tokens of a block
+    kv_cache_dtype: str = "auto"  # what keys and values are kept in: auto (the model's dtype) or fp8 (e4m3)
     enable_prefix_caching: bool = True
     sub_block_hits: bool = True  # cached prefixes may end inside a block, which is then copied
     mamba_cache_interval: int = 0  # tokens between states that stay cached; 0: where prompts end; -1: all
@@ -173,6 +184,7 @@ class CacheConfig:
                 raise invalid(
                     "block_size", size, f"use a power of two up to {MAX_BLOCK_SIZE}, for example 16"
                 )
+        object.__setattr__(self, "kv_cache_dtype", parse_kv_cache_dtype(self.kv_cache_dtype))
         _flag("enable_prefix_caching", self.enable_prefix_caching)
         _in_range("mamba_cache_interval", self.mamba_cache_interval, -1, _INT32_MAX)
         _flag("sub_block_hits", self.sub_block_hits)

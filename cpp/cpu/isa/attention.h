@@ -9,7 +9,7 @@
 // tiling: FlashAttention, Dao 2022.)
 #pragma once
 
-#include "cpu/isa/rows.h"
+#include "cpu/isa/e4m3.h"
 
 namespace octavo::cpu::OCTAVO_CPU_ISA {
 
@@ -227,10 +227,8 @@ struct TileScratch {
   }
 };
 
-// The tile's queries as float32, the scale folded in (and 1 / soft_cap: the scores then go straight
-// into tanh).
 template <typename T>
-void StageQueries(const AttentionTile& t, const TileScratch& s) {
+void StageQueriesOf(const AttentionTile& t, const TileScratch& s) {
   const float scale = t.soft_cap > 0.0f ? t.scale / t.soft_cap : t.scale;
   const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
   for (int64_t m = 0; m < s.padded_rows; ++m) {
@@ -245,6 +243,12 @@ void StageQueries(const AttentionTile& t, const TileScratch& s) {
       Store(line + d, v * scale);
     }
   }
+}
+
+// The tile's queries as float32, the scale folded in (and 1 / soft_cap: the scores then go straight
+// into tanh).
+void StageQueries(const AttentionTile& t, const TileScratch& s) {
+  WithStorageType(t.dtype, [&]<typename T>(T*) { StageQueriesOf<T>(t, s); });
 }
 
 // Turns the scores of one key block into weights exp(score - largest), zero where a row may not
@@ -359,12 +363,13 @@ void BlockValues(const AttentionTile& t, const TileScratch& s, int64_t rows, con
   Multiply(s.scores, kKeyBlock, rows, staged, b.count, state.o, stride, stride, s.alpha, ahead);
 }
 
+// T: what the cache holds.
 template <typename T>
 void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, AttentionState state,
                 float* scratch) {
   const int64_t rows = static_cast<int64_t>(t.tokens) * t.group;
   const TileScratch s(static_cast<int>(rows), t.head_dim, scratch);
-  StageQueries<T>(t, s);
+  StageQueries(t, s);
   for (int64_t m = 0; m < rows; ++m) {
     state.largest[m] = -kInfinity;
     state.sum[m] = 0.0f;
@@ -395,7 +400,11 @@ void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, Atte
 
 void Attend(const AttentionTile& t, int64_t key_begin, int64_t key_end, AttentionState state,
             float* scratch) {
-  WithStorageType(t.dtype,
+  if (t.cache_dtype == DType::kF8E4M3) {
+    AttendKeys<F8>(t, key_begin, key_end, state, scratch);
+    return;
+  }
+  WithStorageType(t.cache_dtype,
                   [&]<typename T>(T*) { AttendKeys<T>(t, key_begin, key_end, state, scratch); });
 }
 
@@ -433,7 +442,7 @@ void FinishRows(const AttentionTile& t, AttentionState state) {
     const float* o = state.o + m * stride;
     T* out =
         static_cast<T*>(t.out) + m / t.group * t.out_token_stride + m % t.group * t.out_head_stride;
-    const float factor = scale / sum;
+    const float factor = t.value_scale * scale / sum;
     int64_t d = 0;
     for (; d + kLanes <= t.value_dim; d += kLanes) Store(out + d, Load(o + d) * factor);
     if (d < t.value_dim) StorePart(out + d, Load(o + d) * factor, t.value_dim - d);

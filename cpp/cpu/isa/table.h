@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/isa/attention.h"
+#include "cpu/isa/e4m3.h"
 #include "cpu/isa/linear.h"
 #include "cpu/isa/moe.h"
 #include "cpu/isa/rows.h"
@@ -16,6 +17,7 @@ constexpr Kernels MakeTable(const char* name) {
   k.rms_norm = RmsNorm;
   k.add_rms_norm = AddRmsNorm;
   k.rope = Rope;
+  k.quantize = Quantize;
   k.silu_mul = Gated<Silu>;
   k.gelu_tanh_mul = Gated<GeluTanh>;
   k.clamped_swiglu = ClampedSwiglu;

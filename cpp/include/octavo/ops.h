@@ -68,11 +68,17 @@ struct SlotMappingArgs {
 };
 
 // Stores K and V of new tokens into their slots. A negative slot is skipped.
+//
+// A cache of T holds them as they are. A cache of e4m3 holds x / scale, a float32 quotient, rounded
+// to nearest, ties to even; what is beyond +-448 (infinity too) becomes +-448, NaN stays NaN. What
+// reads such a cache multiplies by the same scale.
 struct CacheWriteArgs {
-  TensorView k;      // [N, Hk, D] of T
-  TensorView v;      // [N, Hk, D] of T
-  TensorView cache;  // [B, 2, Hk, bs, D] of T: one layer's view of the pool
-  TensorView slot;   // [N] int64, < B * bs
+  TensorView k;          // [N, Hk, D] of T
+  TensorView v;          // [N, Hk, D] of T
+  TensorView cache;      // [B, 2, Hk, bs, D] of T or e4m3: one layer's view of the pool
+  TensorView slot;       // [N] int64, < B * bs
+  float k_scale = 1.0f;  // finite, > 0; 1 where the cache is of T
+  float v_scale = 1.0f;
 };
 
 // What stands between the projections and attention, in one pass and with the bits of rms_norm (of
@@ -84,13 +90,15 @@ struct NormRopeCacheArgs {
   TensorView v;         // as k
   TensorView position;  // [N] int32, in [0, max_pos)
   TensorView cos_sin;   // [max_pos, R] float32, as in RopeArgs
-  TensorView cache;     // [B, 2, Hk, bs, D] of T
+  TensorView cache;     // [B, 2, Hk, bs, D] of T or e4m3, as in CacheWriteArgs
   TensorView slot;      // [N] int64, < B * bs; a negative one is skipped
   std::optional<TensorView> q_norm = std::nullopt;  // [D] of T; both or neither
   std::optional<TensorView> k_norm = std::nullopt;
   float eps = 1e-6f;
   float weight_offset = 0.0f;
   bool interleaved = false;
+  float k_scale = 1.0f;  // as in CacheWriteArgs
+  float v_scale = 1.0f;
 };
 
 // Causal attention of each row's newest tokens over its cached keys; prefill, decode and mixed rows
@@ -102,7 +110,7 @@ struct NormRopeCacheArgs {
 struct PagedAttentionArgs {
   TensorView out;          // [N, Hq, D] of T
   TensorView q;            // as out; Hq is a multiple of Hk; D is a multiple of 8, 8..256
-  TensorView cache;        // [B, 2, Hk, bs, D] of T
+  TensorView cache;        // [B, 2, Hk, bs, D] of T or e4m3
   TensorView block_table;  // [slots, max_blocks] int32
   TensorView row_slot;     // [R] int32
   TensorView query_start;  // [R + 1] int32, from 0, never falling
@@ -112,6 +120,8 @@ struct PagedAttentionArgs {
   float soft_cap = 0.0f;
   std::optional<TensorView> sinks = std::nullopt;  // [Hq] float32
   bool chunked = false;
+  float k_scale = 1.0f;  // as in CacheWriteArgs: keys and values are what
+  float v_scale = 1.0f;  // the cache holds, times these
 };
 
 // The first key that a query at `position` sees.

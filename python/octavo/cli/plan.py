@@ -14,7 +14,7 @@ from octavo.cli.engine import add_model, engine_options, usage_errors
 from octavo.cli.errors import EXIT_FAILURE, EXIT_OK, UsageError
 from octavo.cli.options import add_options, given, parse_counts, typed
 from octavo.hf_config import EncoderSpec, ModelSpec, load_model_spec
-from octavo.plan.footprint import DTYPE_BYTES, Footprint, format_bytes
+from octavo.plan.footprint import Footprint, format_bytes
 from octavo.plan.groups import LayerGroup
 from octavo.plan.resolver import Reason, footprint_of
 from octavo.plan.target import DEFAULT_SHARES, Target, choose_target
@@ -28,10 +28,9 @@ length run at once. Reads config.json and the safetensors headers only. Exit cod
   octavo plan ./model --device cuda --memory 24GiB"""
 
 ENGINE_FLAGS = frozenset(
-    "dtype quantization load_format block_size max_num_seqs max_num_batched_tokens device enforce_eager "
-    "gpu_memory_utilization".split()
+    "dtype quantization load_format block_size kv_cache_dtype max_num_seqs max_num_batched_tokens device "
+    "enforce_eager gpu_memory_utilization".split()
 )
-KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
 SHORT_PROMPT = 12  # tokens
 USUAL_CONTEXTS = (2048, 8192, 32768, 131072)
 USUAL_BATCHES = (1, 8, 64)  # a table of 80 columns
@@ -52,12 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=counts, metavar="N,N,...", help="lengths, such as 8K,32K (default: the model's)"
     )
     parser.add_argument("--batch", type=counts, metavar="N,N,...", help="requests at once (default: 1)")
-    parser.add_argument(
-        "--kv-cache-dtype",
-        choices=("auto", *KV_DTYPE_BYTES),
-        default="auto",
-        help="plan with this KV cache; the engine stores it in the model's dtype, which is `auto`",
-    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_options(parser.add_argument_group("engine"), chosen_options())
 
@@ -73,41 +66,23 @@ class Fit:
 
     footprint: Footprint
     memory: int
-    kv_dtype: str
     context: int
     batch: int
 
     @property
-    def block_bytes(self) -> int:
-        """One KV block in the dtype planned for."""
-        own = DTYPE_BYTES[self.footprint.spec.dtype]
-        return self.footprint.block_bytes * KV_DTYPE_BYTES[self.kv_dtype] // own
-
-    @property
-    def token_bytes(self) -> int:
-        """The KV of one token in the dtype planned for."""
-        own = DTYPE_BYTES[self.footprint.spec.dtype]
-        return self.footprint.token_bytes * KV_DTYPE_BYTES[self.kv_dtype] // own
-
-    @property
     def free_blocks(self) -> int:
         """Blocks that requests can use: what is left of the memory, less the null block."""
-        return max((self.memory - self.footprint.fixed_bytes) // self.block_bytes - 1, 0)
+        return max((self.memory - self.footprint.fixed_bytes) // self.footprint.block_bytes - 1, 0)
 
     def kv_bytes(self, context: int, batch: int) -> int:
         """The KV pool for `batch` requests of `context` tokens."""
-        return (self.footprint.blocks_for(context, batch) + 1) * self.block_bytes
-
-    def request_bytes(self, context: int) -> int:
-        """The share of the pool that one of many requests of `context` tokens takes."""
-        own = DTYPE_BYTES[self.footprint.spec.dtype]
-        return self.footprint.request_bytes(context) * KV_DTYPE_BYTES[self.kv_dtype] // own
+        return (self.footprint.blocks_for(context, batch) + 1) * self.footprint.block_bytes
 
     def held(self, group: LayerGroup) -> int:
         """What one request of the context keeps in a group."""
         chunk = self.footprint.max_num_batched_tokens
         peak = group.peak(self.context, self.footprint.block_size, chunk)
-        return peak * self.block_bytes // group.split
+        return peak * self.footprint.block_bytes // group.split
 
     @property
     def input_bytes(self) -> int:
@@ -158,8 +133,6 @@ def run(args: argparse.Namespace) -> int:
         graphs=not configs.device.enforce_eager,
         reasons=reasons,
     )
-    if footprint.state_bytes and args.kv_cache_dtype != "auto":
-        raise UsageError(f"--kv-cache-dtype has {args.kv_cache_dtype}; a model with states has `auto` only")
     limit = footprint.spec.context_limit
     contexts = args.context or sorted({length for length in (*USUAL_CONTEXTS, limit) if length <= limit})
     batches = args.batch or list(USUAL_BATCHES)
@@ -167,7 +140,6 @@ def run(args: argparse.Namespace) -> int:
     fit = Fit(
         footprint=footprint,
         memory=room(target, args.memory, configs.cache.gpu_memory_utilization),
-        kv_dtype=footprint.spec.dtype if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
         context=max(contexts),
         batch=max(args.batch or [1]),
     )
@@ -209,7 +181,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
         {
             "shape": f"{spec.num_layers} layers, hidden {spec.hidden_size}, {spec.num_heads} heads, {cached}",
             **({} if spec.encoder is None else {"encoder": spoken(spec.encoder)}),
-            "dtype": f"{spec.dtype}, {linears(spec)}KV cache {fit.kv_dtype}",
+            "dtype": f"{spec.dtype}, {linears(spec)}KV cache {footprint.kv_dtype}",
             "context": f"{spec.context_limit:,} tokens",
         },
     )
@@ -223,7 +195,7 @@ def show(fit: Fit, contexts: list[int], batches: list[int]) -> None:
     rows = []
     for context in contexts:
         cells = [cell(fit, context, batch) for batch in batches]
-        rows.append([f"{context:,}", gib(fit.request_bytes(context)), f"{fit.most(context):,}", *cells])
+        rows.append([f"{context:,}", gib(footprint.request_bytes(context)), f"{fit.most(context):,}", *cells])
     print_table(f"\nAll memory by context and batch, of {gib(fit.memory)}", header, rows)
     what = f"{fit.batch} x {fit.context:,} tokens"
     needed = gib(fit.needed(fit.context, fit.batch))
@@ -296,7 +268,7 @@ def ledger(fit: Fit) -> list[tuple[str, int]]:
         *([("encoder", footprint.encoder_bytes)] if footprint.encoder_bytes else []),
         *footprint.device_parts,
         ("KV cache", fit.kv_bytes(fit.context, fit.batch)),
-        ("KV a token", fit.token_bytes),
+        ("KV a token", footprint.token_bytes),
         *([("one state", footprint.state_bytes)] if footprint.state_bytes else []),
         *([("one input", fit.input_bytes)] if fit.input_bytes else []),
         ("needed", fit.needed(fit.context, fit.batch)),
@@ -310,7 +282,7 @@ def as_json(fit: Fit, contexts: list[int], batches: list[int]) -> dict[str, Any]
     return {
         "architecture": fit.footprint.spec.architecture,
         "dtype": fit.footprint.spec.dtype,
-        "kv_cache_dtype": fit.kv_dtype,
+        "kv_cache_dtype": fit.footprint.kv_dtype,
         "quantization": quantization.method if (quantization := fit.footprint.spec.quantization) else None,
         "context": fit.context,
         "batch": fit.batch,

@@ -30,6 +30,7 @@ from octavo.runner.device_runner import DeviceRunner
 from octavo.runner.runner import ModelRunner
 from octavo.sampling_params import MAX_LOGPROBS, RequestOutputKind, SamplingParams
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
+from octavo.weights.kv_scales import load_kv_scales
 from octavo.weights.loader import load_weights
 
 if TYPE_CHECKING:
@@ -233,12 +234,14 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     core_engine = core.Engine(core.EngineConfig(**plan.engine_options()))
     model = registry.build(plan.spec, plan.device)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
+    stored = plan.kv_dtype == "fp8" and plan.load.load_format != "dummy"
+    scales = load_kv_scales(model, plan.folder, plan.spec) if stored else {}
     items: dict[int, Sequence[MediaItem]] = {}
     runner: DeviceRunner | ModelRunner
     if plan.device == "cuda":
-        runner = DeviceRunner(plan, model, core_engine, items)
+        runner = DeviceRunner(plan, model, core_engine, items, scales)
     else:
-        runner = ModelRunner(plan, model, core_engine, items)
+        runner = ModelRunner(plan, model, core_engine, items, scales)
     if plan.cache.offloading_bytes:
         try:
             runner.add_host_tier(core_engine, plan.cache.offloading_bytes)

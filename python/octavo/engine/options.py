@@ -25,6 +25,7 @@ class LLMOptions(TypedDict, total=False):
     seed: int
     load_format: str
     block_size: int | None
+    kv_cache_dtype: str
     enable_prefix_caching: bool
     mamba_cache_interval: int
     gpu_memory_utilization: float | None
@@ -70,7 +71,6 @@ SUPPORTED_VALUES: dict[str, tuple[object, ...]] = {
     "tensor_parallel_size": (1,),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
-    "kv_cache_dtype": ("auto",),
     "enable_lora": (False, None),
     "kv_transfer_config": (None,),
     "hf_overrides": (None, {}),

@@ -17,6 +17,12 @@ from octavo.hf.reader import Reader
 KEY = "quantization_config"
 SCALE_BYTES = 4  # float32
 SCALE_NAMES = ("weight_scale", "weight_scale_inv", "input_scale", "activation_scale")
+# Scales of a KV cache in fp8 are named after the attention, its projections, or vLLM's module inside it; `kv`
+# is one number for both. Those of queries and weights are for products in fp8, which attention here has not.
+CACHE_SCALE = re.compile(
+    r"(?P<path>.+?)\.(?:(?:attn\.|(?:[kv]|qkv)_proj\.)?(?P<kind>k|v|kv|q|prob|prob_output)_scale"
+    r"|(?P<part>[kv])_proj\.output_scale)"
+)
 MAX_PATTERN = 256  # characters of a pattern in a list of exceptions
 MAX_REPEATS = 3  # in one pattern: what it costs to match grows by a power for each
 _MAX_NAME = 512  # characters of a name that patterns are tried on
@@ -139,7 +145,8 @@ def _read_fp8(said: _Object) -> Quantization:
             'with quantization="fp8"',
         )
     scheme = said.one_of("activation_scheme", ("dynamic", "static"), "dynamic")
-    said.one_of("kv_cache_scheme", (None,))
+    if said.fields.get("kv_cache_scheme") != "static":  # one number a layer, beside the weights
+        said.one_of("kv_cache_scheme", (None,))
     ignored = said.names("modules_to_not_convert", "ignored_layers")
     return Quantization(method="fp8", scheme="fp8", stored=True, static=scheme == "static", ignored=ignored)
 
@@ -147,7 +154,9 @@ def _read_fp8(said: _Object) -> Quantization:
 def _read_compressed_tensors(said: _Object) -> Quantization:
     """The float-quantized format of compressed-tensors: one group of all linear layers, 8 bits each side."""
     said.one_of("format", ("float-quantized",))
-    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):
+    if said.fields.get("kv_cache_scheme"):
+        _check_cache_scheme(said.inner("kv_cache_scheme"))
+    for key in ("sparsity_config", "transform_config"):
         if said.fields.get(key) != {}:  # some writers leave an empty object where there is none
             said.one_of(key, (None,))
     groups = said.inner("config_groups")
@@ -171,6 +180,15 @@ def _read_compressed_tensors(said: _Object) -> Quantization:
         static=not dynamic,
         ignored=said.names("ignore"),
     )
+
+
+def _check_cache_scheme(scheme: _Object) -> None:
+    """Keys and values have a scale a layer in the checkpoint, for whoever keeps them in fp8."""
+    scheme.one_of("num_bits", (8,))
+    scheme.one_of("type", ("float",))
+    scheme.one_of("strategy", ("tensor",))
+    scheme.one_of("dynamic", (False,), False)
+    scheme.one_of("symmetric", (True,), True)
 
 
 def _read_mxfp4(said: _Object) -> Quantization:

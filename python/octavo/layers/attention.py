@@ -13,6 +13,7 @@ from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
 from octavo.layers.norm import RMSNorm
+from octavo.weights.kv_scales import KvScales
 
 
 class LayerState(NamedTuple):
@@ -82,7 +83,7 @@ class AttentionPlans:
         if plan is None:
             memory = self._memory.get(window)
             if memory is None:
-                size = self._bytes(cache, heads, window)
+                size = self._bytes(cache, q, window)
                 memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
             plan = self._plans[key] = ops.AttentionPlan(
                 memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
@@ -90,16 +91,15 @@ class AttentionPlans:
         if window not in self._made:
             self._made.add(window)
             rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
-            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window, chunked)
+            args = (q.shape[0], heads, window, chunked)
+            ops.plan_attention(plan, cache, table, *rows, *args, like=q)
         return plan
 
-    def _bytes(self, cache: torch.Tensor, heads: int, window: int) -> int:
+    def _bytes(self, cache: torch.Tensor, q: torch.Tensor, window: int) -> int:
         """What any step's plan of a window takes."""
-        queries = self._decode_queries
+        queries, shape = self._decode_queries, (self._tokens, self._rows, q.shape[1], window)
         return max(
-            ops.attention_plan_bytes(
-                cache, self._tokens, self._rows, heads, window, max_queries=most, decode_queries=queries
-            )
+            ops.attention_plan_bytes(cache, *shape, max_queries=most, decode_queries=queries, like=q)
             for most in {0, 1, queries}
         )
 
@@ -111,10 +111,11 @@ class AttentionContext:
     heads share one vector of each token, state() where it is recurrent. caches: one [B, 2, Hk, bs, D] or
     latent [B, bs, W] view for each layer that attends, states: the (conv, scan) views
     of each recurrent one, made once, because slicing in every call would cost as much as the call;
-    block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer. Of
-    a step: query_start [R + 1] int32, row_slot and seq_len [R] int32, slots: for each group [N] int64, where
-    each token's keys and values go, rows: (source, target) of a group of states, [R] int32 each, encoded:
-    what tokens see of an encoder's output. plans: where the device's attention is planned.
+    block_tables: one [slots, max_blocks] int32 for each group of layers; groups: the group of each layer;
+    scales: of caches in fp8, by layer, 1 where there are none. Of a step: query_start [R + 1] int32, row_slot
+    and seq_len [R] int32, slots: for each group [N] int64, where each token's keys and values go, rows:
+    (source, target) of a group of states, [R] int32 each, encoded: what tokens see of an encoder's output.
+    plans: where the device's attention is planned.
     """
 
     __slots__ = (
@@ -126,6 +127,7 @@ class AttentionContext:
         "query_start",
         "row_slot",
         "rows",
+        "scales",
         "seq_len",
         "slots",
         "states",
@@ -137,11 +139,14 @@ class AttentionContext:
         block_tables: Sequence[torch.Tensor],
         groups: Sequence[int],
         states: Mapping[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
+        scales: Mapping[int, KvScales] | None = None,
     ) -> None:
         self.caches = caches
         self.block_tables = block_tables
         self.groups = groups
         self.states = states or {}
+        given = scales or {}
+        self.scales = [given.get(layer, KvScales()) for layer in range(len(groups))]
         self.plans: AttentionPlans | None = None
         self.query_start: torch.Tensor
         self.row_slot: torch.Tensor
@@ -172,13 +177,14 @@ class AttentionContext:
 
         `rotation`: of q and k, before that and in the same pass.
         """
-        cache, group = self.caches[layer], self.groups[layer]
+        cache, group, (k_scale, v_scale) = self.caches[layer], self.groups[layer], self.scales[layer]
+        slots = self.slots[group]
         if rotation is None:
-            ops.cache_write(k, v, cache, self.slots[group])
+            ops.cache_write(k, v, cache, slots, k_scale, v_scale)
         else:
             position, cos_sin, q_norm, k_norm, eps, offset = rotation
-            slots = self.slots[group]
-            ops.norm_rope_cache(q, k, v, position, cos_sin, cache, slots, q_norm, k_norm, eps, offset)
+            options = (eps, offset, False, k_scale, v_scale)
+            ops.norm_rope_cache(q, k, v, position, cos_sin, cache, slots, q_norm, k_norm, *options)
         out, table = torch.empty(q.shape, dtype=q.dtype, device=q.device), self.block_tables[group]
         plan = None if self.plans is None else self.plans.of(self, q, cache, table, window, chunked)
         ops.paged_attention(
@@ -195,6 +201,8 @@ class AttentionContext:
             sinks,
             chunked=chunked,
             plan=plan,
+            k_scale=k_scale,
+            v_scale=v_scale,
         )
         return out
 
@@ -218,12 +226,13 @@ class AttentionContext:
         """
         cache, table = self.caches[layer], self.block_tables[self.groups[layer]]
         out, rows = torch.zeros_like(q, memory_format=torch.contiguous_format), self.encoded
-        ops.paged_attention(out, q, cache, table, rows.row_slot, rows.query_start, rows.length, scale)
+        of_rows, (k_scale, v_scale) = (rows.row_slot, rows.query_start, rows.length), self.scales[layer]
+        ops.paged_attention(out, q, cache, table, *of_rows, scale, k_scale=k_scale, v_scale=v_scale)
         return out
 
     def store(self, layer: int, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
         """Write keys and values [L, Hk, D] of an encoder's output to `slots` [L] int64 of a cross layer."""
-        ops.cache_write(k, v, self.caches[layer], slots)
+        ops.cache_write(k, v, self.caches[layer], slots, *self.scales[layer])
 
 
 class Attention(Layer):

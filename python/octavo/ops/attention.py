@@ -54,12 +54,16 @@ def copy_runs(pool: Tensor, memory: Tensor, runs: Tensor, *, to_pool: bool) -> N
     backend(pool).copy_runs(pool, memory, runs, to_pool)
 
 
-def cache_write(k: Tensor, v: Tensor, cache: Tensor, slot: Tensor) -> None:
+def cache_write(
+    k: Tensor, v: Tensor, cache: Tensor, slot: Tensor, k_scale: float = 1.0, v_scale: float = 1.0
+) -> None:
     """Stores ``k`` and ``v`` [N, Hk, D] into one layer's ``cache`` [B, 2, Hk, bs, D] at ``slot`` [N] int64.
 
-    A negative slot is skipped. ``cache`` is usually a strided view of the pool.
+    A negative slot is skipped. ``cache`` is usually a strided view of the pool. One of torch.float8_e4m3fn
+    holds ``k / k_scale`` and ``v / v_scale``, rounded to nearest, ties to even, and held within +-448; NaN
+    stays NaN.
     """
-    backend(k).cache_write(k, v, cache, slot)
+    backend(k).cache_write(k, v, cache, slot, k_scale, v_scale)
 
 
 def norm_rope_cache(
@@ -75,6 +79,8 @@ def norm_rope_cache(
     eps: float = 1e-6,
     weight_offset: float = 0.0,
     interleaved: bool = False,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """``rms_norm`` of each head of q and k (with weights ``q_norm`` and ``k_norm`` [D], both or neither),
     ``rope`` and ``cache_write`` in one pass and with their bits.
@@ -82,9 +88,8 @@ def norm_rope_cache(
     q [N, Hq, D] changes in place; k and v [N, Hk, D] go into ``cache`` at ``slot``; what is left in k is
     unspecified. Arguments as in those ops.
     """
-    backend(q).norm_rope_cache(
-        q, k, v, position, cos_sin, cache, slot, q_norm, k_norm, eps, weight_offset, interleaved
-    )
+    options = (eps, weight_offset, interleaved, k_scale, v_scale)
+    backend(q).norm_rope_cache(q, k, v, position, cos_sin, cache, slot, q_norm, k_norm, *options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,14 +119,16 @@ def attention_plan_bytes(
     max_queries: int = 0,
     decode_queries: int = 1,
     fixed_split: bool = False,
+    like: Tensor | None = None,
 ) -> int:
     """Bytes of a plan for up to ``tokens`` query tokens of ``heads`` heads in ``rows`` rows; 0 on the CPU.
 
-    Only the shape, dtype and device of ``cache`` [B, 2, Hk, bs, D] count. A plan for more tokens or rows
+    Only the shape, dtype and device of ``cache`` [B, 2, Hk, bs, D] count, and the dtype of ``like``, which is
+    the queries' and has to be given beside a cache of torch.float8_e4m3fn. A plan for more tokens or rows
     takes at least as much.
     """
     return backend(cache).attention_plan_bytes(  # type: ignore[no-any-return]
-        cache, tokens, rows, heads, window, max_queries, decode_queries, fixed_split
+        cache, tokens, rows, heads, window, max_queries, decode_queries, fixed_split, like
     )
 
 
@@ -136,8 +143,10 @@ def plan_attention(
     heads: int,
     window: int = 0,
     chunked: bool = False,
+    like: Tensor | None = None,
 ) -> None:
-    """Fills ``plan`` for the rows of a step, whose q will be [tokens, heads, D]. Does nothing on the CPU.
+    """Fills ``plan`` for the rows of a step, whose q will be [tokens, heads, D] of the dtype of ``like``
+    (None: the cache's). Does nothing on the CPU.
 
     The calls of ``paged_attention`` that use the plan take the same rows, shapes and window, ``chunked``
     or not.
@@ -156,6 +165,7 @@ def plan_attention(
         plan.decode_queries,
         plan.fixed_split,
         chunked,
+        like,
     )
 
 
@@ -173,17 +183,20 @@ def paged_attention(
     sinks: Tensor | None = None,
     plan: AttentionPlan | None = None,
     chunked: bool = False,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
     one call.
 
-    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T; block_table: [slots,
-    max_blocks] int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks: [Hq] float32. Query i
-    of row r stands at ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with ``window`` w > 0 it
-    sees the last w keys, itself included, or with ``chunked`` those of its chunk ``[w * i, w * (i
-    + 1))``. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more logit without a
-    value. Rows with ``seq_len`` 0 write nothing. A row's result is the same bits in any batch and for any
-    number of threads.
+    out, q: [N, Hq, D] of T, D a multiple of 8 up to 256; cache: [B, 2, Hk, bs, D] of T or of
+    torch.float8_e4m3fn, whose keys and values are what it holds times ``k_scale`` and ``v_scale``;
+    block_table: [slots, max_blocks] int32; row_slot, seq_len: [R] int32; query_start: [R + 1] int32; sinks:
+    [Hq] float32. Query i of row r stands at ``seq_len[r] - (query_start[r + 1] - query_start[r]) + i``; with
+    ``window`` w > 0 it sees the last w keys, itself included, or with ``chunked`` those of its chunk
+    ``[w * i, w * (i + 1))``. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more
+    logit without a value. Rows with ``seq_len`` 0 write nothing. A row's result is the same bits in any
+    batch and for any number of threads.
 
     CUDA runs by ``plan``, which ``plan_attention`` filled for these rows; without one it takes a plain
     kernel, right but slow. The CPU needs none.
@@ -191,10 +204,10 @@ def paged_attention(
     rows = (block_table, row_slot, query_start, seq_len)
     args = (out, q, cache, *rows, scale, window, soft_cap, sinks)
     if plan is None:
-        backend(q).paged_attention(*args, chunked=chunked)
+        backend(q).paged_attention(*args, chunked=chunked, k_scale=k_scale, v_scale=v_scale)
         return
     options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    backend(q).paged_attention(*args, *options, chunked)
+    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale)
 
 
 def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from octavo.hf.quantization import SCALE_NAMES, Quantization
+from octavo.hf.quantization import CACHE_SCALE, SCALE_NAMES, Quantization
 from octavo.hf_config import ModelSpec
 from octavo.plan.groups import LayerGroup, PoolCut, cut_pool, layer_groups
 from octavo.weights.checkpoint import has_weights, open_checkpoint
 from octavo.weights.safetensors_file import TensorInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+KV_DTYPE_BYTES = {**DTYPE_BYTES, "fp8": 1}
 SCORE_CHUNK_BYTES = 64 << 20  # logits of prompt logprobs held at once; see ModelRunner
 
 # What a CUDA device takes besides. A graph's own memory is small, what its step holds is not: graphs share
@@ -41,9 +42,15 @@ class Footprint:
     block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    kv_cache_dtype: str = "auto"  # of config.KV_CACHE_DTYPES
     device: str = "cpu"
     graphs: bool = False  # whether steps are captured
     max_draft_tokens: int = 0
+
+    @property
+    def kv_dtype(self) -> str:
+        """What keys and values are kept in: one of KV_DTYPE_BYTES. States are kept as they are."""
+        return self.spec.dtype if self.kv_cache_dtype == "auto" else self.kv_cache_dtype
 
     @cached_property
     def cut(self) -> PoolCut:
@@ -92,7 +99,7 @@ class Footprint:
 
     @property
     def token_layer_bytes(self) -> int:
-        return self.spec.cached_size * DTYPE_BYTES[self.spec.dtype]
+        return self.spec.cached_size * KV_DTYPE_BYTES[self.kv_dtype]
 
     @property
     def activation_bytes(self) -> int:
@@ -241,6 +248,8 @@ def linear_shapes(spec: ModelSpec) -> Iterator[tuple[str, int, int]]:
 def _held(name: str, info: TensorInfo, spec: ModelSpec) -> tuple[int, int]:
     """A stored tensor's parameters, and the bytes that hold them. Scales are part of their weight."""
     quantization: Quantization | None = spec.quantization
+    if CACHE_SCALE.fullmatch(name):
+        return 0, 0
     elements = _elements(info, mxfp4=spec.mxfp4)
     module, _, kind = name.rpartition(".")
     if quantization is not None and quantization.converts(module):

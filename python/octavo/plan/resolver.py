@@ -56,6 +56,7 @@ class Plan:
     spec: ModelSpec  # with the resolved dtype and max_model_len
     device: str
     dtype: str
+    kv_dtype: str  # what keys and values are kept in: dtype, or fp8
     enforce_eager: bool
     num_threads: int
     block_size: int
@@ -162,6 +163,7 @@ def resolve(
         spec=spec,
         device=target.kind,
         dtype=spec.dtype,
+        kv_dtype=footprint.kv_dtype,
         enforce_eager=device.enforce_eager,
         num_threads=_num_threads(device, reasons),
         block_size=footprint.block_size,
@@ -226,10 +228,14 @@ def footprint_of(
         block_size=cache.block_size or DEFAULT_BLOCK_SIZE,
         max_num_batched_tokens=num_tokens,
         max_num_seqs=num_seqs,
+        kv_cache_dtype=cache.kv_cache_dtype,
         device=kind,
         graphs=graphs,
         max_draft_tokens=scheduler.speculation.num_tokens,
     )
+    if spec.latent is not None and cache.kv_cache_dtype != "auto":
+        remedy = "use auto: latents are kept in the model's dtype"
+        raise invalid("kv_cache_dtype", cache.kv_cache_dtype, remedy)
     if footprint.max_draft_tokens and any(group.recurrent for group in footprint.groups):
         remedy = "leave it out: recurrent layers cannot take back a rejected token"
         raise invalid("speculative_config", scheduler.speculative_config, remedy)

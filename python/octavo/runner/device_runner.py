@@ -23,6 +23,7 @@ from octavo.runner.runner import logprob_tensors
 from octavo.runner.shapes import ShapeTable, StepShape
 from octavo.runner.staging import DeviceStep, Staging
 from octavo.runner.tier import CudaQueues, Queues, TierCopier, host_memory, register
+from octavo.weights.kv_scales import KvScales
 
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
@@ -48,8 +49,11 @@ class DeviceRunner:
         model: torch.nn.Module,
         engine: Engine,
         items: Mapping[int, Sequence[MediaItem]] | None = None,
+        scales: Mapping[int, KvScales] | None = None,
     ) -> None:
-        """`items`: what requests bring for the model's encoder, by the core's id of the request."""
+        """`items`: what requests bring for the model's encoder, by the core's id of the request; `scales`:
+        of a KV cache in fp8, by layer.
+        """
         drafts = engine.config.max_draft_tokens
         # Who has drafts waits for the tokens before them: with a step ahead, steps would alternate between
         # those who have drafts and those who have none.
@@ -68,7 +72,7 @@ class DeviceRunner:
         self.pool, self._copy, self._pool_bytes = pool.memory, pool.copy, pool.bytes
         tables = [engine.block_table(group) for group in range(len(self._kinds))]
         self._tables = [BlockTable(table, device) for table in tables]
-        self._context = pool.context([table.lines for table in self._tables])
+        self._context = pool.context([table.lines for table in self._tables], scales)
         if device.type != "cpu":
             self._context.plans = AttentionPlans(tokens, rows + 1, min(1 + drafts, _MOST_DECODE_QUERIES))
         self._encoding: CrossEncoding | None = None

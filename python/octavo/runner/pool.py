@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import torch
 
+from octavo.errors import invalid
 from octavo.layers.attention import AttentionContext
 from octavo.plan.footprint import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from octavo.hf_config import StateSpec
     from octavo.plan import Plan
+    from octavo.weights.kv_scales import KvScales
 
 
 class Pool:
@@ -27,13 +29,14 @@ class Pool:
 
     def __init__(self, plan: Plan, device: torch.device | None = None) -> None:
         spec, cut = plan.spec, plan.footprint.cut
-        self.dtype: torch.dtype = getattr(torch, plan.dtype)
+        self.dtype: torch.dtype = getattr(torch, plan.dtype)  # of states
+        cached = _cached_dtype(plan)
         token: tuple[int, ...] = (2, spec.num_kv_heads, plan.block_size, spec.head_dim)
         if spec.latent is not None:
             token = (plan.block_size, spec.latent.width)
         raw = torch.empty((plan.num_blocks, cut.parent_bytes), dtype=torch.uint8, device=device)
         self.bytes = raw.view(-1)  # all of it, for who moves blocks
-        self.memory = raw if spec.state else raw.view(self.dtype).view(plan.num_blocks, -1, *token)
+        self.memory = raw if spec.state else raw.view(cached).view(plan.num_blocks, -1, *token)
         self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]; latents: [B, bs, W]
         self.states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by layer, (conv, scan)
         self.groups = [0] * (spec.num_layers + len(spec.cross_layers))  # of each layer
@@ -48,13 +51,15 @@ class Pool:
                 self.blocks.append(blocks)
                 self.states.update(zip(group.layers, self._states(blocks, spec.state)))
             else:
-                layers = blocks.view(self.dtype).view(-1, len(group.layers), *token)
+                layers = blocks.view(cached).view(-1, len(group.layers), *token)
                 self.blocks.append(layers)
                 self.caches.update(zip(group.layers, layers.unbind(1)))
 
-    def context(self, block_tables: list[torch.Tensor]) -> AttentionContext:
-        """Give each layer its view of the pool, each group its table."""
-        return AttentionContext(self.caches, block_tables, self.groups, self.states)
+    def context(
+        self, block_tables: list[torch.Tensor], scales: Mapping[int, KvScales] | None = None
+    ) -> AttentionContext:
+        """Give each layer its view of the pool and its scales, each group its table."""
+        return AttentionContext(self.caches, block_tables, self.groups, self.states, scales)
 
     def copy(self, count: int, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Make a step's copies: the leading tokens of blocks whose prefix a request shares up to there."""
@@ -79,3 +84,15 @@ class Pool:
                 )
             )
         return parts
+
+
+def _cached_dtype(plan: Plan) -> torch.dtype:
+    """What keys and values are kept in. Raises ValueError where this torch cannot hand that to the ops."""
+    if plan.kv_dtype != "fp8":
+        return getattr(torch, plan.kv_dtype)  # type: ignore[no-any-return]
+    try:
+        torch.empty(1, dtype=torch.float8_e4m3fn).__dlpack__()
+    except (AttributeError, BufferError, RuntimeError) as error:
+        remedy = f"use a newer torch than {torch.__version__}, which lends the ops no such tensors, or auto"
+        raise invalid("kv_cache_dtype", plan.cache.kv_cache_dtype, remedy) from error
+    return torch.float8_e4m3fn

@@ -21,6 +21,7 @@ from octavo.runner.batch import (
 )
 from octavo.runner.encoding import CrossEncoding
 from octavo.runner.pool import Pool
+from octavo.weights.kv_scales import KvScales
 
 if TYPE_CHECKING:
     from octavo.core import Engine, StepPlan
@@ -36,8 +37,10 @@ class ModelRunner:
         model: torch.nn.Module,
         engine: Engine,
         items: Mapping[int, Sequence[MediaItem]] | None = None,
+        scales: Mapping[int, KvScales] | None = None,
     ) -> None:
-        """`items`: what requests bring for the model's encoder, by the core's id of the request."""
+        """`items`: what requests bring for the model's encoder, by the core's id of the request; `scales`: of
+        a KV cache in fp8, by layer."""
         spec = plan.spec
         self.model = model
         self._logits = cast(CausalLM, model).logits
@@ -49,7 +52,7 @@ class ModelRunner:
         self.block_tables = [torch.from_numpy(engine.block_table(group)) for group in range(len(groups))]
         slots = range(engine.config.max_steps_in_flight)
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
-        self._context = pool.context(self.block_tables)
+        self._context = pool.context(self.block_tables, scales)
         self._copy = pool.copy
         self._kinds = [group.kind for group in groups]
         self._encoding: CrossEncoding | None = None

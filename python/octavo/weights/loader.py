@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from octavo.errors import WeightsError
+from octavo.hf.quantization import CACHE_SCALE
 from octavo.hf_config import ModelSpec
 from octavo.weights import mxfp4
 from octavo.weights.checkpoint import Checkpoint, open_checkpoint
@@ -74,7 +75,7 @@ def _found(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     for stored, info in checkpoint.tensors.items():
         name = spec.name_of(stored)
-        if name is None:
+        if name is None or CACHE_SCALE.fullmatch(name):
             continue
         if name in found:
             both = f"{found[name].name!r} and {stored!r}"

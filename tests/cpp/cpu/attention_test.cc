@@ -24,6 +24,8 @@ struct Step {
   bool chunked = false;
   float soft_cap = 0.0f;
   bool sinks = false;
+  bool fp8 = false;  // the cache
+  float k_scale = 1.0f, v_scale = 1.0f;
 
   int64_t slots = 0, max_blocks = 0;
   std::vector<int32_t> table = {}, row_slot = {}, query_start = {}, seq_len = {};
@@ -33,6 +35,7 @@ struct Step {
   TensorView cache = {};
 
   int64_t heads() const { return kv_heads * group; }
+  DType cache_dtype() const { return fp8 ? DType::kF8E4M3 : dtype; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(dim)); }
 
   void Build(std::mt19937_64& rng) {
@@ -56,11 +59,11 @@ struct Step {
     std::shuffle(lines.begin(), lines.end(), rng);
     row_slot.assign(lines.begin(), lines.begin() + int64_t(rows.size()));
     table.assign(size_t(slots * max_blocks), 1 << 30);
-    pool.emplace_back(dtype,
+    pool.emplace_back(cache_dtype(),
                       std::initializer_list<int64_t>{blocks, 3, 2 * kv_heads, block_size, dim}, 3);
     const Tensor& p = pool[0];  // [block, layer, K/V and head, token, dim]: layer 1 is the op's
-    cache = TensorView::Dense(nullptr, dtype, {blocks, 2, kv_heads, block_size, dim});
-    cache.data = p.view().ptr<char>() + p.Offset({0, 1}) * DTypeSize(dtype);
+    cache = TensorView::Dense(nullptr, cache_dtype(), {blocks, 2, kv_heads, block_size, dim});
+    cache.data = p.view().ptr<char>() + p.Offset({0, 1}) * DTypeSize(cache_dtype());
     const int64_t head = p.view().stride[2];
     const int64_t strides[] = {p.view().stride[0], head * kv_heads, head, p.view().stride[3], 1};
     std::copy(strides, strides + 5, cache.stride);
@@ -97,7 +100,25 @@ struct Step {
     REQUIRE(SlotMapping({Column(slot), Column(position), Column(start), Column(line), TableView(),
                          block_size})
                 .ok());
-    REQUIRE(CacheWrite({keys[r].view(), values[r].view(), cache, Column(slot)}).ok());
+    REQUIRE(
+        CacheWrite({keys[r].view(), values[r].view(), cache, Column(slot), k_scale, v_scale}).ok());
+    if (!fp8) return;
+    keys[r] = Kept(keys[r], k_scale);
+    values[r] = Kept(values[r], v_scale);
+  }
+
+  // What a cache in fp8 keeps of a row.
+  Tensor Kept(const Tensor& x, float by) const {
+    Tensor kept(DType::kF32, {x.dim(0), kv_heads, dim});
+    for (int64_t t = 0; t < x.dim(0); ++t) {
+      for (int64_t h = 0; h < kv_heads; ++h) {
+        for (int64_t d = 0; d < dim; ++d) {
+          const float quotient = static_cast<float>(x.At({t, h, d})) / by;
+          kept.Set({t, h, d}, FromE4m3(ToE4m3(double(quotient))) * double(by));
+        }
+      }
+    }
+    return kept;
   }
 
   PagedAttentionArgs Args() {
@@ -114,6 +135,8 @@ struct Step {
     a.chunked = chunked;
     a.soft_cap = soft_cap;
     if (sinks) a.sinks = Column(sink);
+    a.k_scale = k_scale;
+    a.v_scale = v_scale;
     return a;
   }
 
@@ -197,6 +220,24 @@ TEST_CASE("attention equals float64 on random steps of prefill, decode and mixed
     CAPTURE(s.dim);
     CAPTURE(s.group);
     CAPTURE(s.window);
+    s.Build(rng);
+    ForEachIsa([&] {
+      REQUIRE(PagedAttention(s.Args()).ok());
+      s.Check(rng);
+    });
+  }
+}
+
+TEST_CASE("attention over a cache in fp8 equals float64 over what it keeps") {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    CAPTURE(seed);
+    std::mt19937_64 rng(seed);
+    Step s = RandomStep(rng);
+    CAPTURE(s.dim);
+    CAPTURE(s.group);
+    s.fp8 = true;
+    s.k_scale = Pick(rng, {1.0f, 0.013f, 0.3f, 2.7f});
+    s.v_scale = Pick(rng, {1.0f, 0.05f, 0.4f});
     s.Build(rng);
     ForEachIsa([&] {
       REQUIRE(PagedAttention(s.Args()).ok());

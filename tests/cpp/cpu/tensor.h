@@ -58,8 +58,32 @@ inline uint16_t ToBf16(double x) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// A tensor of float32, bfloat16 or float16 whose rows stand `gap` elements apart in memory. All of
-// it, the gaps too, starts as NaN.
+// e4m3 has no infinity: its largest exponent holds numbers up to 448, and all ones are NaN.
+inline double FromE4m3(uint8_t code) {
+  const int exponent = (code >> 3) & 15, mantissa = code & 7;
+  const double sign = (code & 0x80) != 0 ? -1.0 : 1.0;
+  if ((code & 0x7f) == 0x7f) return kNan;
+  if (exponent == 0) return sign * std::ldexp(mantissa, -9);
+  return sign * std::ldexp(8 + mantissa, exponent - 10);
+}
+
+// Rounds to the nearest number of e4m3 by looking at all of them, of two equally near ones the even
+// code; what lies beyond 448 becomes that.
+inline uint8_t ToE4m3(double x) {
+  const auto sign = static_cast<uint8_t>(std::signbit(x) ? 0x80 : 0);
+  if (std::isnan(x)) return sign | 0x7f;
+  x = std::fabs(x);
+  int best = 0;
+  for (int code = 1; code < 0x7f; ++code) {
+    const double now = std::fabs(FromE4m3(static_cast<uint8_t>(code)) - x);
+    const double before = std::fabs(FromE4m3(static_cast<uint8_t>(best)) - x);
+    if (now < before || (now == before && code % 2 == 0) || std::isinf(x)) best = code;
+  }
+  return static_cast<uint8_t>(sign | best);
+}
+
+// A tensor of float32, bfloat16, float16 or e4m3 whose rows stand `gap` elements apart in memory.
+// All of it, the gaps too, starts as NaN.
 class Tensor {
  public:
   Tensor(DType dtype, std::initializer_list<int64_t> shape, int64_t gap = 0) {
@@ -95,6 +119,7 @@ class Tensor {
   double Rounded(double x) const {
     if (view_.dtype == DType::kBF16) return FromBf16(ToBf16(x));
     if (view_.dtype == DType::kF16) return FromHalf(ToHalf(x));
+    if (view_.dtype == DType::kF8E4M3) return FromE4m3(ToE4m3(x));
     return static_cast<double>(static_cast<float>(x));
   }
 
@@ -117,12 +142,15 @@ class Tensor {
 
   double Get(int64_t offset) const {
     if (view_.dtype == DType::kF32) return static_cast<double>(view().ptr<float>()[offset]);
+    if (view_.dtype == DType::kF8E4M3) return FromE4m3(view().ptr<uint8_t>()[offset]);
     const uint16_t bits = view().ptr<uint16_t>()[offset];
     return view_.dtype == DType::kBF16 ? FromBf16(bits) : FromHalf(bits);
   }
   void Put(int64_t offset, double x) {
     if (view_.dtype == DType::kF32) {
       view().ptr<float>()[offset] = static_cast<float>(x);
+    } else if (view_.dtype == DType::kF8E4M3) {
+      view().ptr<uint8_t>()[offset] = ToE4m3(x);
     } else {
       view().ptr<uint16_t>()[offset] = view_.dtype == DType::kBF16 ? ToBf16(x) : ToHalf(x);
     }

@@ -130,8 +130,10 @@ def test_a_model_with_states_says_how_its_pool_is_cut(tiny_folder: Callable[[str
         ("full", 4, 0.0),
         ("state", 1, 0.0273),
     ]
-    refused = octavo_command("plan", folder, "--kv-cache-dtype", "fp8")
-    assert "--kv-cache-dtype has fp8; a model with states has `auto` only" in refused.stderr
+    narrow = octavo_command("plan", folder, "--memory", "4GiB", "--kv-cache-dtype", "fp8")
+    # Keys and values shrink, the states do not.
+    assert re.search(r"full +16 tokens of 1 layers, 2 KiB; 16 in a block", narrow.stdout), narrow.stdout
+    assert re.search(r"state +one state of 2 layers, 32 KiB; 1 in a block", narrow.stdout)
 
 
 def test_a_model_with_latents_says_so(tiny_folder: Callable[[str], Path]) -> None:
