@@ -11,7 +11,6 @@ namespace octavo::cuda {
 namespace {
 
 constexpr const char* kOp = "paged_attention";
-constexpr int64_t kElementAlign = 8;     // elements: 16 bytes of a 16-bit type
 constexpr uintptr_t kPointerAlign = 16;  // bytes: what cp.async moves
 constexpr uintptr_t kMemoryAlign = 256;  // bytes, of a plan's memory
 constexpr int64_t kNoWindow = 1 << 30;   // no row is as long: such a window is none
@@ -21,7 +20,8 @@ constexpr int64_t kMaxGrid = INT64_C(1) << 31;
 bool Aligned(const TensorView& v) {
   bool aligned = reinterpret_cast<uintptr_t>(v.data) % kPointerAlign == 0;
   for (int i = 0; i + 1 < v.rank; ++i) {
-    aligned = aligned && (v.shape[i] <= 1 || v.stride[i] % kElementAlign == 0);
+    const int64_t bytes = v.stride[i] * DTypeSize(v.dtype);
+    aligned = aligned && (v.shape[i] <= 1 || bytes % int64_t{kPointerAlign} == 0);
   }
   return aligned;
 }
@@ -32,7 +32,7 @@ bool FitsTensorCores(const PagedAttentionArgs& a) {
   const bool dtype = a.q.dtype == DType::kBF16 || a.q.dtype == DType::kF16;
   const bool dims = head_dim == 64 || head_dim == 128 || head_dim == 256;
   const bool blocks = a.cache.shape[3] % kTileTokens == 0 && a.cache.stride[3] == head_dim;
-  return dtype && dims && blocks && group <= kMaxPrefillGroup && a.scale > 0.0f &&
+  return dtype && dims && blocks && group <= kMaxPrefillGroup && a.scale * a.k_scale > 0.0f &&
          a.row_slot.shape[0] <= kMaxPlanRows && Aligned(a.q) && Aligned(a.out) && Aligned(a.cache);
 }
 
@@ -43,12 +43,13 @@ int32_t WindowOf(const PagedAttentionArgs& a) {
 }
 
 LayerParams MakeLayer(const PagedAttentionArgs& a) {
-  const int64_t size = DTypeSize(a.q.dtype);
+  const int64_t size = DTypeSize(a.q.dtype), cached = DTypeSize(a.cache.dtype);
+  const float scale = a.scale * a.k_scale;
   LayerParams p{};
   p.cache = a.cache.ptr<char>();
-  p.block_stride = a.cache.stride[0] * size;
-  p.value_stride = a.cache.stride[1] * size;
-  p.head_stride = a.cache.stride[2] * size;
+  p.block_stride = a.cache.stride[0] * cached;
+  p.value_stride = a.cache.stride[1] * cached;
+  p.head_stride = a.cache.stride[2] * cached;
   p.table = a.block_table.ptr<int32_t>();
   p.table_stride = a.block_table.stride[0];
   p.block_size = static_cast<int32_t>(a.cache.shape[3]);
@@ -62,10 +63,11 @@ LayerParams MakeLayer(const PagedAttentionArgs& a) {
   p.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
   p.group = static_cast<int32_t>(a.q.shape[1] / a.cache.shape[2]);
   p.window = WindowOf(a);
-  p.scale_log2 = a.scale * kLog2E;
+  p.value_scale = a.v_scale;
+  p.scale_log2 = scale * kLog2E;
   if (a.soft_cap != 0.0f) {
     p.cap_log2 = a.soft_cap * kLog2E;
-    p.cap_scale = a.scale / a.soft_cap;
+    p.cap_scale = scale / a.soft_cap;
   }
   return p;
 }
@@ -165,9 +167,10 @@ Status EnqueueGeneric(const PagedAttentionArgs& a, const AttentionCall& call, St
   p.rows = static_cast<int32_t>(a.row_slot.shape[0]);
   p.heads = static_cast<int32_t>(a.q.shape[1]);
   p.head_dim = static_cast<int32_t>(a.q.shape[2]);
-  p.scale = a.scale;
+  p.scale = a.scale * a.k_scale;
   p.soft_cap = a.soft_cap;
-  return LaunchGeneric(a.q.dtype, a.q.shape[0], p, MakeLaunch(call, stream));
+  return LaunchGeneric(a.q.dtype, a.cache.dtype == DType::kF8E4M3, a.q.shape[0], p,
+                       MakeLaunch(call, stream));
 }
 
 }  // namespace
@@ -189,6 +192,7 @@ Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
   DecodeChoice& choice = call->choice;
   choice.head_dim = static_cast<int>(a.q.shape[2]);
   choice.half = a.q.dtype == DType::kF16;
+  choice.fp8 = a.cache.dtype == DType::kF8E4M3;
   choice.column_tiles =
       choice.head_dim < 256 && group * options.decode_queries > kColumnsOfMma ? 2 : 1;
   choice.pair = PickPair(choice, options, kernels.decode, call->facts);
@@ -220,11 +224,10 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
     constexpr uint32_t kOne = 1u << 16;
     const auto group = static_cast<uint32_t>(call.shape.group);
     const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
-    const int dim = call.choice.head_dim;
+    const DecodeChoice& c = call.choice;
     launch.grid = static_cast<unsigned>(call.facts.multiprocessors);
-    OCTAVO_RETURN_IF_ERROR(call.wgmma
-                               ? LaunchWgmmaPrefill(dim, call.choice.half, a.cache, p, launch)
-                               : LaunchPrefill(dim, call.choice.half, p, launch));
+    OCTAVO_RETURN_IF_ERROR(call.wgmma ? LaunchWgmmaPrefill(c.head_dim, c.half, a.cache, p, launch)
+                                      : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
   const DecodeParams p{MakeLayer(a),  parts.ctas, parts.segments,
                        parts.arrived, parts.sums, parts.stats};

@@ -1,6 +1,7 @@
 // Paged decode attention: out[t, h] = softmax(q[t, h] K^T) V for rows of few query tokens.
 //
-// Shapes as PagedAttentionArgs; bfloat16 or float16; D = 64, 128, 256; blocks of k * 16 tokens.
+// Shapes as PagedAttentionArgs; bfloat16 or float16, a cache of the same or of e4m3; D = 64, 128,
+// 256; blocks of k * 16 tokens.
 // Grid: the plan's CTAs (one or two on a multiprocessor); CTA c walks its segments (schedule.h). A
 // round gives each warp one tile of 16 keys; a warp loads its own tiles into its own ring of shared
 // memory and keeps its own softmax state, so the loop has no barrier between warps. At a segment's
@@ -8,8 +9,9 @@
 // of its CTAs to arrive merges them in split order, so that results repeat bit for bit.
 //
 // Shared memory: warps x stages x {K tile, V tile}, then a merge buffer of warps x 8 columns.
-// In a tile, 16-byte piece c of token r lies at piece c ^ (r % 8): ldmatrix then meets no bank
-// twice.
+// In a tile, 16-byte piece c of token r lies at piece c ^ (r % 8), or c ^ (r / 2 % 4) where a row
+// has four: ldmatrix then meets no bank twice. Of e4m3 an ldmatrix brings 32 head dims of 16 tokens
+// where it brings 16 of two bytes each (decode_fragments.cuh).
 //
 // The products are swapped, S^T = K Q^T and O^T = V^T P^T: packed queries are the n side of mma
 // m16n8k16, so that a group of 8 heads fills it where M padded to 16 would waste half.

@@ -5,10 +5,10 @@
 
 namespace octavo::cuda {
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, typename Cached>
 Status LaunchDecodeOf(const DecodeChoice& choice, const DecodeParams& p,
                       const LaunchShape& launch) {
-  using Shapes = DecodeShapesOf<T, kHeadDim>;
+  using Shapes = DecodeShapesOf<T, Cached, kHeadDim>;
   if constexpr (kHeadDim < 256) {
     if (choice.column_tiles == 2) {
       return choice.pair ? LaunchDecodeShape<typename Shapes::template Pair<2>>(p, launch)

@@ -11,10 +11,10 @@ namespace octavo::cuda {
 // Factor for a column's sums that makes them its output. `maximum` and `sum` are its softmax's.
 __device__ __forceinline__ float OutputFactor(const LayerParams& p, int head, float maximum,
                                               float sum) {
-  if (p.sinks == nullptr) return 1.0f / sum;
+  if (p.sinks == nullptr) return p.value_scale / sum;
   const float sink = p.sinks[head] * kLog2E, high = fmaxf(maximum, sink);
   const float factor = Exp2(maximum - high);
-  return factor / (sum * factor + Exp2(sink - high));
+  return p.value_scale * factor / (sum * factor + Exp2(sink - high));
 }
 
 // A packed query: its token and head in q and out.
@@ -48,13 +48,21 @@ __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment&
 #pragma unroll
   for (int n = 0; n < S::kColumnTiles; ++n) {
     const int column = 2 * (lane % 4);
-    float* const mine = merge + (warp * kColumnsOfMma + column) * S::kMergeRow + lane / 4;
+    float* const mine = merge + (warp * kColumnsOfMma + column) * S::kMergeRow;
 #pragma unroll
     for (int d = 0; d < kSteps; ++d) {
-      mine[d * 16] = state.o[d][n][0];
-      mine[d * 16 + S::kMergeRow] = state.o[d][n][1];
-      mine[d * 16 + 8] = state.o[d][n][2];
-      mine[d * 16 + 8 + S::kMergeRow] = state.o[d][n][3];
+      const auto& o = state.o[d][n];
+      if constexpr (S::kFp8) {
+        float* const at = mine + d * 16 + lane / 4 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(o[0], o[2]);
+        *reinterpret_cast<float2*>(at + S::kMergeRow) = make_float2(o[1], o[3]);
+      } else {
+        float* const at = mine + d * 16 + lane / 4;
+        at[0] = o[0];
+        at[S::kMergeRow] = o[1];
+        at[8] = o[2];
+        at[8 + S::kMergeRow] = o[3];
+      }
     }
     if (lane < 4) {
       stats[warp * kColumnsOfMma + column] = make_float2(state.maximum[n][0], state.sum[n][0]);

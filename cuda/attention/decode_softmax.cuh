@@ -1,9 +1,11 @@
 // One warp's softmax over the tiles that it has seen, for the columns (packed queries) of an item.
 //
 // Fragments of mma m16n8k16, lane l: an accumulator holds rows l / 4 and l / 4 + 8, columns
-// 2 (l % 4) and the next. Rows are tokens in S^T, head dims in O^T.
+// 2 (l % 4) and the next. Rows are tokens in S^T, head dims in O^T: of a cache in e4m3 the dims
+// 2 (l / 4) and the next.
 #pragma once
 
+#include "attention/decode_fragments.cuh"
 #include "attention/decode_stream.cuh"
 
 namespace octavo::cuda {
@@ -14,7 +16,7 @@ inline constexpr float kRescaleLog2 = 8.0f;
 
 template <class S>
 struct SoftmaxState {
-  using T = typename S::Element;
+  using T = typename S::Product;
   static constexpr int kSteps = S::kHeadDim / 16;  // k steps of K Q^T, m tiles of V^T P^T
   static constexpr int kNs = S::kColumnTiles;
 
@@ -22,6 +24,7 @@ struct SoftmaxState {
   float o[kSteps][kNs][4];
   float maximum[kNs][2];
   float sum[kNs][2];
+  QueryScales<S> scales;
 
   __device__ __forceinline__ void Clear() {
 #pragma unroll
@@ -43,13 +46,16 @@ struct SoftmaxState {
       const int token = live ? column / p.group : 0, head = live ? column - token * p.group : 0;
       const char* const at = p.q + (g.first_token + token) * p.q_token_stride +
                              (g.head * p.group + head) * p.q_head_stride;
-      const uint32_t* const words = reinterpret_cast<const uint32_t*>(at) + lane % 4;
+      // Of a step's 16 dims a lane has two pairs: of e4m3 the four in a row that LoadKeys gives.
+      constexpr int kFirst = S::kFp8 ? 2 : 1, kSecond = S::kFp8 ? 1 : 4;
+      const uint32_t* const words = reinterpret_cast<const uint32_t*>(at) + lane % 4 * kFirst;
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
         q[k][n][0] = live ? __ldg(words + 8 * k) : 0u;
-        q[k][n][1] = live ? __ldg(words + 8 * k + 4) : 0u;
+        q[k][n][1] = live ? __ldg(words + 8 * k + kSecond) : 0u;
       }
     }
+    scales.Take(q);
   }
 
   // Adds the 16 keys from position `key` on, whose K and V lie at `tile`.
@@ -57,7 +63,7 @@ struct SoftmaxState {
                                           uint32_t tile) {
     float s[kNs][4];
     Scores(tile, s);
-    Scale(p, s);
+    Scale(p, scales, s);
     const int first = g.length - g.queries;
     if (NeedsMask(first, g.length - 1, key, kTileTokens, p.window)) {
       Mask(p, g, key, s);
@@ -74,15 +80,18 @@ struct SoftmaxState {
       weights[n][0] = TransposeMatrix(Pack<T>(w0, w1));
       weights[n][1] = TransposeMatrix(Pack<T>(w2, w3));
     }
-    const int lane = threadIdx.x % kWarpSize;
-    const int token = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
-    const uint32_t at = LaneAddress<S>(tile + S::kTileBytes, token, half);
+    const uint32_t at = ValueAddress<S>(tile + S::kTileBytes);
 #pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      uint32_t v[4];
-      LoadMatrix4Transposed(v, StepPieces(at, d));
+    for (int d = 0; d < kSteps; d += kStepsOfLoad<S>) {
+      uint32_t v[kStepsOfLoad<S>][4];
+      LoadValues<S>(v, StepPieces(at, d / kStepsOfLoad<S>));
 #pragma unroll
-      for (int n = 0; n < kNs; ++n) Mma16x8x16<T>(o[d][n], v, weights[n][0], weights[n][1]);
+      for (int i = 0; i < kStepsOfLoad<S>; ++i) {
+#pragma unroll
+        for (int n = 0; n < kNs; ++n) {
+          Mma16x8x16<T>(o[d + i][n], v[i], weights[n][0], weights[n][1]);
+        }
+      }
     }
   }
 
@@ -100,17 +109,19 @@ struct SoftmaxState {
 
  private:
   __device__ __forceinline__ void Scores(uint32_t tile, float (&s)[kNs][4]) {
-    const int lane = threadIdx.x % kWarpSize;
-    const int token = (lane & 7) + ((lane >> 3) & 1) * 8, half = lane >> 4;
-    const uint32_t at = LaneAddress<S>(tile, token, half);
+    const uint32_t at = KeyAddress<S>(tile);
     float even[kNs][4] = {}, odd[kNs][4] = {};  // two chains hide the latency of an mma
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      uint32_t a[4];
-      LoadMatrix4(a, StepPieces(at, k));
+    for (int k = 0; k < kSteps; k += kStepsOfLoad<S>) {
+      uint32_t a[kStepsOfLoad<S>][4];
+      LoadKeys<S>(a, StepPieces(at, k / kStepsOfLoad<S>));
 #pragma unroll
-      for (int n = 0; n < kNs; ++n) {
-        Mma16x8x16<T>(k % 2 == 0 ? even[n] : odd[n], a, q[k][n][0], q[k][n][1]);
+      for (int i = 0; i < kStepsOfLoad<S>; ++i) {
+#pragma unroll
+        for (int n = 0; n < kNs; ++n) {
+          const int step = k + i;
+          Mma16x8x16<T>(step % 2 == 0 ? even[n] : odd[n], a[i], q[step][n][0], q[step][n][1]);
+        }
       }
     }
 #pragma unroll
@@ -120,7 +131,9 @@ struct SoftmaxState {
     }
   }
 
-  static __device__ __forceinline__ void Scale(const LayerParams& p, float (&s)[kNs][4]) {
+  static __device__ __forceinline__ void Scale(const LayerParams& p, const QueryScales<S>& scales,
+                                               float (&s)[kNs][4]) {
+    scales.Apply(s);
     if (p.cap_log2 == 0.0f) {
 #pragma unroll
       for (int i = 0; i < kNs * 4; ++i) s[i / 4][i % 4] *= p.scale_log2;

@@ -18,10 +18,12 @@ constexpr Resources ResourcesOf() {
   return {S::kWarps, S::kSharedBytes};
 }
 
-// The dtype changes no size.
+// The dtypes change no size.
 template <int kHeadDim>
 Resources DecodeResources(bool pair) {
-  using Shapes = DecodeShapesOf<__half, kHeadDim>;
+  using Shapes = DecodeShapesOf<__half, __half, kHeadDim>;
+  static_assert(Shapes::template Wide<1>::kSharedBytes ==
+                DecodeShapesOf<__half, E4m3, kHeadDim>::template Wide<1>::kSharedBytes);
   return pair ? ResourcesOf<typename Shapes::template Pair<1>>()
               : ResourcesOf<typename Shapes::template Wide<1>>();
 }
@@ -37,27 +39,27 @@ Resources ResourcesOf(const DecodeChoice& c) {
   }
 }
 
-template <typename T>
+template <typename T, typename Cached>
 Status DecodeByHeadDim(const DecodeChoice& c, const DecodeParams& p, const LaunchShape& launch) {
   switch (c.head_dim) {
     case 64:
-      return LaunchDecodeOf<T, 64>(c, p, launch);
+      return LaunchDecodeOf<T, 64, Cached>(c, p, launch);
     case 128:
-      return LaunchDecodeOf<T, 128>(c, p, launch);
+      return LaunchDecodeOf<T, 128, Cached>(c, p, launch);
     default:
-      return LaunchDecodeOf<T, 256>(c, p, launch);
+      return LaunchDecodeOf<T, 256, Cached>(c, p, launch);
   }
 }
 
-template <typename T>
+template <typename T, typename Cached>
 Status PrefillByHeadDim(int head_dim, const PrefillParams& p, const LaunchShape& launch) {
   switch (head_dim) {
     case 64:
-      return LaunchPrefillOf<T, 64>(p, launch);
+      return LaunchPrefillOf<T, 64, Cached>(p, launch);
     case 128:
-      return LaunchPrefillOf<T, 128>(p, launch);
+      return LaunchPrefillOf<T, 128, Cached>(p, launch);
     default:
-      return LaunchPrefillOf<T, 256>(p, launch);
+      return LaunchPrefillOf<T, 256, Cached>(p, launch);
   }
 }
 
@@ -73,13 +75,22 @@ int DecodeCtas(const DecodeChoice& choice, const DeviceFacts& facts) {
 }
 
 Status LaunchDecode(const DecodeChoice& choice, const DecodeParams& p, const LaunchShape& launch) {
-  return choice.half ? DecodeByHeadDim<__half>(choice, p, launch)
-                     : DecodeByHeadDim<__nv_bfloat16>(choice, p, launch);
+  if (choice.fp8) {
+    return choice.half ? DecodeByHeadDim<__half, E4m3>(choice, p, launch)
+                       : DecodeByHeadDim<__nv_bfloat16, E4m3>(choice, p, launch);
+  }
+  return choice.half ? DecodeByHeadDim<__half, __half>(choice, p, launch)
+                     : DecodeByHeadDim<__nv_bfloat16, __nv_bfloat16>(choice, p, launch);
 }
 
-Status LaunchPrefill(int head_dim, bool half, const PrefillParams& p, const LaunchShape& launch) {
-  return half ? PrefillByHeadDim<__half>(head_dim, p, launch)
-              : PrefillByHeadDim<__nv_bfloat16>(head_dim, p, launch);
+Status LaunchPrefill(int head_dim, bool half, bool fp8, const PrefillParams& p,
+                     const LaunchShape& launch) {
+  if (fp8) {
+    return half ? PrefillByHeadDim<__half, E4m3>(head_dim, p, launch)
+                : PrefillByHeadDim<__nv_bfloat16, E4m3>(head_dim, p, launch);
+  }
+  return half ? PrefillByHeadDim<__half, __half>(head_dim, p, launch)
+              : PrefillByHeadDim<__nv_bfloat16, __nv_bfloat16>(head_dim, p, launch);
 }
 
 }  // namespace octavo::cuda

@@ -1,5 +1,5 @@
 // Paged attention for every shape the op allows: float32, head dims of k * 8 up to 256, any block
-// size and stride. It needs no plan.
+// size and stride, a cache of e4m3 too. It needs no plan.
 //
 // Grid: one CTA of four warps for each query token and head; a warp takes every fourth key, its
 // lanes share the head dim. Bound by the latency of one key after another: right, not fast. Source:
@@ -9,6 +9,7 @@
 
 #include "attention/generic.h"
 #include "attention/plan.h"
+#include "common/e4m3.cuh"
 #include "common/element.cuh"
 #include "common/ptx.cuh"
 
@@ -44,11 +45,11 @@ __device__ void LoadRow(const char* from, int head_dim, float (&x)[kLaneDims]) {
   }
 }
 
-template <typename T>
+template <typename Cached>
 __device__ void AddKey(const GenericParams& p, const char* k, const float (&q)[kLaneDims],
                        LaneState* state) {
   float x[kLaneDims], score = 0.0f;
-  LoadRow<T>(k, p.head_dim, x);
+  LoadRow<Cached>(k, p.head_dim, x);
 #pragma unroll
   for (int i = 0; i < kLaneDims; ++i) score = fmaf(q[i], x[i], score);
   for (int step = 1; step < kWarpSize; step *= 2) {
@@ -59,7 +60,7 @@ __device__ void AddKey(const GenericParams& p, const char* k, const float (&q)[k
   if (score > state->maximum) state->Rescale(score);
   const float weight = expf(score - state->maximum);
   state->sum += weight;
-  LoadRow<T>(k + p.layer.value_stride, p.head_dim, x);
+  LoadRow<Cached>(k + p.layer.value_stride, p.head_dim, x);
 #pragma unroll
   for (int i = 0; i < kLaneDims; ++i) state->v[i] = fmaf(weight, x[i], state->v[i]);
 }
@@ -90,11 +91,12 @@ __device__ void MergeAndStore(const GenericParams& p, int head, LaneState state,
 #pragma unroll
   for (int i = 0; i < kLaneDims; ++i) {
     const int dim = i * kWarpSize + lane;
-    if (dim < p.head_dim) Store(reinterpret_cast<T*>(out) + dim, state.v[i] / state.sum);
+    const float x = state.v[i] / state.sum * p.layer.value_scale;
+    if (dim < p.head_dim) Store(reinterpret_cast<T*>(out) + dim, x);
   }
 }
 
-template <typename T>
+template <typename T, typename Cached>
 __global__ __launch_bounds__(kGenericWarps* kWarpSize) void GenericKernel(
     const __grid_constant__ GenericParams p) {
   GridDependencyWait();
@@ -114,22 +116,28 @@ __global__ __launch_bounds__(kGenericWarps* kWarpSize) void GenericKernel(
   LaneState state;
   for (int key = first + threadIdx.x / kWarpSize; key <= position; key += kGenericWarps) {
     const int block = key / p.layer.block_size, within = key - block * p.layer.block_size;
-    AddKey<T>(p, cache + line[block] * p.layer.block_stride + within * p.token_stride, q, &state);
+    AddKey<Cached>(p, cache + line[block] * p.layer.block_stride + within * p.token_stride, q,
+                   &state);
   }
   MergeAndStore<T>(p, head, state,
                    p.layer.out + token * p.layer.out_token_stride + head * p.layer.out_head_stride);
 }
 
+template <typename T>
+Status LaunchGenericOf(bool fp8, const LaunchShape& shape, const GenericParams& p) {
+  return fp8 ? Launch(GenericKernel<T, E4m3>, shape, p) : Launch(GenericKernel<T, T>, shape, p);
+}
+
 }  // namespace
 
-Status LaunchGeneric(DType dtype, int64_t tokens, const GenericParams& p,
+Status LaunchGeneric(DType dtype, bool fp8, int64_t tokens, const GenericParams& p,
                      const LaunchShape& launch) {
   LaunchShape shape = launch;
   shape.grid = static_cast<unsigned>(tokens * p.heads);
   shape.threads = kGenericWarps * kWarpSize;
-  if (dtype == DType::kF32) return Launch(GenericKernel<float>, shape, p);
-  if (dtype == DType::kF16) return Launch(GenericKernel<__half>, shape, p);
-  return Launch(GenericKernel<__nv_bfloat16>, shape, p);
+  if (dtype == DType::kF32) return LaunchGenericOf<float>(fp8, shape, p);
+  if (dtype == DType::kF16) return LaunchGenericOf<__half>(fp8, shape, p);
+  return LaunchGenericOf<__nv_bfloat16>(fp8, shape, p);
 }
 
 }  // namespace octavo::cuda

@@ -20,7 +20,8 @@ struct GenericParams {
   float soft_cap;  // 0: off
 };
 
-Status LaunchGeneric(DType dtype, int64_t tokens, const GenericParams& p,
+// `fp8`: the cache, which is of `dtype` otherwise.
+Status LaunchGeneric(DType dtype, bool fp8, int64_t tokens, const GenericParams& p,
                      const LaunchShape& launch);
 
 }  // namespace octavo::cuda

@@ -31,6 +31,7 @@ struct LayerParams {
   float scale_log2;
   float cap_log2;  // 0: no soft cap
   float cap_scale;
+  float value_scale;  // of what the cache holds of a value; that of a key is part of the others
 };
 
 inline constexpr float kLog2E = 1.4426950408889634f;

@@ -1,6 +1,7 @@
 // Paged causal prefill and append attention for rows of many query tokens, on mma.sync.
 //
-// Shapes as PagedAttentionArgs; bfloat16 or float16; D = 64, 128, 256; blocks of k * 16 tokens.
+// Shapes as PagedAttentionArgs; bfloat16 or float16, a cache of the same or of e4m3; D = 64, 128,
+// 256; blocks of k * 16 tokens.
 // Grid: persistent; CTAs take (tile, KV head) items, the most expensive first, by a ticket that the
 // last CTA puts back. A tile's rows are packed queries, token * group + head, so that the heads of
 // a group share the loads of their KV head. A warp owns 32 rows (16 at D = 256) and all keys.
@@ -16,6 +17,7 @@
 #include "attention/prefill.h"
 #include "attention/prefill_keys.cuh"
 #include "attention/prefill_softmax.cuh"
+#include "attention/prefill_widen.cuh"
 
 namespace octavo::cuda {
 
@@ -58,7 +60,8 @@ template <class S>
 __device__ __forceinline__ void PrefillItem(const PrefillParams& p, const PrefillTile& tile,
                                             uint32_t queries) {
   LoadQueryTile<S>(p, tile, queries);
-  KeyStream<S> keys(p.layer, tile, queries + S::kQueryBytes);
+  using Keys = std::conditional_t<S::kFp8, WideningStream<S>, KeyStream<S>>;
+  Keys keys(p.layer, tile, queries + S::kQueryBytes);
   keys.Start();
   PrefillState<S> state;
 #pragma unroll 1
@@ -102,9 +105,9 @@ __global__ __launch_bounds__(S::kThreads, S::kCtasPerMultiprocessor) void Prefil
   }
 }
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, typename Cached>
 Status LaunchPrefillOf(const PrefillParams& p, const LaunchShape& launch) {
-  using S = PrefillShape<T, kHeadDim>;
+  using S = PrefillShape<T, kHeadDim, Cached>;
   LaunchShape shape = launch;
   shape.grid *= S::kCtasPerMultiprocessor;
   shape.threads = S::kThreads;

@@ -6,10 +6,12 @@
 namespace octavo::cuda {
 
 // The offset of 16-byte piece `piece` of row `row`: swizzled, so that the eight rows of an ldmatrix
-// lie in different banks.
+// lie in different banks. Of rows of four pieces two lie side by side in all banks.
 template <class S>
 __device__ __forceinline__ uint32_t PieceOffset(int row, int piece) {
-  return row * S::kRowBytes + ((piece ^ (row & 7)) * kPieceBytes);
+  static_assert(S::kRowPieces >= 4);
+  const int turn = S::kRowPieces == 4 ? row >> 1 & 3 : row & 7;
+  return row * S::kRowBytes + ((piece ^ turn) * kPieceBytes);
 }
 
 // The address of `half` (piece 0 or 1) of row `row`, and from there the one `step` pairs of pieces

@@ -2,14 +2,17 @@
 // bs.
 //
 // Shapes: k, v [N, Hk, D]; cache [B, 2, Hk, bs, D]; slot [N] int64. float32, bfloat16 and float16
-// alike: only bytes move. Grid: one thread copies one unit (16 bytes where every row is aligned to
-// that, else one element) of K or of V; a block covers whole tokens, kThreads / (units of a token)
-// of them. Bound by bytes: reads and writes 2 * N * Hk * D elements.
+// alike: only bytes move. Into a cache of e4m3 goes what is left of x / scale. Grid: one thread
+// copies one unit (16 bytes where every row is aligned to that, else one element) of K or of V; a
+// block covers whole tokens, kThreads / (units of a token) of them. Bound by bytes: reads and
+// writes 2 * N * Hk * D elements.
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <string>
 
+#include "common/e4m3.cuh"
+#include "common/element.cuh"
 #include "common/launch.h"
 #include "octavo/cuda_ops.h"
 
@@ -17,7 +20,6 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWideBytes = 16;  // the widest access of one thread
 static_assert(sizeof(uint4) == kWideBytes);
 
 // Strides in bytes, 64 bits: the pool crosses 2^31 elements.
@@ -37,9 +39,30 @@ struct Params {
   int32_t row_units;    // of one head's K or V
   int32_t token_units;  // of one token's K and V
   int32_t tokens_per_block;
+  float k_scale;
+  float v_scale;
 };
 
+// How one unit of a row gets into the cache: as it is, or in e4m3.
 template <typename Unit>
+struct CopyUnit {
+  static constexpr int kFrom = sizeof(Unit), kTo = sizeof(Unit);
+  static __device__ __forceinline__ void Move(const char* from, char* to, float) {
+    *reinterpret_cast<Unit*>(to) = __ldg(reinterpret_cast<const Unit*>(from));
+  }
+};
+
+template <typename T, int kWidth>
+struct QuantizeUnit {
+  static constexpr int kFrom = kWidth * sizeof(T), kTo = kWidth;
+  static __device__ __forceinline__ void Move(const char* from, char* to, float scale) {
+    float x[kWidth];
+    LoadElements<T, kWidth>(reinterpret_cast<const T*>(from), x);
+    StoreCodes(to, x, scale);
+  }
+};
+
+template <class Unit>
 __global__ void __launch_bounds__(kThreads) CacheWriteKernel(const Params p) {
   const int64_t token = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block + threadIdx.y;
   if (token >= p.tokens) return;
@@ -55,12 +78,12 @@ __global__ void __launch_bounds__(kThreads) CacheWriteKernel(const Params p) {
     const int kv = i < half ? 0 : 1;
     const int32_t j = i - kv * half;
     const int32_t head = j / p.row_units;
-    const int64_t unit = (j - head * p.row_units) * static_cast<int64_t>(sizeof(Unit));
+    const int64_t unit = j - head * p.row_units;
     // Selected, not indexed by kv: an index would put the arrays into local memory.
     const char* row = kv == 0 ? p.source[0] + token * p.token_stride[0] + head * p.head_stride[0]
                               : p.source[1] + token * p.token_stride[1] + head * p.head_stride[1];
-    char* to = target + kv * p.kv_stride + head * p.cache_head_stride + unit;
-    *reinterpret_cast<Unit*>(to) = __ldg(reinterpret_cast<const Unit*>(row + unit));
+    char* to = target + kv * p.kv_stride + head * p.cache_head_stride + unit * Unit::kTo;
+    Unit::Move(row + unit * Unit::kFrom, to, kv == 0 ? p.k_scale : p.v_scale);
   }
 }
 
@@ -75,7 +98,7 @@ bool Aligned(const Params& p, int64_t row_bytes) {
 }
 
 Params MakeParams(const CacheWriteArgs& a) {
-  const int64_t size = DTypeSize(a.k.dtype);
+  const int64_t size = DTypeSize(a.k.dtype), cached = DTypeSize(a.cache.dtype);
   Params p{};
   const TensorView* sources[] = {&a.k, &a.v};
   for (int kv = 0; kv < 2; ++kv) {
@@ -84,10 +107,12 @@ Params MakeParams(const CacheWriteArgs& a) {
     p.head_stride[kv] = sources[kv]->stride[1] * size;
   }
   p.cache = a.cache.ptr<char>();
-  p.block_stride = a.cache.stride[0] * size;
-  p.kv_stride = a.cache.stride[1] * size;
-  p.cache_head_stride = a.cache.stride[2] * size;
-  p.place_stride = a.cache.stride[3] * size;
+  p.block_stride = a.cache.stride[0] * cached;
+  p.kv_stride = a.cache.stride[1] * cached;
+  p.cache_head_stride = a.cache.stride[2] * cached;
+  p.place_stride = a.cache.stride[3] * cached;
+  p.k_scale = a.k_scale;
+  p.v_scale = a.v_scale;
   p.slot = a.slot.ptr<const int64_t>();
   p.slots = a.cache.shape[0] * a.cache.shape[3];
   p.tokens = a.k.shape[0];
@@ -95,9 +120,9 @@ Params MakeParams(const CacheWriteArgs& a) {
   return p;
 }
 
-template <typename Unit>
+template <class Unit>
 Status LaunchUnits(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
-  p.row_units = static_cast<int32_t>(row_bytes / static_cast<int64_t>(sizeof(Unit)));
+  p.row_units = static_cast<int32_t>(row_bytes / Unit::kFrom);
   p.token_units = static_cast<int32_t>(2 * heads * p.row_units);
   const unsigned x = static_cast<unsigned>(p.token_units < kThreads ? p.token_units : kThreads);
   const unsigned y = kThreads / x;
@@ -115,6 +140,14 @@ Status LaunchUnits(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
   return Launch(CacheWriteKernel<Unit>, shape, p);
 }
 
+template <typename T>
+Status LaunchQuantize(const Params& p, int64_t heads, int64_t row_bytes, Stream stream) {
+  if (Aligned(p, row_bytes)) {
+    return LaunchUnits<QuantizeUnit<T, kWideElements<T>>>(p, heads, row_bytes, stream);
+  }
+  return LaunchUnits<QuantizeUnit<T, 1>>(p, heads, row_bytes, stream);
+}
+
 }  // namespace
 
 Status CacheWrite(const CacheWriteArgs& a, Stream stream) {
@@ -127,9 +160,16 @@ Status CacheWrite(const CacheWriteArgs& a, Stream stream) {
         "cache_write: a token's K and V or a block exceed 2^31: use smaller ones");
   }
   const Params p = MakeParams(a);
-  if (Aligned(p, row_bytes)) return LaunchUnits<uint4>(p, heads, row_bytes, stream);
-  if (DTypeSize(a.k.dtype) == 4) return LaunchUnits<uint32_t>(p, heads, row_bytes, stream);
-  return LaunchUnits<uint16_t>(p, heads, row_bytes, stream);
+  if (a.cache.dtype == DType::kF8E4M3) {
+    if (a.k.dtype == DType::kF32) return LaunchQuantize<float>(p, heads, row_bytes, stream);
+    if (a.k.dtype == DType::kF16) return LaunchQuantize<__half>(p, heads, row_bytes, stream);
+    return LaunchQuantize<__nv_bfloat16>(p, heads, row_bytes, stream);
+  }
+  if (Aligned(p, row_bytes)) return LaunchUnits<CopyUnit<uint4>>(p, heads, row_bytes, stream);
+  if (DTypeSize(a.k.dtype) == 4) {
+    return LaunchUnits<CopyUnit<uint32_t>>(p, heads, row_bytes, stream);
+  }
+  return LaunchUnits<CopyUnit<uint16_t>>(p, heads, row_bytes, stream);
 }
 
 }  // namespace octavo::cuda

@@ -8,6 +8,7 @@
 // written once. Sources: those of rms_norm and rope. The usual heads go to qkv_pairs.cu; this is
 // for all others.
 #include "base/ops_check.h"
+#include "common/e4m3.cuh"
 #include "common/launch.h"
 #include "common/rows.h"
 #include "octavo/cuda_ops.h"
@@ -33,12 +34,24 @@ __device__ __forceinline__ char* SlotAddress(const CachePlace& c, int64_t slot, 
   return c.cache + block * c.block_stride + head * c.head_stride + within * c.place_stride;
 }
 
+// Stores elements i, i + 1, ... of a head, in e4m3 where there is a scale: of what T holds.
 template <typename T, int kWidth>
-__device__ __forceinline__ void CopyHead(const char* from, char* to, int head_dim) {
+__device__ __forceinline__ void StorePart(char* to, int i, float (&x)[kWidth], float scale) {
+  if (scale == 0.0f) {
+    StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) x[j] = Rounded<T>(x[j]);
+  StoreCodes(to + i, x, scale);
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void CopyHead(const char* from, char* to, int head_dim, float scale) {
   float x[kWidth];
   for (int i = threadIdx.x % kWarpSize * kWidth; i < head_dim; i += kWarpSize * kWidth) {
     LoadElements<T, kWidth>(reinterpret_cast<const T*>(from) + i, x);
-    StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
+    StorePart<T, kWidth>(to, i, x, scale);
   }
 }
 
@@ -107,7 +120,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 4)
   }
   if (is_v) {
     CopyHead<T, kWidth>(p.v + token * p.v_stride.token + head * p.v_stride.head,
-                        to + p.place.value_stride, p.head_dim);
+                        to + p.place.value_stride, p.head_dim, p.place.v_scale);
     return;
   }
   float* const staged = shared[warp];
@@ -118,12 +131,12 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 4)
     float x[kWidth];
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) x[j] = staged[i + j];
-    StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
+    StorePart<T, kWidth>(to, i, x, is_q ? 0.0f : p.place.k_scale);
   }
 }
 
 QkvParams MakeParams(const NormRopeCacheArgs& a) {
-  const int64_t size = DTypeSize(a.q.dtype);
+  const int64_t size = DTypeSize(a.cache.dtype);
   QkvParams p{};
   p.q = a.q.ptr<char>();
   p.k = a.k.ptr<char>();
@@ -144,7 +157,9 @@ QkvParams MakeParams(const NormRopeCacheArgs& a) {
              stride[2] * size,
              stride[3] * size,
              a.cache.shape[0] * a.cache.shape[3],
-             static_cast<int32_t>(a.cache.shape[3])};
+             static_cast<int32_t>(a.cache.shape[3]),
+             a.cache.dtype == DType::kF8E4M3 ? a.k_scale : 0.0f,
+             a.cache.dtype == DType::kF8E4M3 ? a.v_scale : 0.0f};
   p.q_heads = static_cast<int32_t>(a.q.shape[1]);
   p.kv_heads = static_cast<int32_t>(a.k.shape[1]);
   p.token_heads = p.q_heads + 2 * p.kv_heads;

@@ -15,6 +15,7 @@ struct CachePlace {
   int64_t block_stride, value_stride, head_stride, place_stride;  // bytes
   int64_t slots;
   int32_t block_size;
+  float k_scale, v_scale;  // of a cache in e4m3; 0: the cache holds T
 };
 
 struct QkvParams {

@@ -9,6 +9,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "common/e4m3.cuh"
 #include "common/host_device.h"
 #include "rows/norm.cuh"
 #include "rows/qkv.h"
@@ -26,24 +27,25 @@ struct HeadPlace {
   char* to;
   const char* weight;
   bool turn;
+  float scale;  // of a cache in e4m3; 0: T is stored
 };
 
 __device__ __forceinline__ HeadPlace PlaceOfHead(const QkvParams& p, int64_t token, int head,
                                                  int64_t slot_offset) {
   if (head < p.q_heads) {
     char* const q = p.q + token * p.q_stride.token + head * p.q_stride.head;
-    return {q, q, p.q_norm, true};
+    return {q, q, p.q_norm, true, 0.0f};
   }
   head -= p.q_heads;
   const bool is_v = head >= p.kv_heads;
   head -= is_v ? p.kv_heads : 0;
   char* const k = p.k + token * p.k_stride.token + head * p.k_stride.head;
-  if (p.place.cache == nullptr) return {k, k, p.k_norm, true};
+  if (p.place.cache == nullptr) return {k, k, p.k_norm, true, 0.0f};
   char* const slot =
       slot_offset < 0 ? nullptr : p.place.cache + slot_offset + head * p.place.head_stride;
-  if (!is_v) return {k, slot, p.k_norm, true};
+  if (!is_v) return {k, slot, p.k_norm, true, p.place.k_scale};
   return {p.v + token * p.v_stride.token + head * p.v_stride.head,
-          slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false};
+          slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false, p.place.v_scale};
 }
 
 // Byte offset of a token's first head in the cache; -1: it goes nowhere.
@@ -105,6 +107,16 @@ __global__ void __launch_bounds__(kPairThreads) PairKernel(const __grid_constant
       for (int j = 0; j < kWidth; ++j) Rotate(a[j], b[j], c[j], s[j], &a[j], &b[j]);
     }
     if (place.to == nullptr || first + group >= p.token_heads) continue;
+    if (place.scale != 0.0f) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) {
+        a[j] = Rounded<T>(a[j]);
+        b[j] = Rounded<T>(b[j]);
+      }
+      StoreCodes(place.to + at, a, place.scale);
+      StoreCodes(place.to + half + at, b, place.scale);
+      continue;
+    }
     StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + at, a);
     StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + half + at, b);
   }

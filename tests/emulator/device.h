@@ -230,6 +230,16 @@ inline unsigned __brev(unsigned x) {
   for (int i = 0; i < 32; ++i) y |= (x >> i & 1) << (31 - i);
   return y;
 }
+// Byte i of the result is the byte of {high, low} that nibble i names.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned nibbles) {
+  const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
+  unsigned y = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned from = nibbles >> (4 * i) & 7;
+    y |= static_cast<unsigned>(both >> (8 * from) & 0xff) << (8 * i);
+  }
+  return y;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }

@@ -66,7 +66,8 @@ Instance::Instance(const Problem& p)
     : problem(p),
       q(p.dtype, {p.tokens(), p.kv_heads * p.group, p.head_dim}, p.gap),
       out(p.dtype, {p.tokens(), p.kv_heads * p.group, p.head_dim}, p.gap),
-      cache(p.dtype, {PoolBlocks(p), 2, p.kv_heads, p.block_size, p.head_dim}),
+      cache(p.fp8 ? DType::kF8E4M3 : p.dtype,
+            {PoolBlocks(p), 2, p.kv_heads, p.block_size, p.head_dim}),
       device_q(Bytes(q)),
       device_out(Bytes(out)),
       device_cache(Bytes(cache)),
@@ -77,7 +78,7 @@ Instance::Instance(const Problem& p)
       device_sinks(Bytes(p.rows) + p.kv_heads * p.group * 4),
       device_plan(0) {
   std::mt19937_64 rng(p.seed + 1);
-  q.Randomize(rng);
+  q.Randomize(rng, p.q_size);
   max_blocks = 1;
   for (const Row& r : p.rows) max_blocks = std::max(max_blocks, BlocksOf(p, r));
   table = FillPool(p, max_blocks, &cache);
@@ -115,6 +116,8 @@ PagedAttentionArgs Instance::Args(TensorView q_view, TensorView out_view, Tensor
   a.window = problem.window;
   a.chunked = problem.chunked;
   a.soft_cap = problem.soft_cap;
+  a.k_scale = problem.k_scale;
+  a.v_scale = problem.v_scale;
   if (problem.sinks) a.sinks = cpu::Column(self->sinks, DType::kF32);
   if (device == nullptr) return a;
   a.block_table = At(a.block_table, device->device_table);
@@ -154,11 +157,12 @@ void Instance::Enqueue(const AttentionPlan& with, Stream stream) const {
 
 std::vector<double> Instance::Gather(size_t row, int64_t head, int64_t kv) const {
   std::vector<double> x;
+  const auto scale = double(kv == 0 ? problem.k_scale : problem.v_scale);
   const int32_t* line = table.data() + row_slot[row] * max_blocks;
   for (int32_t t = 0; t < seq_len[row]; ++t) {
     const int64_t at =
         cache.Offset({line[t / problem.block_size], kv, head, t % problem.block_size, 0});
-    for (int64_t d = 0; d < problem.head_dim; ++d) x.push_back(cache.Get(at + d));
+    for (int64_t d = 0; d < problem.head_dim; ++d) x.push_back(scale * cache.Get(at + d));
   }
   return x;
 }

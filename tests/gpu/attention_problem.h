@@ -41,6 +41,9 @@ struct Problem {
   bool chunked = false;
   float soft_cap = 0.0f;
   bool sinks = false;
+  bool fp8 = false;  // the cache
+  float k_scale = 1.0f, v_scale = 1.0f;
+  double q_size = 1.0;
   int64_t gap = 0;           // elements between rows of q and out
   int64_t spare_tokens = 0;  // of q, behind the last row's
   uint64_t seed = 1;
@@ -86,6 +89,7 @@ class Instance {
                           const Instance* device) const;
   // Which kernels run, as the problem asks for.
   AttentionCall Resolve() const;
+  // Keys (kv 0) or values of a row, as they are scaled.
   std::vector<double> Gather(size_t row, int64_t head, int64_t kv) const;
 };
 

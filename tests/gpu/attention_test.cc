@@ -298,6 +298,44 @@ TEST_CASE("CUDA attention of other dtypes and head dims runs on the plain kernel
   CheckAll(problems);
 }
 
+// Queries that float16 cannot hold come with keys that make up for it.
+Problem InFp8(Problem p) {
+  std::mt19937_64 rng(p.seed * 13 + 5);
+  p.fp8 = true;
+  p.k_scale = OneOf(rng, {1.0f, 0.7f, 0.02f});
+  p.v_scale = OneOf(rng, {1.0f, 3.0f, 0.01f});
+  if (p.dtype == DType::kBF16 && rng() % 2 == 0) {
+    p.q_size = 1e6;
+    p.k_scale *= 1e-6f;
+  }
+  return p;
+}
+
+TEST_CASE("CUDA attention over a cache in fp8 is float64's on random rows" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= Size(60u, 14u); ++seed) {
+    problems.push_back(InFp8(RandomDecode(seed)));
+    problems.push_back(InFp8(RandomMixed(seed)));
+  }
+  CheckAll(problems);
+}
+
+TEST_CASE("CUDA attention over a cache in fp8 runs on the plain kernel where it must" *
+          doctest::skip(!HasDevice())) {
+  std::vector<Problem> problems;
+  for (uint64_t seed = 1; seed <= Size(20u, 6u); ++seed) {
+    Problem p = InFp8(RandomMixed(seed));
+    std::mt19937_64 rng(seed);
+    p.dtype = OneOf(rng, {DType::kF32, DType::kBF16});
+    p.head_dim = OneOf<int64_t>(rng, {8, 40, 80, 256});
+    p.block_size = OneOf<int64_t>(rng, {1, 5, 16});
+    p.gap = OneOf<int64_t>(rng, {0, 3});
+    problems.push_back(p);
+  }
+  CheckAll(problems);
+}
+
 TEST_CASE("CUDA attention is the CPU op's on a long prefill" * doctest::skip(!HasDevice())) {
   for (const int64_t head_dim : {64, 128, 256}) {
     Problem p;

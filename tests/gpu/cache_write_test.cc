@@ -52,6 +52,61 @@ TEST_CASE("the CUDA cache write leaves the same bytes as the CPU's" * doctest::s
   }
 }
 
+// Every number of e4m3 and its neighbours in float32, the middles between two, and the ends.
+std::vector<float> Probes() {
+  std::vector<float> all = {INFINITY, -INFINITY, 0.0f, -0.0f, 464.0f, 465.0f, 3e38f, 0x1p-149f};
+  for (int code = 0; code < 0x7e; ++code) {
+    const double low = cpu::FromE4m3(static_cast<uint8_t>(code));
+    const double high = cpu::FromE4m3(static_cast<uint8_t>(code + 1));
+    for (const double x : {low, (low + high) / 2}) {
+      const auto f = static_cast<float>(x);
+      for (const float y : {std::nextafter(f, -INFINITY), f, std::nextafter(f, INFINITY)}) {
+        all.push_back(y);
+        all.push_back(-y);
+      }
+    }
+  }
+  return all;
+}
+
+TEST_CASE("the CUDA cache write stores in fp8 what the CPU's does" * doctest::skip(!HasDevice())) {
+  const std::vector<float> probes = Probes();
+  std::mt19937_64 rng(3);
+  for (const int64_t gap : {0, 3}) {  // wide accesses, and one element at a time
+    for (const DType dtype : cpu::kFloatTypes) {
+      for (const float scale : {1.0f, 0.3f}) {
+        constexpr int64_t kTokens = 40, kHeads = 3, kDim = 64;
+        Tensor k(dtype, {kTokens, kHeads, kDim}, gap), v(dtype, {kTokens, kHeads, kDim}, gap);
+        Tensor cache(DType::kF8E4M3, {6, 2, kHeads, 8, kDim}, gap);
+        size_t next = 0;
+        k.Each([&](int64_t at) { k.Put(at, double(probes[next++ % probes.size()])); });
+        v.Randomize(rng, 100.0);
+        std::vector<int64_t> slot(kTokens);
+        std::iota(slot.begin(), slot.end(), 3);
+        const OnDevice dk(k), dv(v), dcache(cache);
+        const OnDevice dslot(Column(slot), slot.data(), slot.size() * sizeof(int64_t));
+        const CacheWriteArgs a{dk.view(), dv.view(), dcache.view(), dslot.view(), scale, 0.9f};
+        REQUIRE(CacheWrite(a, nullptr).ok());
+        REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+        REQUIRE(
+            cpu::CacheWrite({k.view(), v.view(), cache.view(), Column(slot), scale, 0.9f}).ok());
+        CHECK(dcache.Bytes() == cache.bytes());
+      }
+    }
+  }
+}
+
+TEST_CASE("a NaN is still one in a CUDA cache in fp8" * doctest::skip(!HasDevice())) {
+  Tensor k(DType::kBF16, {1, 1, 64}), cache(DType::kF8E4M3, {1, 2, 1, 1, 64});  // all NaN
+  cache.Each([&](int64_t at) { cache.Put(at, 1.0); });
+  std::vector<int64_t> slot = {0};
+  const OnDevice dk(k), dcache(cache);
+  const OnDevice dslot(Column(slot), slot.data(), sizeof(int64_t));
+  REQUIRE(CacheWrite({dk.view(), dk.view(), dcache.view(), dslot.view()}, nullptr).ok());
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  for (int i = 0; i < 128; ++i) CHECK((dcache.Bytes()[size_t(i)] & 0x7f) == 0x7f);
+}
+
 TEST_CASE("the CUDA cache write skips slots beyond the cache" * doctest::skip(!HasDevice())) {
   std::mt19937_64 rng(2);
   Tensor k(DType::kBF16, {4, 2, 64}), cache(DType::kBF16, {2, 2, 2, 16, 64});

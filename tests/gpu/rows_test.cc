@@ -162,6 +162,7 @@ TEST_CASE("CUDA rope leaves the bytes of the CPU's" * doctest::skip(!HasDevice()
 struct FusedShape {
   int64_t tokens, head_dim, gap;
   bool normed, interleaved;
+  bool fp8 = false;  // the cache
 };
 
 void CheckFused(const FusedShape& s, DType dtype, std::mt19937_64& rng) {
@@ -169,7 +170,8 @@ void CheckFused(const FusedShape& s, DType dtype, std::mt19937_64& rng) {
   Tensor qkv(dtype, {s.tokens, kQ + 2 * kKv, s.head_dim}, s.gap);
   Tensor q_norm(dtype, {s.head_dim}), k_norm(dtype, {s.head_dim});
   Tensor table(DType::kF32, {40, s.head_dim / 2 / 2 * 2});
-  Tensor cache(dtype, {kBlocks, 2, kKv, kBlockSize, s.head_dim});
+  const DType cached = s.fp8 ? DType::kF8E4M3 : dtype;
+  Tensor cache(cached, {kBlocks, 2, kKv, kBlockSize, s.head_dim});
   for (Tensor* t : {&qkv, &q_norm, &k_norm, &table}) t->Randomize(rng);
   if (s.head_dim % 32 == 0) {  // the whole head turns, as in most models
     table = Tensor(DType::kF32, {40, s.head_dim});
@@ -197,9 +199,11 @@ void CheckFused(const FusedShape& s, DType dtype, std::mt19937_64& rng) {
     CheckDone(RmsNorm({pk, pk, dk.view(), a.eps, 1.0f}, nullptr));
   }
   a.interleaved = s.interleaved;
+  a.k_scale = s.fp8 ? 0.3f : 1.0f;
+  a.v_scale = s.fp8 ? 0.07f : 1.0f;
   CheckDone(NormRopeCache(a, nullptr));
   CheckDone(Rope({pq, pk, dposition.view(), dtable.view(), s.interleaved}, nullptr));
-  CheckDone(CacheWrite({pk, pv, part_cache.view(), dslot.view()}, nullptr));
+  CheckDone(CacheWrite({pk, pv, part_cache.view(), dslot.view(), a.k_scale, a.v_scale}, nullptr));
   CHECK(fused_cache.Bytes() == part_cache.Bytes());
   Tensor got = qkv, want = qkv;
   fused.FetchTo(&got);
@@ -227,6 +231,8 @@ TEST_CASE("CUDA norm_rope_cache has the bits of its three parts" * doctest::skip
           CheckFused({tokens, head_dim, 0, normed, false}, dtype, rng);
           CheckFused({tokens, head_dim, 3, normed, false}, dtype, rng);
           CheckFused({tokens, head_dim, 8, normed, true}, dtype, rng);
+          CheckFused({tokens, head_dim, 0, normed, false, true}, dtype, rng);
+          CheckFused({tokens, head_dim, 3, normed, true, true}, dtype, rng);
         }
       }
     }

@@ -55,6 +55,10 @@ inline uint4 LoadShared16(uint32_t shared, Where where = Where::current()) {
   return v;
 }
 
+inline void StoreShared16(uint32_t shared, uint4 v, Where where = Where::current()) {
+  memcpy(Cta::Current().At(shared, 16, where), &v, 16);
+}
+
 inline void LoadMatrix4(uint32_t (&r)[4], uint32_t shared, Where where = Where::current()) {
   emulator::LoadMatrices("ldmatrix", where, shared, false, r);
 }
