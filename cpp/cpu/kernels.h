@@ -46,6 +46,7 @@ struct AttentionTile {
   float soft_cap = 0.0f;
   int64_t window = 0;
   bool chunked = false;          // the window is the chunk of so many keys that the query stands in
+  bool invariant = false;        // a query's sums do not depend on the other queries
   const float* sinks = nullptr;  // of the group's heads, or null
 };
 
@@ -72,6 +73,8 @@ struct LinearRowsArgs {
   int64_t inputs = 0;          // rows of x
   int64_t columns = 0;         // of x and of the weight
 };
+// Blocks of many rows of x hold a multiple of so many, the last one too, by rows of zeros.
+inline constexpr int kGemmStep = 6;
 
 // One row of a causal convolution; `before` and `after` are its states, taps - 1 inputs each.
 // Strides in elements.
@@ -139,6 +142,11 @@ struct Kernels {
 
   // Columns [begin, end) of the output: the products with these rows of the weight.
   void (*linear_rows)(const LinearRowsArgs&, int64_t begin, int64_t end);
+
+  // The same bits, faster where rows are many. Floats of scratch, then the block.
+  int64_t (*gemm_scratch)(int64_t inputs, int64_t columns);
+  void (*gemm_block)(const LinearRowsArgs&, int64_t begin, int64_t end, float* scratch);
+  void (*soft_cap)(DType, void* x, int64_t n, float cap);
 
   // Channels [begin, end) of a row; begin is a multiple of 16.
   void (*conv_row)(const ConvRow&, int64_t begin, int64_t end);

@@ -4,6 +4,11 @@
 // depends on the row alone, never on the batch or the number of threads, so a row's result is the
 // same bits in any company. With few units the splits become tasks of their own; otherwise the task
 // of a unit walks its splits.
+//
+// An invariant call goes further: a query's bits depend on its own keys alone, in whatever chunk of
+// its prompt it comes. Splits and key blocks then lie at multiples of their sizes, and rows of
+// several tiles have splits like the others: a split that a query does not see leaves its sums as
+// they are, bit for bit.
 #include <algorithm>
 
 #include "base/ops_check.h"
@@ -20,6 +25,10 @@ namespace {
 constexpr int64_t kSplitKeys = 512;  // the shortest split: a merge costs well under 1 % of it
 // Rows beyond kMaxSplits of those get longer splits, so that partial results stay bounded.
 constexpr int64_t kMaxSplits = 32;
+// Of an invariant call, whatever the row's length: the longest that still cuts a row of 8k for more
+// than one thread. Rows of more than kMaxSplits of them are not cut into tasks.
+constexpr int64_t kInvariantSplitKeys = 2048;
+static_assert(kInvariantSplitKeys % kKeyBlock == 0);
 // Below this much work (rows x keys x head dim) a call stays on the calling thread: some 15 us.
 constexpr int64_t kSmallWork = 1 << 18;
 constexpr int64_t kUnitsPerThread = 4;
@@ -35,7 +44,7 @@ struct RowPlan {
   int64_t tile_tokens;
   int64_t tiles;
   int64_t split_keys;
-  int64_t splits;
+  int64_t parts;  // tasks of a unit where splits are tasks: its splits, or one that walks them
   int64_t task_begin;
 };
 
@@ -81,10 +90,16 @@ bool PlanRow(const Call& c, int64_t r, RowPlan* plan) {
   if (p.tokens == 0 || p.length == 0) return false;
   p.tile_tokens = std::max<int64_t>(1, kTileRows / c.group);
   p.tiles = CeilDiv(p.tokens, p.tile_tokens);
-  const int64_t keys = p.length - FirstVisibleKey(c.args, p.length - p.tokens);
+  const int64_t first = FirstVisibleKey(c.args, p.length - p.tokens), keys = p.length - first;
+  if (c.args.invariant) {
+    p.split_keys = kInvariantSplitKeys;
+    const int64_t splits = CeilDiv(p.length, p.split_keys) - first / p.split_keys;
+    p.parts = p.tiles > 1 || splits > kMaxSplits ? 1 : splits;
+    return true;
+  }
   const int64_t even = CeilDiv(CeilDiv(keys, kMaxSplits), kKeyBlock) * kKeyBlock;
   p.split_keys = p.tiles > 1 ? keys : std::max(kSplitKeys, even);
-  p.splits = CeilDiv(keys, p.split_keys);
+  p.parts = CeilDiv(keys, p.split_keys);
   return true;
 }
 
@@ -107,7 +122,7 @@ void PlanRows(Call* c, int threads) {
   for (int64_t i = 0; i < c->num_rows; ++i) {
     RowPlan& p = c->rows[i];
     p.task_begin = c->tasks;
-    c->tasks += p.tiles * c->kv_heads * (c->split_tasks ? p.splits : 1);
+    c->tasks += p.tiles * c->kv_heads * (c->split_tasks ? p.parts : 1);
   }
 }
 
@@ -115,6 +130,16 @@ struct Unit {
   AttentionTile tile;
   int64_t key_begin;
   int64_t key_end;
+  int64_t split_begin;  // of the first split, <= key_begin
+  int64_t split_keys;
+
+  int64_t splits() const { return CeilDiv(key_end - split_begin, split_keys); }
+  int64_t SplitBegin(int64_t split) const {
+    return split == 0 ? key_begin : split_begin + split * split_keys;
+  }
+  int64_t SplitEnd(int64_t split) const {
+    return std::min(key_end, split_begin + (split + 1) * split_keys);
+  }
 };
 
 Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index) {
@@ -147,9 +172,12 @@ Unit MakeUnit(const Call& c, const RowPlan& p, int64_t head, int64_t tile_index)
   t.soft_cap = a.soft_cap;
   t.window = a.window;
   t.chunked = a.chunked;
+  t.invariant = a.invariant;
   if (a.sinks.has_value()) t.sinks = a.sinks->ptr<float>() + head * c.group;
   u.key_begin = FirstVisibleKey(a, t.first_position);
   u.key_end = t.first_position + t.tokens;
+  u.split_keys = p.split_keys;
+  u.split_begin = a.invariant ? u.key_begin / u.split_keys * u.split_keys : u.key_begin;
   return u;
 }
 
@@ -163,60 +191,63 @@ const RowPlan& FindRow(const Call& c, int64_t task, int64_t* within) {
   return next[-1];
 }
 
-int64_t SplitEnd(const RowPlan& p, const Unit& u, int64_t split) {
-  return std::min(u.key_end, u.key_begin + (split + 1) * p.split_keys);
-}
-
 float* TaskScratch(int64_t floats) {
   return static_cast<float*>(
       ThreadScratch(ScratchUse::kTask, floats * static_cast<int64_t>(sizeof(float))));
 }
 
 // A whole unit on one thread: its splits one after another, merged as they come.
-void RunUnit(const Call& c, int64_t task) {
-  int64_t within;
-  const RowPlan& p = FindRow(c, task, &within);
-  // Late tiles see the most keys: they go first. Tiles of one head are neighbours, so its keys stay
-  // in cache.
-  const Unit u = MakeUnit(c, p, within / p.tiles, p.tiles - 1 - within % p.tiles);
+void AttendUnit(const Call& c, const Unit& u) {
   const int m = u.tile.tokens * c.group;
   const int64_t floats = c.StateFloats(m);
   float* memory = TaskScratch(2 * floats + c.kernels.attend_scratch(m, c.head_dim));
   float* work = memory + 2 * floats;
   const AttentionState state = c.StateAt(memory, m);
   const AttentionState other = c.StateAt(memory + floats, m);
-  c.kernels.attend(u.tile, u.key_begin, SplitEnd(p, u, 0), state, work);
-  for (int64_t s = 1; s < p.splits; ++s) {
-    c.kernels.attend(u.tile, SplitEnd(p, u, s - 1), SplitEnd(p, u, s), other, work);
+  c.kernels.attend(u.tile, u.key_begin, u.SplitEnd(0), state, work);
+  for (int64_t s = 1; s < u.splits(); ++s) {
+    c.kernels.attend(u.tile, u.SplitBegin(s), u.SplitEnd(s), other, work);
     c.kernels.attend_merge(m, c.value_dim, state, other);
   }
   c.kernels.attend_finish(u.tile, state);
 }
 
-// One split of a unit; the last of the arithmetic is left to MergeUnit where there are several.
+// Late tiles see the most keys: they go first. Tiles of one head are neighbours, so its keys stay
+// in cache.
+Unit UnitOf(const Call& c, const RowPlan& p, int64_t unit) {
+  return MakeUnit(c, p, unit / p.tiles, p.tiles - 1 - unit % p.tiles);
+}
+
+void RunUnit(const Call& c, int64_t task) {
+  int64_t within;
+  const RowPlan& p = FindRow(c, task, &within);
+  AttendUnit(c, UnitOf(c, p, within));
+}
+
+// One split of a unit, or all of a unit that has one part. The last of the arithmetic is left to
+// MergeUnit where there are several.
 void RunSplit(const Call& c, int64_t task) {
   int64_t within;
   const RowPlan& p = FindRow(c, task, &within);
-  const int64_t split = within % p.splits, unit = within / p.splits;
-  const Unit u = MakeUnit(c, p, unit / p.tiles, p.tiles - 1 - unit % p.tiles);
+  const int64_t split = within % p.parts;
+  const Unit u = UnitOf(c, p, within / p.parts);
+  if (p.parts == 1) return AttendUnit(c, u);
   const int m = u.tile.tokens * c.group;
   const AttentionState state = c.StateAt(c.states + task * c.StateFloats(c.max_rows), m);
-  const int64_t begin = split == 0 ? u.key_begin : SplitEnd(p, u, split - 1);
-  c.kernels.attend(u.tile, begin, SplitEnd(p, u, split), state,
+  c.kernels.attend(u.tile, u.SplitBegin(split), u.SplitEnd(split), state,
                    TaskScratch(c.kernels.attend_scratch(m, c.head_dim)));
-  if (p.splits == 1) c.kernels.attend_finish(u.tile, state);
 }
 
 // The splits of the unit whose first task is `task`, merged in order.
 void MergeUnit(const Call& c, int64_t task) {
   int64_t within;
   const RowPlan& p = FindRow(c, task, &within);
-  if (p.splits == 1 || within % p.splits != 0) return;
-  const Unit u = MakeUnit(c, p, within / p.splits, 0);
+  if (p.parts == 1 || within % p.parts != 0) return;
+  const Unit u = UnitOf(c, p, within / p.parts);
   const int m = u.tile.tokens * c.group;
   const int64_t step = c.StateFloats(c.max_rows);
   const AttentionState state = c.StateAt(c.states + task * step, m);
-  for (int64_t s = 1; s < p.splits; ++s) {
+  for (int64_t s = 1; s < p.parts; ++s) {
     c.kernels.attend_merge(m, c.value_dim, state, c.StateAt(c.states + (task + s) * step, m));
   }
   c.kernels.attend_finish(u.tile, state);

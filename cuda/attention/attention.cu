@@ -120,9 +120,13 @@ Status CheckOptions(const PagedAttentionArgs& a, const AttentionOptions& o) {
   if (o.max_queries < 0) {
     return InvalidOp(kOp, "max_queries is " + text(o.max_queries) + ", need 0 (unknown) or more");
   }
-  if (o.decode_queries < 1 || o.decode_queries > INT32_MAX / a.q.shape[1]) {
-    return InvalidOp(kOp, "decode_queries is " + text(o.decode_queries) + ", need 1 to " +
+  if (o.decode_queries < 0 || o.decode_queries > INT32_MAX / a.q.shape[1]) {
+    return InvalidOp(kOp, "decode_queries is " + text(o.decode_queries) + ", need 0 to " +
                               text(INT32_MAX / a.q.shape[1]));
+  }
+  if (a.invariant && o.decode_queries != 0) {
+    return InvalidOp(kOp, "invariant is set with decode_queries " + text(o.decode_queries) +
+                              ", need 0: a row of one query would have a kernel of its own");
   }
   if (a.block_table.shape[1] * a.cache.shape[3] > kMaxLength) {
     return InvalidOp(kOp, "block_table has " + text(a.block_table.shape[1]) +
@@ -229,6 +233,7 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
     OCTAVO_RETURN_IF_ERROR(call.wgmma ? LaunchWgmmaPrefill(c.head_dim, c.half, a.cache, p, launch)
                                       : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
+  if (call.shape.decode_queries == 0) return Status::Ok();
   const DecodeParams p{MakeLayer(a),  parts.ctas, parts.segments,
                        parts.arrived, parts.sums, parts.stats};
   launch.grid = static_cast<unsigned>(call.shape.ctas);
@@ -260,7 +265,9 @@ Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, St
 
 Status PagedAttention(const PagedAttentionArgs& a, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
-  OCTAVO_RETURN_IF_ERROR(CheckOptions(a, AttentionOptions{}));
+  AttentionOptions options;
+  if (a.invariant) options.decode_queries = 0;  // the plain kernel takes a query at a time anyway
+  OCTAVO_RETURN_IF_ERROR(CheckOptions(a, options));
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
   if (Empty(a)) return Status::Ok();

@@ -36,6 +36,7 @@ struct NormParams {
   int32_t row_threads;
   float eps;
   float offset;
+  bool invariant;  // the threads of a row do not depend on the number of rows
 };
 
 // residual += a, rounded; gives what the residual then holds.
@@ -129,7 +130,7 @@ Status LaunchNorm(NormParams p, bool wide, cudaStream_t stream) {
     shape.threads = kWarpsOfWarpRows * kWarpSize;
     shape.grid = static_cast<unsigned>((p.rows + kWarpsOfWarpRows - 1) / kWarpsOfWarpRows);
   } else {
-    const int each = p.rows >= kManyRows ? kKeptOf<kAdd> : 1;
+    const int each = p.rows >= kManyRows && !p.invariant ? kKeptOf<kAdd> : 1;
     const int threads = (units + each * kWarpSize - 1) / (each * kWarpSize) * kWarpSize;
     p.row_threads =
         threads < 2 * kWarpSize ? 2 * kWarpSize : (threads > kMaxThreads ? kMaxThreads : threads);
@@ -167,6 +168,7 @@ NormParams MakeParams(const Args& a) {
   p.n = static_cast<int32_t>(a.x.shape[a.x.rank - 1]);
   p.eps = a.eps;
   p.offset = a.weight_offset;
+  p.invariant = a.invariant;
   return p;
 }
 

@@ -302,17 +302,20 @@ struct KeyBlock {
   const T* values[kKeyBlock];
   int64_t count = 0;
 
-  // Keys [first, end), kKeyBlock at most; the padding repeats the last one.
-  void Locate(const AttentionTile& t, int64_t first, int64_t end) {
+  // The block of keys from `first` on, of which those in [begin, end) are read. What lies before
+  // repeats the first of them, the padding behind repeats the last: rows that see neither mask
+  // them. REQUIRES: first <= begin < end, begin - first < kKeyBlock.
+  void Locate(const AttentionTile& t, int64_t first, int64_t begin, int64_t end) {
     count = LowerOf(kKeyBlock, end - first);
-    int64_t entry = first / t.block_size, token = first % t.block_size;
+    const int64_t lead = begin - first;
+    int64_t entry = begin / t.block_size, token = begin % t.block_size;
     const T* key = nullptr;
-    for (int64_t j = 0; j < count; ++j) {
+    for (int64_t j = lead; j < count; ++j) {
       if (token == t.block_size) {
         token = 0;
         ++entry;
       }
-      if (j == 0 || token == 0) {
+      if (j == lead || token == 0) {
         key = static_cast<const T*>(t.cache) + t.table[entry] * t.block_stride +
               token * t.token_stride;
       }
@@ -320,6 +323,10 @@ struct KeyBlock {
       values[j] = key + t.kv_stride;
       key += t.token_stride;
       ++token;
+    }
+    for (int64_t j = 0; j < lead; ++j) {
+      keys[j] = keys[lead];
+      values[j] = values[lead];
     }
     for (int64_t j = count; j < kKeyBlock; ++j) {
       keys[j] = keys[count - 1];
@@ -338,6 +345,12 @@ void BlockScores(const AttentionTile& t, const TileScratch& s, int64_t rows, con
   }
   const float* staged[kMaxHeadDim];
   static_assert(kKeyBlock <= kMaxHeadDim);
+  if (whole && t.invariant) {
+    // The sums of few rows; keys that many rows read are widened once.
+    StageRows(b.keys, kKeyBlock, t.head_dim, s.keys, staged);
+    DotScores(s.q, s.stride, static_cast<int>(rows), staged, b.count, t.head_dim, s.scores, ahead);
+    return;
+  }
   if (whole) {
     TransposeKeys(b.keys, b.count, t.head_dim, s.keys);
   } else {
@@ -379,14 +392,16 @@ void AttendKeys(const AttentionTile& t, int64_t key_begin, int64_t key_end, Atte
 
   // Rows of the cache are whole vectors.
   const bool whole = t.head_dim % kLanes == 0 && t.value_dim % kLanes == 0;
+  // Blocks at multiples of their size are the same for every query that sees them.
+  const int64_t first = t.invariant ? key_begin / kKeyBlock * kKeyBlock : key_begin;
   KeyBlock<T> blocks[2];
-  blocks[0].Locate(t, key_begin, key_end);
+  blocks[0].Locate(t, first, key_begin, key_end);
   int now = 0;
-  for (int64_t k0 = key_begin; k0 < key_end; k0 += kKeyBlock, now ^= 1) {
+  for (int64_t k0 = first; k0 < key_end; k0 += kKeyBlock, now ^= 1) {
     Prefetcher ahead;
     if (k0 + kKeyBlock < key_end) {
       KeyBlock<T>& next = blocks[now ^ 1];
-      next.Locate(t, k0 + kKeyBlock, key_end);
+      next.Locate(t, k0 + kKeyBlock, k0 + kKeyBlock, key_end);
       ahead.keys = reinterpret_cast<const char* const*>(next.keys);
       if (t.kv_stride != 0) ahead.values = reinterpret_cast<const char* const*>(next.values);
       ahead.count = next.count;

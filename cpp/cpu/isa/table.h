@@ -3,6 +3,7 @@
 
 #include "cpu/isa/attention.h"
 #include "cpu/isa/e4m3.h"
+#include "cpu/isa/gemm.h"
 #include "cpu/isa/linear.h"
 #include "cpu/isa/moe.h"
 #include "cpu/isa/rows.h"
@@ -23,6 +24,9 @@ constexpr Kernels MakeTable(const char* name) {
   k.clamped_swiglu = ClampedSwiglu;
   k.weighted_sum = WeightedSum;
   k.linear_rows = LinearRows;
+  k.gemm_scratch = GemmScratch;
+  k.gemm_block = GemmBlock;
+  k.soft_cap = SoftCap;
   k.conv_row = ConvRowChannels;
   k.scan_head = Scan;
   k.gated_norm = GatedNorm;

@@ -15,7 +15,9 @@
 // map of the cache, which a captured graph keeps, so the cache's address has to stay.
 //
 // Results repeat bit for bit for the same rows. With fixed_split a row of one query has the same
-// bits in any batch.
+// bits in any batch. With decode_queries 0 every row goes to the portable prefill kernel, whose key
+// tiles stand at multiples of their size and are added in one order: a query then has the same bits
+// in any batch and in any chunk of its prompt. A call that is to be invariant needs that.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +30,7 @@ struct AttentionOptions {
   // No row has more query tokens than this; 0 is unknown. A value <= decode_queries leaves the
   // prefill kernel out of the step.
   int64_t max_queries = 0;
-  int64_t decode_queries = 1;
+  int64_t decode_queries = 1;  // 0: there is no decode kernel in the step
   // Cut long rows at places that depend on the row alone, not where the batch balances best.
   bool fixed_split = false;
   // Let each kernel begin its prologue before the one in front of it has ended (sm_90 on).

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "octavo/ops.h"
+#include "octavo/ops_invariant.h"
 
 struct CUstream_st;  // what cudaStream_t points to
 
@@ -29,6 +30,8 @@ Status GeluTanhMul(const GatedActivationArgs& a, Stream stream);
 // bfloat16 and float16 with up to 16 rows of x, rows of x and weight on 16 bytes; everything else
 // is refused, because a BLAS does it as well.
 Status Linear(const LinearArgs& a, Stream stream);
+// bfloat16 and float16, K a multiple of 8, rows of x and weight on 16 bytes. Slower than a BLAS.
+Status Gemm(const GemmArgs& a, Stream stream);
 Status FillTokens(const FillTokensArgs& a, Stream stream);
 // `landing` holds an address of host memory that the device can write.
 Status KeepTokens(const KeepTokensArgs& a, Stream stream);

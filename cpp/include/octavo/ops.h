@@ -34,6 +34,8 @@ struct RmsNormArgs {
   TensorView weight;  // [H] of T
   float eps = 1e-6f;
   float weight_offset = 0.0f;
+  // A row's bits do not depend on how many rows there are. The CPU's never do.
+  bool invariant = false;
 };
 
 // residual += x, rounded to T; out = rms_norm(residual).
@@ -44,6 +46,7 @@ struct AddRmsNormArgs {
   TensorView weight;    // [H] of T
   float eps = 1e-6f;
   float weight_offset = 0.0f;
+  bool invariant = false;
 };
 
 // Rotates the first R dims of every head in place: halves (neox) or neighbouring pairs
@@ -122,6 +125,9 @@ struct PagedAttentionArgs {
   bool chunked = false;
   float k_scale = 1.0f;  // as in CacheWriteArgs: keys and values are what
   float v_scale = 1.0f;  // the cache holds, times these
+  // The bits of a query depend on its own keys alone: not on how many queries its row has beside
+  // it, so that any chunking of a prompt gives the same. Slower where rows are long.
+  bool invariant = false;
 };
 
 // The first key that a query at `position` sees.

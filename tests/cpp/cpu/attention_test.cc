@@ -303,6 +303,99 @@ TEST_CASE("a row's output is the same bits alone, in a batch, and for any number
   SetNumThreads(0);
 }
 
+// The bytes of out where row r computes the queries [begin, end) of its prompt alone, in one chunk.
+// REQUIRES: the step has all of the row's tokens as queries.
+void RunChunk(Step& s, size_t r, int64_t begin, int64_t end, bool invariant) {
+  PagedAttentionArgs one = s.Args();
+  one.invariant = invariant;
+  std::vector<int32_t> start = {0, int32_t(end - begin)}, length = {int32_t(end)};
+  for (TensorView* v : {&one.q, &one.out}) {
+    v->data = v->ptr<char>() + (s.query_start[r] + begin) * v->stride[0] * DTypeSize(s.dtype);
+    v->shape[0] = end - begin;
+  }
+  one.query_start = Column(start);
+  one.row_slot.data = s.row_slot.data() + r;
+  one.row_slot.shape[0] = 1;
+  one.seq_len = Column(length);
+  REQUIRE(PagedAttention(one).ok());
+}
+
+// Whether any byte of out changes as the rows' prompts come in chunks of random lengths instead of
+// whole and together, for several numbers of threads.
+bool ChunksMatter(Step& s, std::mt19937_64& rng, bool invariant) {
+  PagedAttentionArgs all = s.Args();
+  all.invariant = invariant;
+  SetNumThreads(1);
+  REQUIRE(PagedAttention(all).ok());
+  const std::vector<unsigned char> whole = s.out[0].bytes();
+  bool differs = false;
+  for (const int threads : {1, 3}) {
+    SetNumThreads(threads);
+    REQUIRE(PagedAttention(all).ok());
+    differs = differs || s.out[0].bytes() != whole;
+    for (size_t r = 0; r < s.rows.size(); ++r) {
+      for (int64_t begin = 0; begin < s.rows[r].length;) {
+        const int64_t most = Pick<int64_t>(rng, {1, 1, 2, 5, 17, 40, 300});
+        const int64_t end = std::min(s.rows[r].length, begin + most);
+        RunChunk(s, r, begin, end, invariant);
+        begin = end;
+      }
+    }
+    differs = differs || s.out[0].bytes() != whole;
+  }
+  SetNumThreads(0);
+  return differs;
+}
+
+TEST_CASE("an invariant query has the same bits in any chunk, row, batch and number of threads") {
+  int without = 0;
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    CAPTURE(seed);
+    std::mt19937_64 rng(seed);
+    Step s = RandomStep(rng);
+    for (Row& r : s.rows) r.queries = r.length;
+    s.Build(rng);
+    ForEachIsa([&] {
+      CHECK(!ChunksMatter(s, rng, /*invariant=*/true));
+      s.Check(rng);
+    });
+    without += ChunksMatter(s, rng, /*invariant=*/false) ? 1 : 0;
+  }
+  CHECK(without > 10);
+}
+
+TEST_CASE("an invariant query has the same bits where its row is cut over its keys") {
+  for (const int64_t window : {0, 2500}) {
+    CAPTURE(window);
+    std::mt19937_64 rng(21);
+    Step s{.dtype = DType::kBF16,
+           .kv_heads = 2,
+           .group = 1,
+           .dim = 32,
+           .block_size = 16,
+           .rows = {{4600, 4600}, {70, 70}},
+           .window = window,
+           .soft_cap = 0.0f,
+           .sinks = true};
+    s.Build(rng);
+    PagedAttentionArgs all = s.Args();
+    all.invariant = true;
+    REQUIRE(PagedAttention(all).ok());
+    s.Check(rng);
+    const std::vector<unsigned char> whole = s.out[0].bytes();
+    for (const int threads : {1, 8}) {
+      SetNumThreads(threads);
+      for (const int64_t end : {2047, 2048, 2049, 4096, 4097, 4600}) {
+        RunChunk(s, 0, end - 1, end, true);  // decode: splits are tasks of their own
+        RunChunk(s, 0, end - 31, end, true);
+        RunChunk(s, 0, end - 200, end, true);  // several tiles
+        CHECK(s.out[0].bytes() == whole);
+      }
+    }
+    SetNumThreads(0);
+  }
+}
+
 TEST_CASE("rows without keys and tokens of no row stay unwritten") {
   std::mt19937_64 rng(9);
   Step s{.dtype = DType::kF32,

@@ -1,0 +1,7 @@
+#include "gemm/gemm.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchGemmOf<__half>(GemmTile, GemmParams, cudaStream_t);
+
+}  // namespace octavo::cuda
