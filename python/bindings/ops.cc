@@ -11,22 +11,23 @@ namespace octavo::bindings {
 namespace {
 
 void RmsNorm(const Tensor& out, const Tensor& x, const Tensor& weight, float eps,
-             float weight_offset) {
+             float weight_offset, bool invariant) {
   Call call;
   const RmsNormArgs args{call.View("out", out), call.View("x", x), call.View("weight", weight), eps,
-                         weight_offset};
+                         weight_offset,         invariant};
   call.Run(cpu::RmsNorm, OCTAVO_CUDA_OP(RmsNorm), args);
 }
 
 void AddRmsNorm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                float eps, float weight_offset) {
+                float eps, float weight_offset, bool invariant) {
   Call call;
   const AddRmsNormArgs args{call.View("out", out),
                             call.View("x", x),
                             call.View("residual", residual),
                             call.View("weight", weight),
                             eps,
-                            weight_offset};
+                            weight_offset,
+                            invariant};
   call.Run(cpu::AddRmsNorm, OCTAVO_CUDA_OP(AddRmsNorm), args);
 }
 
@@ -131,6 +132,7 @@ void SetIsa(const std::string& name) { ThrowIfError(cpu::SetIsa(name.c_str())); 
 }  // namespace
 
 void BindAttention(nb::module_& m);
+void BindInvariant(nb::module_& m);
 void BindLatent(nb::module_& m);
 void BindMoe(nb::module_& m);
 void BindSampling(nb::module_& m);
@@ -140,9 +142,9 @@ void BindTables(nb::module_& m);
 NB_MODULE(_ops, m) {
   const auto arg = [](const char* name) { return nb::arg(name).noconvert(); };
   m.def("rms_norm", &RmsNorm, arg("out"), arg("x"), arg("weight"), nb::arg("eps"),
-        nb::arg("weight_offset") = 0.0f);
+        nb::arg("weight_offset") = 0.0f, nb::arg("invariant") = false);
   m.def("add_rms_norm", &AddRmsNorm, arg("out"), arg("x"), arg("residual"), arg("weight"),
-        nb::arg("eps"), nb::arg("weight_offset") = 0.0f);
+        nb::arg("eps"), nb::arg("weight_offset") = 0.0f, nb::arg("invariant") = false);
   m.def("rope", &Rope, arg("q"), arg("k"), arg("position"), arg("cos_sin"), nb::arg("interleaved"));
   m.def("slot_mapping", &SlotMapping, arg("slot"), arg("position"), arg("query_start"),
         arg("row_slot"), arg("block_table"), nb::arg("block_size"));
@@ -161,6 +163,7 @@ NB_MODULE(_ops, m) {
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),
         nb::arg("weight_ready") = false);
   BindAttention(m);
+  BindInvariant(m);
   BindLatent(m);
   BindMoe(m);
   BindSampling(m);

@@ -103,7 +103,7 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
                     const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
                     int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked,
-                    float k_scale, float v_scale) {
+                    float k_scale, float v_scale, bool invariant) {
   Call call;
   PagedAttentionArgs args;
   args.out = call.View("out", out);
@@ -120,6 +120,7 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
   args.chunked = chunked;
   args.k_scale = k_scale;
   args.v_scale = v_scale;
+  args.invariant = invariant;
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
@@ -152,7 +153,7 @@ void BindAttention(nb::module_& m) {
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
         nb::arg("fixed_split") = false, nb::arg("chunked") = false,
-        nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f);
+        nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false);
 }
 
 }  // namespace octavo::bindings

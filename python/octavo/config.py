@@ -278,11 +278,13 @@ class DeviceConfig:
 
     device: str = "auto"  # auto: cuda where this build has its ops and there is a GPU, else cpu
     enforce_eager: bool = False  # launch every kernel by itself: no CUDA graphs
+    batch_invariant: bool = False  # a request's logits are the same bits alone and in any batch; slower
     num_threads: int | None = None  # threads of a step on the CPU; None: OCTAVO_NUM_THREADS, else every core
 
     def __post_init__(self) -> None:
         _one_of("device", self.device, DEVICES)
         _flag("enforce_eager", self.enforce_eager)
+        _flag("batch_invariant", self.batch_invariant)
         if self.num_threads is not None:
             _in_range("num_threads", self.num_threads, 1, 1024)
 

@@ -232,7 +232,7 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     # Before the weights, as it is read in milliseconds too.
     audio = None if encoder is None else AudioInput(load_log_mel(plan.folder, encoder), encoder.length)
     core_engine = core.Engine(core.EngineConfig(**plan.engine_options()))
-    model = registry.build(plan.spec, plan.device)
+    model = registry.build(plan.spec, plan.device, batch_invariant=plan.batch_invariant)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
     stored = plan.kv_dtype == "fp8" and plan.load.load_format != "dummy"
     scales = load_kv_scales(model, plan.folder, plan.spec) if stored else {}

@@ -48,6 +48,7 @@ class LLMOptions(TypedDict, total=False):
     speculative_config: Mapping[str, Any] | None
     device: str
     enforce_eager: bool
+    batch_invariant: bool
     num_threads: int | None
     disable_log_stats: bool
     level: str | None

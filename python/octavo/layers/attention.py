@@ -55,6 +55,7 @@ class AttentionPlans:
     """
 
     def __init__(self, tokens: int, rows: int, decode_queries: int = 1) -> None:
+        """`decode_queries`: see ops.AttentionPlan."""
         self._tokens = tokens
         self._rows = rows
         self._decode_queries = decode_queries
@@ -115,7 +116,8 @@ class AttentionContext:
     scales: of caches in fp8, by layer, 1 where there are none. Of a step: query_start [R + 1] int32, row_slot
     and seq_len [R] int32, slots: for each group [N] int64, where each token's keys and values go, rows:
     (source, target) of a group of states, [R] int32 each, encoded: what tokens see of an encoder's output.
-    plans: where the device's attention is planned.
+    plans: where the device's attention is planned. invariant: whether a token's attention must not depend on
+    the other tokens of the step.
     """
 
     __slots__ = (
@@ -123,6 +125,7 @@ class AttentionContext:
         "caches",
         "encoded",
         "groups",
+        "invariant",
         "plans",
         "query_start",
         "row_slot",
@@ -148,6 +151,7 @@ class AttentionContext:
         given = scales or {}
         self.scales = [given.get(layer, KvScales()) for layer in range(len(groups))]
         self.plans: AttentionPlans | None = None
+        self.invariant = False
         self.query_start: torch.Tensor
         self.row_slot: torch.Tensor
         self.seq_len: torch.Tensor
@@ -203,6 +207,7 @@ class AttentionContext:
             plan=plan,
             k_scale=k_scale,
             v_scale=v_scale,
+            invariant=self.invariant,
         )
         return out
 

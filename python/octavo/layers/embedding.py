@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
-from octavo.layers.linear import product
+from octavo.layers.linear import chosen_product
 
 
 class Embedding(Layer):
@@ -48,10 +49,16 @@ class Head(Layer):
         super().__init__()
         self.weight = tied_to.weight if tied_to is not None else _weight(spec)
         self.soft_cap = spec.final_soft_cap
+        self.product = chosen_product()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = product(hidden, self.weight).float()
-        return logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap) if self.soft_cap else logits
+        logits = self.product(hidden, self.weight).float()
+        if not self.soft_cap:
+            return logits
+        if logits.is_cpu:  # where torch's tanh of an element depends on its place in the tensor
+            ops.soft_cap(logits, self.soft_cap)
+            return logits
+        return logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
 
 
 def _weight(spec: ModelSpec) -> nn.Parameter:

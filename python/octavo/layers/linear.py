@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from octavo import ops
+from octavo.layers import invariance
 from octavo.layers.layer import Layer
 
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
@@ -32,6 +33,20 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         ops.linear(out, x, weight, bias, weight_ready=True)  # the loader wrote it long ago
         return out
     return F.linear(x, weight, bias)
+
+
+def invariant_product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As product(), but a row's bits are the same whatever rows stand beside it."""
+    out = x.new_empty((x.shape[0], weight.shape[0]))
+    ops.gemm(out, x, weight, bias)
+    return out
+
+
+def chosen_product() -> Callable[..., torch.Tensor]:
+    """The product of a layer that is made now."""
+    return invariant_product if invariance.is_wanted() else product
 
 
 def _streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -69,9 +84,10 @@ class Linear(Layer):
         weight = torch.empty(out_size, in_size, dtype=dtype, device=_WEIGHTS_ON.get())
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype), requires_grad=False) if bias else None
+        self.product = chosen_product()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return product(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
 
 
 class FusedLinear(Linear):

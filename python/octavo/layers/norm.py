@@ -8,6 +8,7 @@ from torch import nn
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
+from octavo.layers import invariance
 from octavo.layers.layer import Layer
 
 
@@ -19,21 +20,22 @@ class RMSNorm(Layer):
         self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
         self.eps = eps
         self.offset = offset
+        self.invariant = invariance.is_wanted()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the norm of x [..., size]."""
         out = torch.empty_like(x)
-        ops.rms_norm(out, x, self.weight, self.eps, self.offset)
+        ops.rms_norm(out, x, self.weight, self.eps, self.offset, self.invariant)
         return out
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Add x [N, size] to the residual in place, then return the residual's norm, in the memory of x."""
-        ops.add_rms_norm(x, x, residual, self.weight, self.eps, self.offset)
+        ops.add_rms_norm(x, x, residual, self.weight, self.eps, self.offset, self.invariant)
         return x
 
     def in_place(self, x: torch.Tensor) -> None:
         """Norm x [..., size], which may be a strided view such as the query heads of a fused projection."""
-        ops.rms_norm(x, x, self.weight, self.eps, self.offset)
+        ops.rms_norm(x, x, self.weight, self.eps, self.offset, self.invariant)
 
 
 class LayerNorm(Layer):

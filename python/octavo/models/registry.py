@@ -10,6 +10,7 @@ import torch
 from octavo.errors import ModelError, did_you_mean
 from octavo.hf_config import ARCHITECTURES, ModelSpec
 from octavo.layers.attention import AttentionContext
+from octavo.layers.invariance import batch_invariance
 from octavo.layers.linear import weights_without_memory
 from octavo.layers.quantized import quantize_linears
 
@@ -45,10 +46,13 @@ def resolve(architecture: str) -> type[torch.nn.Module]:
     return found
 
 
-def build(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
-    """Return a model of this shape on a device in eval mode, its weights not yet set."""
+def build(spec: ModelSpec, device: str = "cpu", *, batch_invariant: bool = False) -> torch.nn.Module:
+    """Return a model of this shape on a device in eval mode, its weights not yet set.
+
+    `batch_invariant`: its layers give a row the same bits in any company. REQUIRES then: the plan allows it.
+    """
     made = resolve(spec.architecture)
-    with torch.inference_mode(False), torch.device(device):
+    with torch.inference_mode(False), torch.device(device), batch_invariance(batch_invariant):
         if spec.quantization is None or spec.quantization.scheme is None:
             return made(spec).eval()
         with weights_without_memory():

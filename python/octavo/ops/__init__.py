@@ -36,6 +36,10 @@ from octavo.ops.backends import (
     set_num_threads,
     thread_backend,
 )
+from octavo.ops.invariant import (
+    gemm,
+    soft_cap,
+)
 from octavo.ops.moe import (
     grouped_linear,
     moe_combine,
@@ -78,6 +82,7 @@ __all__ = [
     "fetch_blocks",
     "fill_tokens",
     "gelu_tanh_mul",
+    "gemm",
     "grouped_linear",
     "has_cuda",
     "isa",
@@ -101,6 +106,7 @@ __all__ = [
     "set_num_threads",
     "silu_mul",
     "slot_mapping",
+    "soft_cap",
     "ssm_scan",
     "state_mapping",
     "thread_backend",

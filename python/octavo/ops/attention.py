@@ -100,7 +100,8 @@ class AttentionPlan:
     number of heads and one head dim share a plan; ``plan_attention`` fills it once a step. Up to
     ``decode_queries`` query tokens a row is a decode row; no row has more than ``max_queries`` (0: unknown).
     With ``max_queries <= decode_queries`` no prefill kernel is launched. With ``fixed_split`` a row of one
-    query has the same bits in any batch.
+    query has the same bits in any batch. With 0 ``decode_queries`` all rows go to one prefill kernel, and a
+    query has the same bits whatever its row and its batch are.
     """
 
     memory: Tensor
@@ -185,6 +186,7 @@ def paged_attention(
     chunked: bool = False,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    invariant: bool = False,
 ) -> None:
     """Causal attention of each row's newest tokens over its cached keys: prefill, decode and mixed rows in
     one call.
@@ -196,18 +198,21 @@ def paged_attention(
     ``window`` w > 0 it sees the last w keys, itself included, or with ``chunked`` those of its chunk
     ``[w * i, w * (i + 1))``. ``soft_cap`` c > 0 turns a score s into ``c * tanh(s / c)``. A sink is one more
     logit without a value. Rows with ``seq_len`` 0 write nothing. A row's result is the same bits in any
-    batch and for any number of threads.
+    batch and for any number of threads; with ``invariant`` a query's is, whatever other queries its row has
+    beside it.
 
     CUDA runs by ``plan``, which ``plan_attention`` filled for these rows; without one it takes a plain
-    kernel, right but slow. The CPU needs none.
+    kernel, right but slow. The CPU needs none. There ``invariant`` needs a plan of 0 ``decode_queries``.
     """
     rows = (block_table, row_slot, query_start, seq_len)
     args = (out, q, cache, *rows, scale, window, soft_cap, sinks)
     if plan is None:
-        backend(q).paged_attention(*args, chunked=chunked, k_scale=k_scale, v_scale=v_scale)
+        backend(q).paged_attention(
+            *args, chunked=chunked, k_scale=k_scale, v_scale=v_scale, invariant=invariant
+        )
         return
     options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale)
+    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale, invariant)
 
 
 def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:

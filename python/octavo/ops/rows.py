@@ -7,21 +7,35 @@ from torch import Tensor
 from octavo.ops.backends import backend
 
 
-def rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, weight_offset: float = 0.0) -> None:
+def rms_norm(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    weight_offset: float = 0.0,
+    invariant: bool = False,
+) -> None:
     """``out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset)`` over the last dimension.
 
-    out, x: [N, H] or [N, heads, H] of T (``out`` may be ``x``); weight: [H] of T. Gemma's offset is 1.
+    out, x: [N, H] or [N, heads, H] of T (``out`` may be ``x``); weight: [H] of T. Gemma's offset is 1. A row
+    is the same bits in any company: on the CPU always, on CUDA if ``invariant``.
     """
-    backend(x).rms_norm(out, x, weight, eps, weight_offset)
+    backend(x).rms_norm(out, x, weight, eps, weight_offset, invariant)
 
 
 def add_rms_norm(
-    out: Tensor, x: Tensor, residual: Tensor, weight: Tensor, eps: float, weight_offset: float = 0.0
+    out: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    eps: float,
+    weight_offset: float = 0.0,
+    invariant: bool = False,
 ) -> None:
     """``residual += x`` (rounded to T), then ``out = rms_norm(residual)``. All [N, H] of T; ``out`` may be
     ``x``.
     """
-    backend(x).add_rms_norm(out, x, residual, weight, eps, weight_offset)
+    backend(x).add_rms_norm(out, x, residual, weight, eps, weight_offset, invariant)
 
 
 def gated_rms_norm(out: Tensor, x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> None:

@@ -34,6 +34,7 @@ DEFAULT_BLOCK_SIZE = 16
 DEFAULT_NUM_SEQS = {"cpu": 256, "cuda": 256, "large cuda": 1024}
 DEFAULT_BATCHED_TOKENS = {"cpu": 2048, "cuda": 2048, "large cuda": 8192}
 LARGE_GPU_BYTES = 64 << 30
+MOST_INVARIANT_ROWS = 4096  # of a step on a GPU: what a plan of its attention holds
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Plan:
     dtype: str
     kv_dtype: str  # what keys and values are kept in: dtype, or fp8
     enforce_eager: bool
+    batch_invariant: bool
     num_threads: int
     block_size: int
     num_blocks: int  # the null block included
@@ -152,6 +154,8 @@ def resolve(
     footprint = footprint_of(
         model, load, cache, scheduler, target=target, graphs=not device.enforce_eager, reasons=reasons
     )
+    if device.batch_invariant:
+        _check_invariance(footprint, target)
     pool = _Pool(footprint, cache, target, explicit_length=model.max_model_len is not None)
     num_blocks, max_model_len = pool.resolve(reasons)
     _check_host_tier(cache, target, elsewhere=available_memory is not None)
@@ -165,6 +169,7 @@ def resolve(
         dtype=spec.dtype,
         kv_dtype=footprint.kv_dtype,
         enforce_eager=device.enforce_eager,
+        batch_invariant=device.batch_invariant,
         num_threads=_num_threads(device, reasons),
         block_size=footprint.block_size,
         num_blocks=num_blocks,
@@ -298,6 +303,36 @@ def _step_limits(
     if seqs > tokens:
         raise invalid("max_num_seqs", seqs, f"use at most max_num_batched_tokens={tokens}, or raise that")
     return tokens, seqs
+
+
+def _check_invariance(footprint: Footprint, target: Target) -> None:
+    """Refuse what has not been made batch-invariant, or not been shown to be."""
+    spec = footprint.spec
+    parts = {
+        "experts": spec.experts,
+        "recurrent layers": spec.state,
+        "latent attention": spec.latent,
+        "an encoder": spec.encoder,
+        "quantized layers": spec.quantization,
+    }
+    found = [name for name, part in parts.items() if part is not None]
+    if found:
+        remedy = (
+            f"{spec.architecture} has {' and '.join(found)}, whose results may depend on the batch: "
+            "leave it out, or use a dense model of 16 or 32 bits with grouped-query attention"
+        )
+        raise invalid("batch_invariant", True, remedy)
+    if footprint.kv_dtype != spec.dtype:
+        remedy = "with batch_invariant use auto: a cache in fp8 has not been shown to keep the bits"
+        raise invalid("kv_cache_dtype", footprint.kv_dtype, remedy)
+    if target.kind != "cuda":
+        return
+    if footprint.max_num_seqs >= MOST_INVARIANT_ROWS:
+        remedy = f"with batch_invariant use fewer than {MOST_INVARIANT_ROWS}: more rows have other kernels"
+        raise invalid("max_num_seqs", footprint.max_num_seqs, remedy)
+    if spec.dtype == "float32":
+        remedy = "the product that has it on a GPU takes 16 bits: use dtype='bfloat16', or device='cpu'"
+        raise invalid("batch_invariant", True, remedy)
 
 
 def _check_host_tier(cache: CacheConfig, target: Target, *, elsewhere: bool) -> None:

@@ -73,8 +73,10 @@ class DeviceRunner:
         tables = [engine.block_table(group) for group in range(len(self._kinds))]
         self._tables = [BlockTable(table, device) for table in tables]
         self._context = pool.context([table.lines for table in self._tables], scales)
+        self._context.invariant = plan.batch_invariant
         if device.type != "cpu":
-            self._context.plans = AttentionPlans(tokens, rows + 1, min(1 + drafts, _MOST_DECODE_QUERIES))
+            decode_queries = 0 if plan.batch_invariant else min(1 + drafts, _MOST_DECODE_QUERIES)
+            self._context.plans = AttentionPlans(tokens, rows + 1, decode_queries)
         self._encoding: CrossEncoding | None = None
         if plan.spec.encoder is not None:
             # Not `items or {}`: it is empty now and filled later.

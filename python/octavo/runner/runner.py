@@ -53,6 +53,7 @@ class ModelRunner:
         slots = range(engine.config.max_steps_in_flight)
         self._slots = tuple(HostSlot(engine.columns(slot)) for slot in slots)
         self._context = pool.context(self.block_tables, scales)
+        self._context.invariant = plan.batch_invariant
         self._copy = pool.copy
         self._kinds = [group.kind for group in groups]
         self._encoding: CrossEncoding | None = None

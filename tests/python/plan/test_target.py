@@ -151,3 +151,19 @@ def test_drafts_on_a_gpu_take_room_for_their_logits(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["bamba", "mixtral", "llama4", "deepseek-v2"])
 def test_recurrent_layers_experts_chunks_and_latents_have_cuda_kernels(tiny_folder: Any, name: str) -> None:
     assert plan_for_gpu(tiny_folder(name), 80 * GIB).device == "cuda"
+
+
+def test_a_batch_invariant_gpu_takes_16_bits_and_steps_that_one_plan_holds(folder: Path) -> None:
+    def of(dtype: str, seqs: int | None = None) -> Plan:
+        return resolve(
+            ModelConfig(model=folder, dtype=dtype),
+            scheduler=SchedulerConfig(max_num_seqs=seqs),
+            device=DeviceConfig(device="cuda", batch_invariant=True),
+            available_memory=80 * GIB,
+        )
+
+    assert of("bfloat16").batch_invariant
+    with pytest.raises(ValueError, match=r"batch_invariant=True .* use dtype='bfloat16'"):
+        of("float32")
+    with pytest.raises(ValueError, match=r"max_num_seqs=4096 .* fewer than 4096"):
+        of("float16", 4096)
