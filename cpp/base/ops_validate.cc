@@ -12,6 +12,18 @@ namespace {
 constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kHeadDimStep = 8;
 
+// What a norm of the rows of `x` multiplies by.
+Status CheckNormWeight(const OpTensor& weight, const OpTensor& x, float eps) {
+  const int64_t n = x.view.shape[x.view.rank - 1];
+  OCTAVO_RETURN_IF_ERROR(CheckShape(weight, {n}));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(weight, x));
+  if (n == 0) return InvalidOp(x.op, "x has an empty last dimension, need at least 1");
+  if (!(eps >= 0.0f) || std::isinf(eps)) {
+    return InvalidOp(x.op, "eps is " + std::to_string(eps) + ", need a finite number >= 0");
+  }
+  return Status::Ok();
+}
+
 Status CheckNorm(const char* op, const TensorView& out, const TensorView& x,
                  const TensorView& weight, float eps, bool heads_allowed) {
   const OpTensor tx{op, "x", x};
@@ -25,15 +37,8 @@ Status CheckNorm(const char* op, const TensorView& out, const TensorView& x,
     OCTAVO_RETURN_IF_ERROR(CheckShape(tx, {kAnyExtent, kAnyExtent}));
     OCTAVO_RETURN_IF_ERROR(CheckShape(tout, {x.shape[0], x.shape[1]}));
   }
-  OCTAVO_RETURN_IF_ERROR(CheckShape(tweight, {x.shape[x.rank - 1]}));
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(tout, tx));
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tweight, tx));
-  if (x.shape[x.rank - 1] == 0)
-    return InvalidOp(op, "x has an empty last dimension, need at least 1");
-  if (!(eps >= 0.0f) || std::isinf(eps)) {
-    return InvalidOp(op, "eps is " + std::to_string(eps) + ", need a finite number >= 0");
-  }
-  return Status::Ok();
+  return CheckNormWeight(tweight, tx, eps);
 }
 
 // A one-dimensional tensor of `n` elements of `dtype`.
@@ -218,9 +223,17 @@ Status Validate(const LinearArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(weight, x));
   OCTAVO_RETURN_IF_ERROR(CheckShape(x, {kAnyExtent, kAnyExtent}));
   OCTAVO_RETURN_IF_ERROR(CheckShape(weight, {kAnyExtent, a.x.shape[1]}));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {a.x.shape[0], a.weight.shape[0]}));
+  const int64_t rows = a.weight.shape[0];
+  if (a.gate != Gate::kNone && rows % 2 != 0) {
+    return InvalidOp(op, "weight has " + std::to_string(rows) +
+                             " rows, need as many of the gate as of what it opens");
+  }
+  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {a.x.shape[0], a.gate == Gate::kNone ? rows : rows / 2}));
   if (a.out.data != nullptr && (a.out.data == a.x.data || a.out.data == a.weight.data)) {
     return InvalidOp(op, "out shares memory with x or weight, need a tensor of its own");
+  }
+  if (a.norm.has_value()) {
+    OCTAVO_RETURN_IF_ERROR(CheckNormWeight({op, "norm", *a.norm}, x, a.eps));
   }
   if (!a.bias.has_value()) return Status::Ok();
   const OpTensor bias{op, "bias", *a.bias};

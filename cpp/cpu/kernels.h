@@ -127,6 +127,8 @@ struct Kernels {
                    float weight_offset);
   void (*add_rms_norm)(DType, void* out, const void* x, void* residual, const void* weight,
                        int64_t n, float eps, float weight_offset);
+  // to += x, rounded.
+  void (*add)(DType, void* to, const void* x, int64_t n);
   // `heads` vectors, head_stride apart, rotated by the same `half` angles.
   void (*rope)(DType, void* x, int64_t heads, int64_t head_stride, const float* cos,
                const float* sin, int64_t half, bool interleaved);

@@ -26,6 +26,22 @@ constexpr int LinearStages(int groups, int token_tiles) {
   return token_tiles == 1 ? 6 : 4;
 }
 
+// Shared memory of a warp: its ring and its sums.
+constexpr int LinearWarpBytes(int groups, int token_tiles) {
+  const int ring = LinearStages(groups, token_tiles) * LinearStageBytes(groups, token_tiles);
+  const int sums = groups * 8 * token_tiles * 8 * 4;
+  return ring + sums;
+}
+
+// A product of m rows, to n columns, over so many units of k.
+struct LinearProblem {
+  int64_t m = 1;
+  int64_t n = 0;
+  int64_t units = 0;
+  bool normed = false;
+  bool gated = false;  // twice as many rows of the weight as columns
+};
+
 struct LinearChoice {
   int groups = 4;       // of 8 weight rows in a tile: 1, 2 or 4
   int token_tiles = 1;  // of 8 rows of x
@@ -33,11 +49,12 @@ struct LinearChoice {
   int team_warps = 1;  // warps that share a tile
   int ctas = 1;
   int tiles = 0;
+  int norm_units = 0;  // of k, where the inputs are normed
 
   int shared_bytes() const {
-    const int ring = LinearStages(groups, token_tiles) * LinearStageBytes(groups, token_tiles);
-    const int sums = groups * 8 * token_tiles * 8 * 4;
-    return warps * (ring + sums);
+    const int product = warps * LinearWarpBytes(groups, token_tiles);
+    if (norm_units == 0) return product;
+    return product + norm_units * kLinearUnit * 2 + warps * token_tiles * 8 * 4;
   }
 };
 
@@ -55,17 +72,20 @@ inline double LinearCost(const LinearChoice& c, int64_t units, int multiprocesso
 
 // The cheapest tile height and number of teams. Nothing but the number of token tiles depends on
 // the rows of x, and that changes no sum.
-inline LinearChoice ChooseLinear(int64_t tokens, int64_t n, int64_t units, int multiprocessors,
+inline LinearChoice ChooseLinear(const LinearProblem& problem, int multiprocessors,
                                  int shared_per_block) {
+  const int64_t units = problem.units;
   LinearChoice best;
   double least = 0.0;
   for (const int groups : {4, 2, 1}) {
+    if (problem.gated && groups == 1) continue;  // a gate and what it opens
     LinearChoice c;
     c.groups = groups;
     c.token_tiles = 2;  // the form that takes more memory
+    c.norm_units = problem.normed ? static_cast<int>(units) : 0;
     c.warps = LinearWarps(groups);
     while (c.warps > 1 && c.shared_bytes() > shared_per_block) c.warps /= 2;
-    c.tiles = static_cast<int>(CeilDiv(n, int64_t{8} * groups));
+    c.tiles = static_cast<int>(CeilDiv(problem.n, int64_t{8} * groups / (problem.gated ? 2 : 1)));
     for (const int teams : {1, 2, 4, 8}) {
       c.team_warps = c.warps / teams;
       if (c.team_warps < 1) continue;
@@ -78,7 +98,7 @@ inline LinearChoice ChooseLinear(int64_t tokens, int64_t n, int64_t units, int m
     }
   }
   best.ctas = static_cast<int>(Min<int64_t>(best.tiles, multiprocessors));
-  best.token_tiles = tokens > 8 ? 2 : 1;
+  best.token_tiles = problem.m > 8 ? 2 : 1;
   return best;
 }
 

@@ -7,7 +7,7 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int64_t kUnitElements = 64;
+constexpr int64_t kUnitElements = kLinearUnit;
 constexpr int64_t kMaxExtent = INT64_C(1) << 30;
 
 Status CheckFits(const LinearArgs& a) {
@@ -24,10 +24,56 @@ Status CheckFits(const LinearArgs& a) {
     return InvalidOp(op,
                      "x and weight need rows that begin on 16 bytes and are a multiple of them");
   }
+  if (a.norm.has_value() && !WideRows(*a.norm, k)) {
+    return InvalidOp(op, "norm begins between two times 16 bytes");
+  }
   if (k > kMaxExtent || a.weight.shape[0] > kMaxExtent) {
     return InvalidOp(op, "weight has an extent above 2^30");
   }
   return Status::Ok();
+}
+
+LinearKind KindOf(const LinearArgs& a) {
+  const bool gated = a.gate != Gate::kNone;
+  if (a.norm.has_value()) return gated ? LinearKind::kNormedGated : LinearKind::kNormed;
+  return gated ? LinearKind::kGated : LinearKind::kPlain;
+}
+
+LinearParams ParamsOf(const LinearArgs& a) {
+  LinearParams p{};
+  p.weight = a.weight.ptr<char>();
+  p.x = a.x.ptr<char>();
+  p.out = a.out.ptr<char>();
+  p.bias = a.bias.has_value() ? a.bias->ptr<char>() : nullptr;
+  p.weight_stride = StridesOf(a.weight).token;
+  p.x_stride = StridesOf(a.x).token;
+  p.out_stride = StridesOf(a.out).token;
+  p.m = static_cast<int32_t>(a.x.shape[0]);
+  p.n = static_cast<int32_t>(a.out.shape[1]);
+  p.k = static_cast<int32_t>(a.x.shape[1]);
+  p.units = static_cast<int32_t>(CeilDiv(a.x.shape[1], kUnitElements));
+  p.weight_ready = a.weight_ready;
+  p.add = a.add;
+  p.gate = a.gate;
+  p.norm = a.norm.has_value() ? a.norm->ptr<char>() : nullptr;
+  p.eps = a.eps;
+  p.norm_offset = a.norm_offset;
+  return p;
+}
+
+template <typename T>
+Status LaunchKind(LinearKind kind, const LinearChoice& choice, const LinearParams& p,
+                  cudaStream_t stream) {
+  switch (kind) {
+    case LinearKind::kPlain:
+      return LaunchLinearOf<T, LinearKind::kPlain>(choice, p, stream);
+    case LinearKind::kNormed:
+      return LaunchLinearOf<T, LinearKind::kNormed>(choice, p, stream);
+    case LinearKind::kGated:
+      return LaunchLinearOf<T, LinearKind::kGated>(choice, p, stream);
+    default:
+      return LaunchLinearOf<T, LinearKind::kNormedGated>(choice, p, stream);
+  }
 }
 
 }  // namespace
@@ -38,26 +84,21 @@ Status Linear(const LinearArgs& a, Stream stream) {
   if (a.out.num_elements() == 0) return Status::Ok();
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
-  LinearParams p{};
-  p.weight = a.weight.ptr<char>();
-  p.x = a.x.ptr<char>();
-  p.out = a.out.ptr<char>();
-  p.bias = a.bias.has_value() ? a.bias->ptr<char>() : nullptr;
-  p.weight_stride = StridesOf(a.weight).token;
-  p.x_stride = StridesOf(a.x).token;
-  p.out_stride = StridesOf(a.out).token;
-  p.m = static_cast<int32_t>(a.x.shape[0]);
-  p.n = static_cast<int32_t>(a.weight.shape[0]);
-  p.k = static_cast<int32_t>(a.x.shape[1]);
-  p.units = static_cast<int32_t>(CeilDiv(a.x.shape[1], kUnitElements));
-  const LinearChoice choice = ChooseLinear(p.m, p.n, p.units, facts.value().multiprocessors,
-                                           facts.value().shared_per_block);
+  LinearParams p = ParamsOf(a);
+  const LinearKind kind = KindOf(a);
+  const LinearChoice choice =
+      ChooseLinear({p.m, p.n, p.units, HasNorm(kind), HasGate(kind)}, facts.value().multiprocessors,
+                   facts.value().shared_per_block);
+  if (choice.shared_bytes() > facts.value().shared_per_block) {
+    return InvalidOp("linear", "x has " + std::to_string(p.k) +
+                                   " columns, more than shared memory holds a norm's weight of: "
+                                   "norm x before");
+  }
   p.tiles = choice.tiles;
   p.warps = choice.warps;
   p.team_warps = choice.team_warps;
-  p.weight_ready = a.weight_ready;
-  return a.x.dtype == DType::kF16 ? LaunchLinearOf<__half>(choice, p, stream)
-                                  : LaunchLinearOf<__nv_bfloat16>(choice, p, stream);
+  return a.x.dtype == DType::kF16 ? LaunchKind<__half>(kind, choice, p, stream)
+                                  : LaunchKind<__nv_bfloat16>(kind, choice, p, stream);
 }
 
 }  // namespace octavo::cuda

@@ -10,6 +10,11 @@
 // nobody else reads, so the loop has no barrier. At a tile's end the warps' sums are added in
 // shared memory in the order of the warps: an element has the same bits for any M.
 //
+// On the way: with a norm every CTA finds the scale of all rows of x before its first tile, and a
+// lane norms its pieces when it takes them from the ring (linear_norm.cuh). With a gate a tile has
+// rows of the gate and the rows that they open, the low and the high half of an MMA's m side, and
+// N / 2 columns come out. `add` reads at a tile's begin what is added at its end.
+//
 // Bound by bytes: N * K elements of weight; x comes from L2 for every tile.
 #pragma once
 
@@ -17,26 +22,32 @@
 #include "common/host_device.h"
 #include "common/ptx.cuh"
 #include "linear/linear.h"
+#include "linear/linear_norm.cuh"
+#include "rows/activation.cuh"
 
 namespace octavo::cuda {
 
-inline constexpr int kUnit = kLinearUnit;  // 128 bytes of a row
-inline constexpr int kPieceElements = 8;   // of 16 bits
-inline constexpr int kGroupRows = 8;
-inline constexpr int kTokensOfMma = 8;
-
-template <typename ElementT, int kGroupsV, int kTokenTilesV>
+template <typename ElementT, int kGroupsV, int kTokenTilesV, LinearKind kKind>
 struct LinearShape {
   using Element = ElementT;
+  static constexpr bool kNorm = HasNorm(kKind), kGated = HasGate(kKind);
   static constexpr int kGroups = kGroupsV;
   static constexpr int kPairs = (kGroups + 1) / 2;  // of row groups: the m side of an MMA
   static constexpr int kTokenTiles = kTokenTilesV;
   static constexpr int kTokens = kTokenTiles * kTokensOfMma;
   static constexpr int kRows = kGroups * kGroupRows;
+  static constexpr int kColumns = kGated ? kRows / 2 : kRows;  // of out
   static constexpr int kStages = LinearStages(kGroups, kTokenTiles);
   static constexpr int kWeightBytes = kGroups * kGroupRows * kUnit * 2;
   static constexpr int kStageBytes = LinearStageBytes(kGroups, kTokenTiles);
+  static constexpr int kWarpBytes = LinearWarpBytes(kGroups, kTokenTiles);
   static_assert(sizeof(Element) == 2);
+  static_assert(!kGated || kGroups % 2 == 0, "an MMA takes rows of the gate and what they open");
+
+  // The column of out that row g of a group belongs to.
+  __device__ static __forceinline__ int ColumnOf(int tile, int group, int g) {
+    return tile * kColumns + (kGated ? group / 2 : group) * kGroupRows + g;
+  }
 };
 
 // Which warps work together, and on which tiles.
@@ -83,11 +94,12 @@ __device__ __forceinline__ void IssueWeight(const LinearParams& p, const UnitWal
   const int k = walk.unit * kUnit + c * kPieceElements;
 #pragma unroll
   for (int h = 0; h < S::kGroups; ++h) {
-    const int row = walk.tile * S::kRows + h * kGroupRows + g;
+    const int column = S::ColumnOf(walk.tile, h, g);
+    const int row = S::kGated && h % 2 == 1 ? p.n + column : column;
     const char* const at = p.weight + row * p.weight_stride + k * 2;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-      const bool live = row < p.n && k + q * (kUnit / 2) < p.k;
+      const bool live = column < p.n && k + q * (kUnit / 2) < p.k;
       CopyAsync16OrZero(stage + (h * 2 + q) * (kWarpSize * kPieceBytes),
                         live ? at + q * kUnit : p.weight, live);
     }
@@ -129,7 +141,7 @@ struct LinearSums {
     }
   }
 
-  __device__ __forceinline__ void AddUnit(uint32_t stage) {
+  __device__ __forceinline__ void AddUnit(uint32_t stage, int unit, const LaneNorm<S>& norm) {
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       uint4 x[S::kTokenTiles];
@@ -137,6 +149,7 @@ struct LinearSums {
       for (int b = 0; b < S::kTokenTiles; ++b) {
         x[b] = LoadShared16(stage + S::kWeightBytes + (b * 2 + q) * (kWarpSize * kPieceBytes));
       }
+      if constexpr (S::kNorm) norm.Apply(unit, q, x);
 #pragma unroll
       for (int h = 0; h < S::kPairs; ++h) {
         const auto piece = [&](int group) {
@@ -174,22 +187,61 @@ struct LinearSums {
   }
 };
 
-// Adds the sums of a team's warps, in their order, and stores the tile. Neighbouring threads take
-// neighbouring rows of the weight, which are neighbours in out.
+// From L2: this multiprocessor's L1 may hold what lay there before an earlier kernel wrote.
+template <typename T>
+__device__ __forceinline__ float LoadPastL1(const T* from) {
+  return ToFloat(__ldcg(from));
+}
+
+// What `add` adds to the first element that this thread stores of a tile. Read before the tile's
+// products, so that nobody waits for it behind them; past L1, like the inputs.
 template <class S>
-__device__ __forceinline__ void StoreTile(const LinearParams& p, int tile, const float* sums) {
+__device__ __forceinline__ float BeforeTile(const LinearParams& p, int tile) {
+  using T = typename S::Element;
+  const int i = static_cast<int>(threadIdx.x) % (p.team_warps * kWarpSize);
+  const int token = i / S::kColumns, n = tile * S::kColumns + i - token * S::kColumns;
+  if (!p.add || token >= p.m || n >= p.n) return 0.0f;
+  return LoadPastL1(reinterpret_cast<const T*>(p.out + token * p.out_stride) + n);
+}
+
+// The sum of a weight row's products, over a team's warps in their order, biased and rounded as the
+// product alone would be.
+template <class S>
+__device__ __forceinline__ float RowSum(const LinearParams& p, const float* sums, int row,
+                                        int token, int bias) {
+  using T = typename S::Element;
+  float sum = 0.0f;
+  for (int w = 0; w < p.team_warps; ++w) {
+    sum += sums[(w * S::kRows + row) * S::kTokens + token];
+  }
+  if (p.bias != nullptr) sum += ToFloat(reinterpret_cast<const T*>(p.bias)[bias]);
+  return Rounded<T>(sum);
+}
+
+// Stores a tile. Neighbouring threads take neighbouring rows of the weight, which are neighbours in
+// out.
+template <class S>
+__device__ __forceinline__ void StoreTile(const LinearParams& p, int tile, const float* sums,
+                                          float before) {
   using T = typename S::Element;
   const int threads = p.team_warps * kWarpSize;
-  for (int i = static_cast<int>(threadIdx.x) % threads; i < S::kRows * p.m; i += threads) {
-    const int token = i / S::kRows, row = i - token * S::kRows;
-    const int n = tile * S::kRows + row;
+  const int first = static_cast<int>(threadIdx.x) % threads;
+  for (int i = first; i < S::kColumns * p.m; i += threads) {
+    const int token = i / S::kColumns, column = i - token * S::kColumns;
+    const int n = tile * S::kColumns + column;
     if (n >= p.n) continue;
-    float sum = 0.0f;
-    for (int w = 0; w < p.team_warps; ++w) {
-      sum += sums[(w * S::kRows + row) * S::kTokens + token];
+    float value;
+    if constexpr (S::kGated) {
+      const int row = column / kGroupRows * (2 * kGroupRows) + column % kGroupRows;
+      const float gate = RowSum<S>(p, sums, row, token, n);
+      const float open = p.gate == Gate::kSilu ? Silu::Of(gate) : GeluTanh::Of(gate);
+      value = Rounded<T>(open * RowSum<S>(p, sums, row + kGroupRows, token, p.n + n));
+    } else {
+      value = RowSum<S>(p, sums, column, token, n);
     }
-    if (p.bias != nullptr) sum += ToFloat(reinterpret_cast<const T*>(p.bias)[n]);
-    Store(reinterpret_cast<T*>(p.out + token * p.out_stride) + n, sum);
+    T* const out = reinterpret_cast<T*>(p.out + token * p.out_stride) + n;
+    if (p.add) value += i == first ? before : LoadPastL1(out);
+    Store(out, value);
   }
 }
 
@@ -203,12 +255,14 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
       SharedAddress(shared) + warp * S::kStages * S::kStageBytes + lane * kPieceBytes;
   float* const sums = reinterpret_cast<float*>(shared + p.warps * S::kStages * S::kStageBytes) +
                       team.number * p.team_warps * S::kRows * S::kTokens;
+  const NormMemory norm_memory(p, shared + p.warps * S::kWarpBytes);
   if (!p.weight_ready) GridDependencyWait();
   UnitWalk weights(p, team), inputs(p, team);
 #pragma unroll 1
   for (int i = 0; i < S::kStages - 1 && weights.live(p); ++i, weights.Advance(p, team)) {
     IssueWeight<S>(p, weights, ring + i * S::kStageBytes);
   }
+  if constexpr (S::kNorm) IssueNormWeight(p, norm_memory);
   if (p.weight_ready) GridDependencyWait();
   GridDependencyLaunch();
   // The first group holds all weights of the stages so far; they are waited for together.
@@ -220,11 +274,19 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
     }
     CopyAsyncCommit();
   }
+  LaneNorm<S> norm;
+  if constexpr (S::kNorm) {
+    SumSquares<S>(p, norm_memory);
+    CopyAsyncWait<S::kStages - 2>();  // the first group: the norm's weight is there
+    __syncthreads();
+    norm.Read(p, norm_memory);
+  }
   LinearSums<S> acc;
   int write = S::kStages - 1, read = 0;
 #pragma unroll 1
   for (int tile = team.first_tile; tile < p.tiles; tile += team.tile_step) {
     acc.Clear();
+    const float before = BeforeTile<S>(p, tile);
 #pragma unroll 1
     for (int unit = team.warp; unit < p.units; unit += p.team_warps) {
       if (weights.live(p)) {  // into the stage that was read in the turn before
@@ -235,18 +297,18 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
       CopyAsyncCommit();  // also when empty: waiting counts groups
       write = write == S::kStages - 1 ? 0 : write + 1;
       CopyAsyncWait<S::kStages - 1>();
-      acc.AddUnit(ring + read * S::kStageBytes);
+      acc.AddUnit(ring + read * S::kStageBytes, unit, norm);
       read = read == S::kStages - 1 ? 0 : read + 1;
     }
     acc.Leave(sums + team.warp * S::kRows * S::kTokens);
     team.Sync(p);
-    StoreTile<S>(p, tile, sums);
+    StoreTile<S>(p, tile, sums, before);
     team.Sync(p);
   }
 }
 
-// One instantiation each, in linear_<dtype>.cu.
-template <typename T>
+// One instantiation each, in linear_<kind>_<dtype>.cu.
+template <typename T, LinearKind kKind>
 Status LaunchLinearOf(const LinearChoice& choice, const LinearParams& p, cudaStream_t stream) {
   LaunchShape shape;
   shape.grid = static_cast<unsigned>(choice.ctas);
@@ -256,17 +318,14 @@ Status LaunchLinearOf(const LinearChoice& choice, const LinearParams& p, cudaStr
   const auto launch = [&](auto groups) {
     constexpr int kGroups = decltype(groups)::value;
     return choice.token_tiles == 1
-               ? LaunchDependent(LinearKernel<LinearShape<T, kGroups, 1>>, shape, p)
-               : LaunchDependent(LinearKernel<LinearShape<T, kGroups, 2>>, shape, p);
+               ? LaunchDependent(LinearKernel<LinearShape<T, kGroups, 1, kKind>>, shape, p)
+               : LaunchDependent(LinearKernel<LinearShape<T, kGroups, 2, kKind>>, shape, p);
   };
-  switch (choice.groups) {
-    case 1:
-      return launch(std::integral_constant<int, 1>{});
-    case 2:
-      return launch(std::integral_constant<int, 2>{});
-    default:
-      return launch(std::integral_constant<int, 4>{});
+  if constexpr (!HasGate(kKind)) {
+    if (choice.groups == 1) return launch(std::integral_constant<int, 1>{});
   }
+  return choice.groups == 2 ? launch(std::integral_constant<int, 2>{})
+                            : launch(std::integral_constant<int, 4>{});
 }
 
 }  // namespace octavo::cuda

@@ -6,6 +6,7 @@
 
 #include "common/launch.h"
 #include "linear/choice.h"
+#include "octavo/ops.h"
 
 namespace octavo::cuda {
 
@@ -15,21 +16,30 @@ struct LinearParams {
   char* out;
   const char* bias;                             // or null
   int64_t weight_stride, x_stride, out_stride;  // bytes
-  int32_t m, n, k;
-  int32_t units;  // of k
-  int32_t tiles;  // of n
+  int32_t m, n, k;                              // n: columns of out
+  int32_t units;                                // of k
+  int32_t tiles;                                // of n
   int32_t warps;
   int32_t team_warps;
   // Nothing that is still running writes the weight: it is read before the kernel in front has
   // ended.
   bool weight_ready;
+  bool add;          // to what out holds
+  Gate gate;         // in the kinds that have one
+  const char* norm;  // its weight, in the kinds that have one
+  float eps, norm_offset;
 };
 
-template <typename T>
+// What is compiled apart, so that a plain product pays for nothing.
+enum class LinearKind { kPlain, kNormed, kGated, kNormedGated };
+constexpr bool HasNorm(LinearKind kind) {
+  return kind == LinearKind::kNormed || kind == LinearKind::kNormedGated;
+}
+constexpr bool HasGate(LinearKind kind) {
+  return kind == LinearKind::kGated || kind == LinearKind::kNormedGated;
+}
+
+template <typename T, LinearKind kKind>
 Status LaunchLinearOf(const LinearChoice& choice, const LinearParams& p, cudaStream_t stream);
-extern template Status LaunchLinearOf<__nv_bfloat16>(const LinearChoice&, const LinearParams&,
-                                                     cudaStream_t);
-extern template Status LaunchLinearOf<__half>(const LinearChoice&, const LinearParams&,
-                                              cudaStream_t);
 
 }  // namespace octavo::cuda

@@ -2,7 +2,8 @@
 
 namespace octavo::cuda {
 
-template Status LaunchLinearOf<__nv_bfloat16>(const LinearChoice&, const LinearParams&,
-                                              cudaStream_t);
+template Status LaunchLinearOf<__nv_bfloat16, LinearKind::kPlain>(const LinearChoice&,
+                                                                  const LinearParams&,
+                                                                  cudaStream_t);
 
 }  // namespace octavo::cuda

@@ -2,6 +2,7 @@
 
 namespace octavo::cuda {
 
-template Status LaunchLinearOf<__half>(const LinearChoice&, const LinearParams&, cudaStream_t);
+template Status LaunchLinearOf<__half, LinearKind::kPlain>(const LinearChoice&, const LinearParams&,
+                                                           cudaStream_t);
 
 }  // namespace octavo::cuda

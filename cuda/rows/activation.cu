@@ -10,6 +10,8 @@
 #include "common/ptx.cuh"
 #include "common/rows.h"
 #include "octavo/cuda_layers.h"
+#include "octavo/cuda_ops.h"
+#include "rows/activation.cuh"
 
 namespace octavo::cuda {
 namespace {
@@ -27,16 +29,10 @@ struct GateParams {
   float alpha, limit;  // of clamped_swiglu
 };
 
-struct Silu {
+template <class Gate>
+struct Times {
   __device__ static float Of(const GateParams&, float gate, float up) {
-    return gate / (1.0f + expf(-gate)) * up;
-  }
-};
-
-struct GeluTanh {
-  __device__ static float Of(const GateParams&, float x, float up) {
-    constexpr float kSqrt2OverPi = 0.7978845608028654f, kCubic = 0.044715f;
-    return 0.5f * x * (1.0f + tanhf(kSqrt2OverPi * (x + kCubic * x * x * x))) * up;
+    return Gate::Of(gate) * up;
   }
 };
 
@@ -115,10 +111,12 @@ Status Gated(const GatedActivationArgs& a, cudaStream_t stream) {
 
 }  // namespace
 
-Status SiluMul(const GatedActivationArgs& a, Stream stream) { return Gated<Silu>(a, stream); }
+Status SiluMul(const GatedActivationArgs& a, Stream stream) {
+  return Gated<Times<Silu>>(a, stream);
+}
 
 Status GeluTanhMul(const GatedActivationArgs& a, Stream stream) {
-  return Gated<GeluTanh>(a, stream);
+  return Gated<Times<GeluTanh>>(a, stream);
 }
 
 Status ClampedSwiglu(const ClampedSwigluArgs& a, Stream stream) {

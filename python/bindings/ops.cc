@@ -111,11 +111,27 @@ void GeluTanhMul(const Tensor& out, const Tensor& gate_up) {
   call.Run(cpu::GeluTanhMul, OCTAVO_CUDA_OP(GeluTanhMul), args);
 }
 
+Gate GateOf(const std::optional<std::string>& name) {
+  if (!name.has_value()) return Gate::kNone;
+  if (*name == "silu") return Gate::kSilu;
+  if (*name == "gelu_tanh") return Gate::kGeluTanh;
+  throw nb::value_error(("linear: gate is '" + *name + "', need silu or gelu_tanh").c_str());
+}
+
 void Linear(const Tensor& out, const Tensor& x, const Tensor& weight,
-            const std::optional<Tensor>& bias, bool weight_ready) {
+            const std::optional<Tensor>& bias, bool weight_ready, const std::optional<Tensor>& norm,
+            float eps, float norm_offset, const std::optional<std::string>& gate, bool add) {
   Call call;
-  const LinearArgs args{call.View("out", out), call.View("x", x), call.View("weight", weight),
-                        call.View("bias", bias), weight_ready};
+  const LinearArgs args{call.View("out", out),
+                        call.View("x", x),
+                        call.View("weight", weight),
+                        call.View("bias", bias),
+                        weight_ready,
+                        call.View("norm", norm),
+                        eps,
+                        norm_offset,
+                        GateOf(gate),
+                        add};
   call.Run(cpu::Linear, OCTAVO_CUDA_OP(Linear), args);
 }
 
@@ -161,7 +177,8 @@ NB_MODULE(_ops, m) {
   m.def("silu_mul", &SiluMul, arg("out"), arg("gate_up"));
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),
-        nb::arg("weight_ready") = false);
+        nb::arg("weight_ready") = false, arg("norm").none() = nb::none(), nb::arg("eps") = 1e-6f,
+        nb::arg("norm_offset") = 0.0f, nb::arg("gate") = nb::none(), nb::arg("add") = false);
   BindAttention(m);
   BindInvariant(m);
   BindLatent(m);

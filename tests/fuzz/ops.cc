@@ -133,8 +133,13 @@ Status ClampedSwiglu(Call& c) {
 
 Status Linear(Call& c) {
   const int64_t width = c.bytes.Below(20);
-  return cpu::Linear({c.Rows(width), c.Rows(c.dim), c.tensors.Floats({width, c.dim}),
-                      c.Maybe(c.tensors.Floats({width})), c.bytes.OneIn(2)});
+  constexpr Gate kGates[] = {Gate::kNone, Gate::kSilu, Gate::kGeluTanh};
+  const Gate gate = kGates[c.bytes.Below(3)];
+  const int64_t rows = gate == Gate::kNone ? width : 2 * width;
+  return cpu::Linear({c.Rows(width), c.Rows(c.dim), c.tensors.Floats({rows, c.dim}),
+                      c.Maybe(c.tensors.Floats({rows})), c.bytes.OneIn(2),
+                      c.Maybe(c.tensors.Floats({c.dim})), c.bytes.Float(), c.bytes.Float(), gate,
+                      c.bytes.OneIn(2)});
 }
 
 Status FillTokens(Call& c) {

@@ -38,22 +38,19 @@ void RmsNormRow(T* out, const T* x, const T* weight, int64_t n, float eps, float
   NormStore(out, x, weight, n, InverseRms(Sum(sum0 + sum1), n, eps), offset);
 }
 
+// to += x, rounded.
+template <typename T>
+void AddRow(T* to, const T* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) Store(to + i, Load(x + i) + Load(to + i));
+  if (i < n) StorePart(to + i, LoadPart(x + i, n - i) + LoadPart(to + i, n - i), n - i);
+}
+
 template <typename T>
 void AddRmsNormRow(T* out, const T* x, T* residual, const T* weight, int64_t n, float eps,
                    float offset) {
-  VecF sum{};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Store(residual + i, Load(x + i) + Load(residual + i));
-    const VecF a = Load(residual + i);  // as rounded: the norm of what the next layer will read
-    sum = Fma(a, a, sum);
-  }
-  if (i < n) {
-    StorePart(residual + i, LoadPart(x + i, n - i) + LoadPart(residual + i, n - i), n - i);
-    const VecF a = LoadPart(residual + i, n - i);
-    sum = Fma(a, a, sum);
-  }
-  NormStore(out, residual, weight, n, InverseRms(Sum(sum), n, eps), offset);
+  AddRow(residual, x, n);  // rounded: the norm is that of what the next layer will read
+  RmsNormRow(out, residual, weight, n, eps, offset);
 }
 
 // Halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x1 the first half and x2 the second.
@@ -203,6 +200,11 @@ void AddRmsNorm(DType dtype, void* out, const void* x, void* residual, const voi
     AddRmsNormRow(static_cast<T*>(out), static_cast<const T*>(x), static_cast<T*>(residual),
                   static_cast<const T*>(weight), n, eps, offset);
   });
+}
+
+void Add(DType dtype, void* to, const void* x, int64_t n) {
+  WithStorageType(
+      dtype, [&]<typename T>(T*) { AddRow(static_cast<T*>(to), static_cast<const T*>(x), n); });
 }
 
 void Rope(DType dtype, void* x, int64_t heads, int64_t head_stride, const float* cos,

@@ -17,6 +17,7 @@ constexpr Kernels MakeTable(const char* name) {
   k.name = name;
   k.rms_norm = RmsNorm;
   k.add_rms_norm = AddRmsNorm;
+  k.add = Add;
   k.rope = Rope;
   k.quantize = Quantize;
   k.silu_mul = Gated<Silu>;

@@ -143,17 +143,31 @@ struct GatedActivationArgs {
   TensorView gate_up;  // [N, 2I] of T
 };
 
+// What becomes of a product whose columns are [gate | up].
+enum class Gate { kNone, kSilu, kGeluTanh };
+
 // out = x weight^T + bias, for few rows of x: it reads the weight once, at the speed of memory. An
 // element does not depend on how many rows there are. For many rows a BLAS is faster; where that
 // begins is the caller's to know.
+//
+// What stands around a product in a model can be done on the way: the norm of x before it, the gate
+// after it, the sum with what out holds. Each rounds to T where the op that it stands for would
+// have stored: rms_norm, linear, silu_mul or gelu_tanh_mul, and an addition. On a CPU the bits are
+// those of that sequence. On CUDA the sums of the norm and of a gated product run in an order of
+// their own.
 struct LinearArgs {
-  TensorView out;                  // [M, N] of T
+  TensorView out;                  // [M, N] of T; [M, N / 2] behind a gate
   TensorView x;                    // [M, K] of T
   TensorView weight;               // [N, K] of T
   std::optional<TensorView> bias;  // [N] of T
-  // Nothing enqueued before this call writes the weight. CUDA then reads it ahead, while the kernel
-  // in front of it still runs.
+  // Nothing enqueued before this call writes weight, bias or norm. CUDA then reads ahead, while the
+  // kernel in front of it still runs.
   bool weight_ready = false;
+  std::optional<TensorView> norm = std::nullopt;  // [K] of T: x is rms_norm(x) with this weight
+  float eps = 1e-6f;
+  float norm_offset = 0.0f;
+  Gate gate = Gate::kNone;
+  bool add = false;  // out += instead of out =
 };
 
 // A token_id of -1 stands for the token that its row's slot sampled last: it is replaced by

@@ -78,16 +78,30 @@ def clamped_swiglu(out: Tensor, gate_up: Tensor, alpha: float, limit: float) -> 
 
 
 def linear(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, weight_ready: bool = False
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    weight_ready: bool = False,
+    norm: Tensor | None = None,
+    eps: float = 1e-6,
+    norm_offset: float = 0.0,
+    gate: str | None = None,
+    add: bool = False,
 ) -> None:
     """``out = x weight^T + bias`` for few rows: it reads the weight once, at the speed of memory.
 
     out: [M, N], x: [M, K], weight: [N, K], bias: [N] of T. A row's result is the same bits for any M and any
     number of threads. CUDA takes bfloat16 and float16, M up to 16 and K a multiple of 8; with
-    ``weight_ready`` (nothing enqueued before writes the weight) it reads ahead while the kernel in front of
-    it still runs.
+    ``weight_ready`` (nothing enqueued before writes weight, bias or norm) it reads ahead while the kernel in
+    front of it still runs.
+
+    On the way: ``norm`` [K] makes the input ``rms_norm(x)`` with that weight, ``eps`` and ``norm_offset``;
+    ``gate`` (``silu`` or ``gelu_tanh``) takes the product as [gate | up] and stores ``act(gate) * up``
+    [M, N / 2]; ``add`` adds to what ``out`` holds. Each rounds to T where the op that it stands for would
+    have stored.
     """
-    backend(x).linear(out, x, weight, bias, weight_ready)
+    backend(x).linear(out, x, weight, bias, weight_ready, norm, eps, norm_offset, gate, add)
 
 
 def fill_tokens(token_id: Tensor, query_start: Tensor, row_slot: Tensor, last_token: Tensor) -> None:

@@ -12,7 +12,7 @@ TEST_CASE("tiles cover all rows of the weight, and shared memory holds the rings
     for (const int64_t n : {1, 7, 8, 33, 1000, 4096, 6144, 28672, 151936}) {
       for (const int64_t units : {1, 2, 16, 64, 224}) {
         for (const int64_t tokens : {1, 8, 9, 16}) {
-          const LinearChoice c = ChooseLinear(tokens, n, units, kH200, shared);
+          const LinearChoice c = ChooseLinear({tokens, n, units}, kH200, shared);
           CAPTURE(n);
           CAPTURE(units);
           CHECK(int64_t{c.tiles} * c.groups * 8 >= n);
@@ -32,8 +32,8 @@ TEST_CASE("tiles cover all rows of the weight, and shared memory holds the rings
 
 TEST_CASE("the rows of x change nothing that a sum depends on") {
   for (const int64_t n : {64, 1024, 4096, 6144, 151936}) {
-    const LinearChoice one = ChooseLinear(1, n, 64, kH200, kShared90);
-    const LinearChoice many = ChooseLinear(16, n, 64, kH200, kShared90);
+    const LinearChoice one = ChooseLinear({1, n, 64}, kH200, kShared90);
+    const LinearChoice many = ChooseLinear({16, n, 64}, kH200, kShared90);
     CHECK(one.groups == many.groups);
     CHECK(one.warps == many.warps);
     CHECK(one.team_warps == many.team_warps);
@@ -43,13 +43,38 @@ TEST_CASE("the rows of x change nothing that a sum depends on") {
 
 TEST_CASE("tiles are as high as keeps the multiprocessors busy, and teams many where k is short") {
   const auto choose = [](int64_t n, int64_t k) {
-    return ChooseLinear(1, n, k / 64, kH200, kShared90);
+    return ChooseLinear({1, n, k / 64}, kH200, kShared90);
   };
   CHECK(choose(4096, 4096).groups == 4);  // 128 tiles, one round
   CHECK(choose(6144, 4096).groups == 2);  // 384 in three rounds, not 192 in two
   CHECK(choose(1024, 3072).groups == 1);  // 128 tiles, not 32
   CHECK(choose(151936, 1024).groups == 4);
   CHECK(choose(151936, 1024).team_warps < choose(4096, 14336).team_warps);
+}
+
+TEST_CASE("a gate has its own rows in every tile, and a norm its memory") {
+  for (const int shared : {kShared80, kShared90}) {
+    for (const int64_t n : {1, 8, 17, 3072, 14336}) {
+      for (const int64_t units : {1, 16, 64, 128}) {
+        for (const bool normed : {false, true}) {
+          const LinearChoice c = ChooseLinear({16, n, units, normed, true}, kH200, shared);
+          CAPTURE(n);
+          CAPTURE(units);
+          CHECK(c.groups % 2 == 0);
+          CHECK(int64_t{c.tiles} * c.groups * 4 >= n);
+          CHECK(int64_t{c.tiles - 1} * c.groups * 4 < n);
+          CHECK(c.shared_bytes() <= shared);
+          const LinearChoice one = ChooseLinear({1, n, units, normed, true}, kH200, shared);
+          CHECK(one.warps == c.warps);
+          CHECK(one.team_warps == c.team_warps);
+        }
+      }
+    }
+  }
+  const LinearChoice plain = ChooseLinear({1, 4096, 64}, kH200, kShared90);
+  LinearChoice normed = plain;
+  normed.norm_units = 64;
+  CHECK(normed.shared_bytes() - plain.shared_bytes() == 64 * 128 + plain.warps * 32);
 }
 
 }  // namespace

@@ -1,0 +1,9 @@
+#include "linear/linear.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchLinearOf<__nv_bfloat16, LinearKind::kNormedGated>(const LinearChoice&,
+                                                                        const LinearParams&,
+                                                                        cudaStream_t);
+
+}  // namespace octavo::cuda

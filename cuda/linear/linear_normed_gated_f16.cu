@@ -1,0 +1,8 @@
+#include "linear/linear.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchLinearOf<__half, LinearKind::kNormedGated>(const LinearChoice&,
+                                                                 const LinearParams&, cudaStream_t);
+
+}  // namespace octavo::cuda
