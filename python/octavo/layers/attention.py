@@ -12,7 +12,7 @@ from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
-from octavo.layers.norm import RMSNorm
+from octavo.layers.norm import Input, RMSNorm
 from octavo.weights.kv_scales import KvScales
 
 
@@ -265,7 +265,18 @@ class Attention(Layer):
         self.window = spec.layer_windows[layer]
         self.chunked = spec.chunked_windows and self.window > 0
 
-    def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+    def forward(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        projected: torch.Tensor = self.o_proj(self.attend(x, position, ctx))
+        return projected
+
+    def add_to(
+        self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext
+    ) -> torch.Tensor | None:
+        """Add the output to the residual [N, H], or return it: then the next norm adds it."""
+        return self.o_proj.add_to(residual, self.attend(x, position, ctx))
+
+    def attend(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        """Return the heads' outputs side by side: [N, heads * head_dim]."""
         q, k, v = self.qkv_proj(x).view(self.head_shape).split_with_sizes(self.heads, 1)
         rotation = self.prepare(q, k, position)
         out = ctx.attend(
@@ -280,8 +291,7 @@ class Attention(Layer):
             chunked=self.chunked,
             rotation=rotation,
         )
-        projected: torch.Tensor = self.o_proj(out.view(self.out_shape))
-        return projected
+        return out.view(self.out_shape)
 
     def prepare(self, q: torch.Tensor, k: torch.Tensor, position: torch.Tensor) -> Rotation | None:
         """Norm queries and keys and write positions into them, in place; or return how, for one pass."""

@@ -14,8 +14,8 @@ from torch import nn
 
 from octavo.errors import ModelError, WeightsError
 from octavo.hf.quantization import Quantization
-from octavo.layers.layer import Layer
-from octavo.layers.linear import Linear, product
+from octavo.layers.linear import Linear, Projection, product
+from octavo.layers.norm import Input, tensor_of
 from octavo.weights.source import Source
 
 FP8 = torch.float8_e4m3fn
@@ -86,7 +86,7 @@ def device_product(
     return out.mul_(weight_scale).mul_(x_scale[:, None])
 
 
-class Fp8Linear(Layer):
+class Fp8Linear(Projection):
     """y = x W^T + b in 8 bits, in place of a Linear or FusedLinear, whose parts and bias it takes."""
 
     bias: nn.Parameter | None
@@ -107,7 +107,8 @@ class Fp8Linear(Layer):
             capability = _check_device(rows, columns)
             self.rows_inside = capability >= _ROW_SCALES_CAPABILITY and linear.weight.dtype == torch.bfloat16
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Input) -> torch.Tensor:
+        x = tensor_of(x)
         # Parts have one input, whose scale is the largest of theirs, so that nothing is clamped.
         given = None if self.input_scale is None else self.input_scale.amax()
         q, scale = quantize_rows(x, given)

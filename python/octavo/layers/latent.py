@@ -15,7 +15,7 @@ from octavo.hf_config import ModelSpec
 from octavo.layers.attention import AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FEW_ROWS, Linear
-from octavo.layers.norm import RMSNorm
+from octavo.layers.norm import Input, RMSNorm
 from octavo.weights.source import Source
 
 _EPS = 1e-6  # of the norms of latents, whatever rms_norm_eps says of the others
@@ -90,7 +90,18 @@ class LatentAttention(Layer):
         self.interleaved = latent.interleaved
         self.scale = spec.attention_scale
 
-    def forward(self, x: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+    def forward(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        projected: torch.Tensor = self.o_proj(self.attend(x, position, ctx))
+        return projected
+
+    def add_to(
+        self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext
+    ) -> torch.Tensor | None:
+        """Add the output to the residual [N, H], or return it: then the next norm adds it."""
+        return self.o_proj.add_to(residual, self.attend(x, position, ctx))
+
+    def attend(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+        """Return the heads' values side by side: [N, heads * value_dim]."""
         q = self.queries(x).view(self.head_shape)
         latent, rope = self.kv_a_proj_with_mqa(x).split((self.rank, self.width - self.rank), 1)
         self.kv_a_layernorm.in_place(latent)
@@ -99,11 +110,9 @@ class LatentAttention(Layer):
         absorbed[..., self.rank :] = q[..., self.nope :]
         ops.rope(absorbed[..., self.rank :], rope.unsqueeze(1), position, self.rotary, self.interleaved)
         attended = ctx.attend_latent(self.layer, absorbed, latent, rope, scale=self.scale)
-        values = self.kv_b_proj.of_attention(attended)
-        projected: torch.Tensor = self.o_proj(values.reshape(self.out_shape))
-        return projected
+        return self.kv_b_proj.of_attention(attended).reshape(self.out_shape)
 
-    def queries(self, x: torch.Tensor) -> torch.Tensor:
+    def queries(self, x: Input) -> torch.Tensor:
         """Return the queries of all heads side by side: [N, heads * head_dim]."""
         out: torch.Tensor
         if self.ranked:

@@ -1,4 +1,4 @@
-"""Matrix products, several of one input fused into one."""
+"""Matrix products, several of one input as one, with the norm before them and the gate or sum behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from octavo import ops
 from octavo.layers import invariance
 from octavo.layers.layer import Layer
+from octavo.layers.norm import Input, Normed, tensor_of
 
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
 # thread, where MKL's float32 product of one row uses one thread. Above, torch's blocking wins.
@@ -22,26 +23,56 @@ FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
 _FEW_CUDA_ROWS = ((8, 32768), (16, 4096))  # rows of x, rows of the weight
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Return x W^T + b: x [M, K], weight [N, K], bias [N] -> [M, N], by whichever product is faster."""
-    if x.is_cpu and x.shape[0] <= FEW_ROWS.get(x.dtype, 0):
-        out = x.new_empty((x.shape[0], weight.shape[0]))
-        ops.linear(out, x, weight, bias)
-        return out
-    if x.is_cuda and _streams(x, weight):
-        out = x.new_empty((x.shape[0], weight.shape[0]))
-        ops.linear(out, x, weight, bias, weight_ready=True)  # the loader wrote it long ago
-        return out
-    return F.linear(x, weight, bias)
+_GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
+
+
+def product(
+    x: Input, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: str | None = None
+) -> torch.Tensor:
+    """Return x W^T + b: x [M, K], weight [N, K], bias [N] -> [M, N], by whichever product is faster.
+
+    With a gate (silu or gelu_tanh) the product is [gate | up], and act(gate) * up [M, N / 2] is returned.
+    """
+    rows = x.residual if isinstance(x, Normed) else x
+    if not streams(rows, weight):
+        return gated(F.linear(tensor_of(x), weight, bias), gate)
+    columns = weight.shape[0] if gate is None else weight.shape[0] // 2
+    out = rows.new_empty((rows.shape[0], columns))
+    if isinstance(x, Normed):
+        norm = x.norm
+        ops.linear(out, rows, weight, bias, True, norm.weight, norm.eps, norm.offset, gate)
+    else:
+        ops.linear(out, rows, weight, bias, weight_ready=True, gate=gate)  # the loader wrote it long ago
+    return out
+
+
+def add_product(
+    residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """Add x W^T + b to the residual [M, N], or return it: then the next norm adds it on its way."""
+    if not streams(x, weight):
+        return F.linear(x, weight, bias)
+    ops.linear(residual, x, weight, bias, weight_ready=True, add=True)
+    return None
+
+
+def gated(gate_up: torch.Tensor, gate: str | None) -> torch.Tensor:
+    """Return act(gate) * up [M, I] of [gate | up] [M, 2I]; without a gate, what was given."""
+    if gate is None:
+        return gate_up
+    out = gate_up.new_empty((gate_up.shape[0], gate_up.shape[1] // 2))
+    _GATES[gate](out, gate_up)
+    return out
 
 
 def invariant_product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    x: Input, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: str | None = None
 ) -> torch.Tensor:
     """As product(), but a row's bits are the same whatever rows stand beside it."""
-    out = x.new_empty((x.shape[0], weight.shape[0]))
-    ops.gemm(out, x, weight, bias)
-    return out
+    rows = tensor_of(x)
+    out = rows.new_empty((rows.shape[0], weight.shape[0]))
+    ops.gemm(out, rows, weight, bias)
+    return gated(out, gate)
 
 
 def chosen_product() -> Callable[..., torch.Tensor]:
@@ -49,9 +80,11 @@ def chosen_product() -> Callable[..., torch.Tensor]:
     return invariant_product if invariance.is_wanted() else product
 
 
-def _streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether ops.linear takes a product on CUDA and is the faster one."""
-    if x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
+def streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether ops.linear takes the product of x and a weight, and is the faster one."""
+    if x.is_cpu:
+        return x.shape[0] <= FEW_ROWS.get(x.dtype, 0)
+    if not x.is_cuda or x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
         return False
     return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in _FEW_CUDA_ROWS)
 
@@ -71,7 +104,20 @@ def weights_without_memory() -> Iterator[None]:
         _WEIGHTS_ON.reset(token)
 
 
-class Linear(Layer):
+class Projection(Layer):
+    """A linear layer in some format: x [N, in] -> [N, out]. This is how those do that can only multiply."""
+
+    def gated(self, x: Input, gate: str) -> torch.Tensor:
+        """Take the product as [gate | up] and return act(gate) * up: [N, out / 2]."""
+        return gated(self(x), gate)
+
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """Add the product to the residual [N, out], or return it: then the next norm adds it."""
+        out: torch.Tensor = self(x)
+        return out
+
+
+class Linear(Projection):
     """y = x W^T + b: x [N, in] -> [N, out].
 
     Parameters are left uninitialised: the loader fills every one or refuses the checkpoint.
@@ -86,8 +132,16 @@ class Linear(Layer):
         self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype), requires_grad=False) if bias else None
         self.product = chosen_product()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Input) -> torch.Tensor:
         return self.product(x, self.weight, self.bias)
+
+    def gated(self, x: Input, gate: str) -> torch.Tensor:
+        return self.product(x, self.weight, self.bias, gate)
+
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        if self.product is not product:
+            return self.product(x, self.weight, self.bias)
+        return add_product(residual, x, self.weight, self.bias)
 
 
 class FusedLinear(Linear):

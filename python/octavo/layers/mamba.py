@@ -10,6 +10,7 @@ from octavo.hf_config import ModelSpec, StateSpec
 from octavo.layers.attention import AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.linear import Linear
+from octavo.layers.norm import Input
 
 
 class Mamba2Mixer(Layer):
@@ -36,7 +37,16 @@ class Mamba2Mixer(Layer):
         self.head_shape = (-1, state.heads, state.head_dim)
         self.group_shape = (-1, state.groups, state.size)
 
-    def forward(self, x: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
+    def forward(self, x: Input, ctx: AttentionContext) -> torch.Tensor:
+        projected: torch.Tensor = self.out_proj(self.mix(x, ctx))
+        return projected
+
+    def add_to(self, residual: torch.Tensor, x: Input, ctx: AttentionContext) -> torch.Tensor | None:
+        """Add the output to the residual [N, H], or return it: then the next norm adds it."""
+        return self.out_proj.add_to(residual, self.mix(x, ctx))
+
+    def mix(self, x: Input, ctx: AttentionContext) -> torch.Tensor:
+        """Return what the last projection takes: [N, I]."""
         state, start = ctx.state(self.layer), ctx.query_start
         gate, raw, dt = self.in_proj(x).split_with_sizes(self.columns, 1)
         mixed = self.conv1d(raw, state.conv, start, state.source, state.target)
@@ -57,8 +67,8 @@ class Mamba2Mixer(Layer):
             state.source,
             state.target,
         )
-        projected: torch.Tensor = self.out_proj(self.norm(out.flatten(1), gate))
-        return projected
+        mixed_heads: torch.Tensor = self.norm(out.flatten(1), gate)
+        return mixed_heads
 
 
 class _Convolution(Layer):

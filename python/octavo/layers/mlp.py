@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
+from octavo.layers.norm import Input, tensor_of
 
-_GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
+
+class FeedForward(Layer):
+    """The second half of a decoder layer: x [N, H] -> [N, H]."""
+
+    def add_to(self, residual: torch.Tensor, x: Input) -> torch.Tensor | None:
+        """Add what comes of x to the residual [N, H], or return it: then the next norm adds it."""
+        out: torch.Tensor = self(tensor_of(x))
+        return out
 
 
-class GatedMLP(Layer):
+class GatedMLP(FeedForward):
     """down(act(gate(x)) * up(x)): x [N, H] -> [N, H], gate and up in one product.
 
     `inner` replaces the spec's width between them.
@@ -25,12 +32,11 @@ class GatedMLP(Layer):
         parts = (("gate_proj", inner), ("up_proj", inner))
         self.gate_up_proj = FusedLinear(spec.hidden_size, parts, bias=spec.mlp_bias, dtype=dtype)
         self.down_proj = Linear(inner, spec.hidden_size, bias=spec.mlp_bias, dtype=dtype)
-        self.inner = inner
-        self.gate = _GATES[spec.hidden_act]
+        self.gate = spec.hidden_act
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate_up = self.gate_up_proj(x)
-        product = gate_up.new_empty((gate_up.shape[0], self.inner))
-        self.gate(product, gate_up)
-        out: torch.Tensor = self.down_proj(product)
+    def forward(self, x: Input) -> torch.Tensor:
+        out: torch.Tensor = self.down_proj(self.gate_up_proj.gated(x, self.gate))
         return out
+
+    def add_to(self, residual: torch.Tensor, x: Input) -> torch.Tensor | None:
+        return self.down_proj.add_to(residual, self.gate_up_proj.gated(x, self.gate))

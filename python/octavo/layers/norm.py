@@ -28,6 +28,10 @@ class RMSNorm(Layer):
         ops.rms_norm(out, x, self.weight, self.eps, self.offset, self.invariant)
         return out
 
+    def of(self, x: torch.Tensor | None, residual: torch.Tensor) -> Input:
+        """Add x (None: nothing is left to add) to the residual [N, size], and return the residual's norm."""
+        return Normed(self, residual) if x is None else self.add(x, residual)
+
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Add x [N, size] to the residual in place, then return the residual's norm, in the memory of x."""
         ops.add_rms_norm(x, x, residual, self.weight, self.eps, self.offset, self.invariant)
@@ -36,6 +40,33 @@ class RMSNorm(Layer):
     def in_place(self, x: torch.Tensor) -> None:
         """Norm x [..., size], which may be a strided view such as the query heads of a fused projection."""
         ops.rms_norm(x, x, self.weight, self.eps, self.offset, self.invariant)
+
+
+class Normed:
+    """The norm of a residual [N, H], not computed yet: a product of few rows does it on its way.
+
+    It is the residual's as it is when a product takes it, or `tensor_of` does.
+    """
+
+    __slots__ = ("_tensor", "norm", "residual")
+
+    def __init__(self, norm: RMSNorm, residual: torch.Tensor) -> None:
+        self.norm, self.residual = norm, residual
+        self._tensor: torch.Tensor | None = None
+
+    def tensor(self) -> torch.Tensor:
+        """Compute it, once."""
+        if self._tensor is None:
+            self._tensor = self.norm(self.residual)
+        return self._tensor
+
+
+Input = torch.Tensor | Normed  # x [N, H], of a product
+
+
+def tensor_of(x: Input) -> torch.Tensor:
+    """Return x, computed if it is not yet."""
+    return x.tensor() if isinstance(x, Normed) else x
 
 
 class LayerNorm(Layer):

@@ -14,12 +14,12 @@ from octavo.layers.embedding import Embedding, Head
 from octavo.layers.layer import Layer
 from octavo.layers.mamba import Mamba2Mixer
 from octavo.layers.mlp import GatedMLP
-from octavo.layers.norm import RMSNorm
+from octavo.layers.norm import RMSNorm, tensor_of
 from octavo.layers.rope import rotary_table
 
 
 class BambaDecoderLayer(Layer):
-    """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
+    """x [N, H] is what the layer before has left to add to the residual [N, H], or None."""
 
     mamba: Mamba2Mixer | None
     self_attn: Attention | None
@@ -36,16 +36,14 @@ class BambaDecoderLayer(Layer):
 
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
+    ) -> torch.Tensor | None:
+        normed = self.input_layernorm.of(x, residual)
         if self.self_attn is not None:
-            mixed = self.self_attn(normed, position, ctx)
+            x = self.self_attn.add_to(residual, normed, position, ctx)
         else:
             assert self.mamba is not None  # a layer has one or the other
-            mixed = self.mamba(normed, ctx)
-        out: torch.Tensor = self.feed_forward(self.pre_ff_layernorm.add(mixed, residual))
-        return out
+            x = self.mamba.add_to(residual, normed, ctx)
+        return self.feed_forward.add_to(residual, self.pre_ff_layernorm.of(x, residual))
 
 
 class BambaModel(Layer):
@@ -63,8 +61,7 @@ class BambaModel(Layer):
         x: torch.Tensor | None = None
         for layer in self.layers:
             x = layer(x, residual, position, ctx)
-        assert x is not None  # a spec has at least one layer
-        return self.final_layernorm.add(x, residual)
+        return tensor_of(self.final_layernorm.of(x, residual))
 
 
 class BambaForCausalLM(Layer):

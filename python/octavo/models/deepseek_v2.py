@@ -10,9 +10,8 @@ from torch import nn
 from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.latent import LatentAttention
-from octavo.layers.layer import Layer
 from octavo.layers.linear import Linear, product
-from octavo.layers.mlp import GatedMLP
+from octavo.layers.mlp import FeedForward, GatedMLP
 from octavo.layers.moe import Experts, Routes
 from octavo.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
@@ -52,7 +51,7 @@ class DeepseekRouter(Linear):
         return ids, weights
 
 
-class DeepseekMoE(Layer):
+class DeepseekMoE(FeedForward):
     """x [N, H] -> [N, H]: the experts of each token, and those that every token goes through."""
 
     shared_experts: GatedMLP | None
@@ -74,7 +73,7 @@ class DeepseekDecoderLayer(LlamaDecoderLayer):
     attention_class = LatentAttention
 
     @staticmethod
-    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+    def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         assert spec.experts is not None
         return DeepseekMoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
 

@@ -32,9 +32,7 @@ class GemmaDecoderLayer(Layer):
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
     ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
-        attended: torch.Tensor = self.self_attn(normed, position, ctx)
+        attended: torch.Tensor = self.self_attn(self.input_layernorm.of(x, residual), position, ctx)
         self.post_attention_layernorm.in_place(attended)
         out: torch.Tensor = self.mlp(self.pre_feedforward_layernorm.add(attended, residual))
         self.post_feedforward_layernorm.in_place(out)

@@ -10,12 +10,12 @@ import torch
 
 from octavo import ops
 from octavo.hf_config import ModelSpec
-from octavo.layers.layer import Layer
+from octavo.layers.mlp import FeedForward
 from octavo.layers.moe import Experts, Router
 from octavo.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
 
-class GptOssMoE(Layer):
+class GptOssMoE(FeedForward):
     """x [N, H] -> [N, H]. In a checkpoint gate and up take turns, and weights are transposed."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -34,7 +34,7 @@ class GptOssMoE(Layer):
 
 class GptOssDecoderLayer(LlamaDecoderLayer):
     @staticmethod
-    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+    def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         return GptOssMoE(spec)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import torch
 
-from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.attention import Attention, AttentionContext
 from octavo.layers.layer import Layer
@@ -21,15 +20,12 @@ class SharedMLP(Layer):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        dtype, self.inner = getattr(torch, spec.dtype), spec.intermediate_size
-        self.input_linear = Linear(spec.hidden_size, 2 * self.inner, dtype=dtype)
-        self.output_linear = Linear(self.inner, spec.hidden_size, dtype=dtype)
+        dtype, inner = getattr(torch, spec.dtype), spec.intermediate_size
+        self.input_linear = Linear(spec.hidden_size, 2 * inner, dtype=dtype)
+        self.output_linear = Linear(inner, spec.hidden_size, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate_up = self.input_linear(x)
-        product = gate_up.new_empty((gate_up.shape[0], self.inner))
-        ops.silu_mul(product, gate_up)
-        out: torch.Tensor = self.output_linear(product)
+        out: torch.Tensor = self.output_linear(self.input_linear.gated(x, "silu"))
         return out
 
 
@@ -53,8 +49,7 @@ class GraniteMoeHybridDecoderLayer(Layer):
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
     ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
+        normed = self.input_layernorm.of(x, residual)
         if self.self_attn is not None:
             mixed = self.self_attn(normed, position, ctx)
         else:

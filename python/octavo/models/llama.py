@@ -11,16 +11,17 @@ from torch import nn
 from octavo.hf_config import ModelSpec
 from octavo.layers.attention import Attention, AttentionContext
 from octavo.layers.embedding import Embedding, Head
+from octavo.layers.latent import LatentAttention
 from octavo.layers.layer import Layer
-from octavo.layers.mlp import GatedMLP
-from octavo.layers.norm import RMSNorm
+from octavo.layers.mlp import FeedForward, GatedMLP
+from octavo.layers.norm import RMSNorm, tensor_of
 from octavo.layers.rope import layer_tables
 
 
 class LlamaDecoderLayer(Layer):
-    """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
+    """x [N, H] is what the layer before has left to add to the residual [N, H], or None."""
 
-    attention_class: type[Layer] = Attention
+    attention_class: type[Attention | LatentAttention] = Attention
 
     def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
@@ -31,18 +32,15 @@ class LlamaDecoderLayer(Layer):
         self.mlp = self.feed_forward(spec, layer)
 
     @staticmethod
-    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+    def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         """Make the layer's second half."""
         return GatedMLP(spec)
 
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
-        attended = self.self_attn(normed, position, ctx)
-        out: torch.Tensor = self.mlp(self.post_attention_layernorm.add(attended, residual))
-        return out
+    ) -> torch.Tensor | None:
+        x = self.self_attn.add_to(residual, self.input_layernorm.of(x, residual), position, ctx)
+        return self.mlp.add_to(residual, self.post_attention_layernorm.of(x, residual))
 
 
 class LlamaModel(Layer):
@@ -63,8 +61,7 @@ class LlamaModel(Layer):
         x: torch.Tensor | None = None
         for layer in self.layers:
             x = layer(x, residual, position, ctx)
-        assert x is not None  # a spec has at least one layer
-        return self.norm.add(x, residual)
+        return tensor_of(self.norm.of(x, residual))
 
 
 class LlamaForCausalLM(Layer):

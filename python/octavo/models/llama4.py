@@ -10,7 +10,7 @@ from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.attention import Attention, AttentionContext
 from octavo.layers.layer import Layer
-from octavo.layers.mlp import GatedMLP
+from octavo.layers.mlp import FeedForward, GatedMLP
 from octavo.layers.moe import Experts, Router
 from octavo.layers.norm import RMSNorm
 from octavo.models.llama import LlamaForCausalLM, LlamaModel
@@ -43,7 +43,7 @@ class Llama4Attention(Attention):
             q.mul_((torch.log1p(steps) * scale + 1.0).view(-1, 1, 1))
 
 
-class Llama4MoE(Layer):
+class Llama4MoE(FeedForward):
     """x [N, H] -> [N, H]: the sigmoid of a router's logit weighs what its expert gets to see."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -59,7 +59,7 @@ class Llama4MoE(Layer):
 
 
 class Llama4DecoderLayer(Layer):
-    """x [N, H] is what the layer before adds to the residual [N, H]; the sum is formed inside the norm."""
+    """x [N, H] is what the layer before has left to add to the residual [N, H], or None."""
 
     def __init__(self, spec: ModelSpec, layer: int, rotary: torch.Tensor | None) -> None:
         super().__init__()
@@ -68,16 +68,13 @@ class Llama4DecoderLayer(Layer):
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.self_attn = Llama4Attention(spec, layer, rotary)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
-        self.feed_forward = Llama4MoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
+        self.feed_forward: FeedForward = Llama4MoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
 
     def forward(
         self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor:
-        norm = self.input_layernorm
-        normed = norm(residual) if x is None else norm.add(x, residual)
-        attended = self.self_attn(normed, position, ctx)
-        out: torch.Tensor = self.feed_forward(self.post_attention_layernorm.add(attended, residual))
-        return out
+    ) -> torch.Tensor | None:
+        x = self.self_attn.add_to(residual, self.input_layernorm.of(x, residual), position, ctx)
+        return self.feed_forward.add_to(residual, self.post_attention_layernorm.of(x, residual))
 
 
 class Llama4Model(LlamaModel):

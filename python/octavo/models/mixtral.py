@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from octavo.hf_config import ModelSpec
-from octavo.layers.layer import Layer
+from octavo.layers.mlp import FeedForward
 from octavo.layers.moe import Experts, Router
 from octavo.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
 
-class MixtralMoE(Layer):
+class MixtralMoE(FeedForward):
     """x [N, H] -> [N, H]: the softmax of the router's largest logits weighs their experts."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -25,7 +25,7 @@ class MixtralMoE(Layer):
 
 class MixtralDecoderLayer(LlamaDecoderLayer):
     @staticmethod
-    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+    def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         return MixtralMoE(spec)
 
 

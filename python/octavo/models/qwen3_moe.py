@@ -7,13 +7,12 @@ from __future__ import annotations
 import torch
 
 from octavo.hf_config import ModelSpec
-from octavo.layers.layer import Layer
-from octavo.layers.mlp import GatedMLP
+from octavo.layers.mlp import FeedForward, GatedMLP
 from octavo.layers.moe import Experts, Router
 from octavo.models.llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
 
-class Qwen3MoE(Layer):
+class Qwen3MoE(FeedForward):
     """x [N, H] -> [N, H]: weights are a softmax over all experts, of the chosen ones if the spec says so."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -28,7 +27,7 @@ class Qwen3MoE(Layer):
 
 class Qwen3MoeDecoderLayer(LlamaDecoderLayer):
     @staticmethod
-    def feed_forward(spec: ModelSpec, layer: int) -> Layer:
+    def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         assert spec.experts is not None
         return Qwen3MoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
 

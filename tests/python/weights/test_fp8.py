@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from octavo.errors import ModelError, WeightsError
 from octavo.hf_config import load_model_spec
 from octavo.layers.fp8 import Fp8Linear
+from octavo.layers.norm import Input, tensor_of
 
 PROMPT = tiny_models.random_prompts(1, low=100, high=100, seed=3)[0]
 NAMES = ("llama", "qwen3")
@@ -41,7 +42,8 @@ def test_every_product_is_that_of_the_tensors_in_the_checkpoint(
     folder = save_fp8(tiny_folder(name), tmp_path / "fp8", form)
     stepper, calls = Stepper(folder), []
 
-    def record(layer: Fp8Linear, x: torch.Tensor) -> torch.Tensor:
+    def record(layer: Fp8Linear, given: Input) -> torch.Tensor:
+        x = tensor_of(given)
         out = layer.forward(x)
         calls.append((layer, x.clone(), out.clone()))
         return out
