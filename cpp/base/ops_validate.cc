@@ -271,7 +271,7 @@ namespace {
 
 Status CheckLogits(const char* op, const TensorView& logits, bool written) {
   const OpTensor t{op, "logits", logits, written};
-  OCTAVO_RETURN_IF_ERROR(CheckDType(t, DType::kF32));
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(t));
   OCTAVO_RETURN_IF_ERROR(CheckShape(t, {kAnyExtent, kAnyExtent}));
   if (logits.shape[1] == 0 || logits.shape[1] > INT32_MAX) {
     return InvalidOp(op, "logits has a vocabulary of " + std::to_string(logits.shape[1]) +
@@ -309,16 +309,26 @@ Status Validate(const SampleArgs& a) {
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "history_len", a.history_len, DType::kI32, s));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "prompt_len", a.prompt_len, DType::kI32, s));
   OCTAVO_RETURN_IF_ERROR(CheckColumn(op, "mask", a.mask, DType::kU64, s));
-  for (const TensorView* out : {&a.token, &a.logits}) {
-    OCTAVO_RETURN_IF_ERROR(CheckApart(
-        op, *out,
-        {&a.bias_start, &a.bias_token, &a.history, &a.history_len, &a.prompt_len, &a.mask}));
+  const auto apart = [&](const TensorView& out) {
+    return CheckApart(
+        op, out,
+        {&a.bias_start, &a.bias_token, &a.history, &a.history_len, &a.prompt_len, &a.mask});
+  };
+  OCTAVO_RETURN_IF_ERROR(apart(a.token));
+  if (a.logits.dtype == DType::kF32) return apart(a.logits);
+  if (!a.scratch.has_value()) {
+    return InvalidOp(op, "scratch is missing, need float32 rows to edit logits of 16 bits in");
   }
-  return Status::Ok();
+  const OpTensor scratch{op, "scratch", *a.scratch, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(scratch, DType::kF32));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(scratch, {s, a.logits.shape[1]}));
+  OCTAVO_RETURN_IF_ERROR(CheckApart(op, *a.scratch, {&a.logits}));
+  return apart(*a.scratch);
 }
 
 Status Validate(const LogprobsArgs& a) {
   const char* op = "logprobs";
+  OCTAVO_RETURN_IF_ERROR(CheckDType({op, "logits", a.logits}, DType::kF32));
   OCTAVO_RETURN_IF_ERROR(CheckLogits(op, a.logits, /*written=*/false));
   const int64_t s = a.logits.shape[0];
   if (a.k < 0 || a.k > a.logits.shape[1]) {

@@ -129,6 +129,8 @@ struct Kernels {
                        int64_t n, float eps, float weight_offset);
   // to += x, rounded.
   void (*add)(DType, void* to, const void* x, int64_t n);
+  // The same numbers in float32.
+  void (*widen)(DType, float* out, const void* x, int64_t n);
   // `heads` vectors, head_stride apart, rotated by the same `half` angles.
   void (*rope)(DType, void* x, int64_t heads, int64_t head_stride, const float* cos,
                const float* sin, int64_t half, bool interleaved);

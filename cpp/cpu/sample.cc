@@ -47,8 +47,13 @@ Status Sample(const SampleArgs& a) {
   const int64_t most = a.logits.shape[0];        // one row a task: their costs differ
   ParallelRanges(most, grain, most, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
-      a.token.ptr<int32_t>()[s] =
-          SampleRow(k, static_cast<float*>(RowOf(a.logits, s)), vocab, RowParams(a, s));
+      void* x = RowOf(a.logits, s);
+      if (a.logits.dtype != DType::kF32) {
+        void* const wide = RowOf(*a.scratch, s);
+        k.widen(a.logits.dtype, static_cast<float*>(wide), x, vocab);
+        x = wide;
+      }
+      a.token.ptr<int32_t>()[s] = SampleRow(k, static_cast<float*>(x), vocab, RowParams(a, s));
     }
   });
   return Status::Ok();

@@ -18,6 +18,15 @@ struct RowEdits {
   float presence, frequency, repetition;
 };
 
+__device__ __forceinline__ bool Penalizes(const RowEdits& e) {
+  return e.presence != 0.0f || e.frequency != 0.0f || e.repetition != 1.0f;
+}
+
+// Whether there is anything to edit.
+__device__ __forceinline__ bool Edits(const RowEdits& e) {
+  return e.bias_end > e.bias_begin || (e.history_len > 0 && Penalizes(e));
+}
+
 // Entries may name a token twice: whoever has its first entry adds them all, in their order.
 __device__ inline void ApplyBias(float* x, int vocab, const RowEdits& e) {
   for (int i = e.bias_begin + static_cast<int>(threadIdx.x); i < e.bias_end; i += kRowThreads) {
@@ -39,7 +48,7 @@ __device__ inline void ApplyBias(float* x, int vocab, const RowEdits& e) {
 
 __device__ inline void ApplyPenalties(float* x, int vocab, const RowEdits& e, uint32_t* counts) {
   constexpr uint32_t kInPrompt = 1u << 31;
-  if (e.presence == 0.0f && e.frequency == 0.0f && e.repetition == 1.0f) return;
+  if (!Penalizes(e)) return;
   for (int tile = 0; tile < vocab; tile += kCountTile) {
     for (int i = threadIdx.x; i < kCountTile; i += kRowThreads) counts[i] = 0;
     __syncthreads();

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "common/element.cuh"
 #include "common/host_device.h"
 #include "common/ptx.cuh"
 #include "sampling/team.cuh"
@@ -18,15 +19,15 @@ static_assert(kRowWarps <= kWarpSize, "one warp scans the warps' sums");
 inline constexpr int kMaxVocab = 1 << 20;  // sums of 12-bit parts of mantissas fit 32 bits
 inline constexpr int kChunks = 2 * kRowThreads;
 
-// Calls f(index, value) for the elements of this CTA, kAhead loaded before they are used. kWidth
-// floats an access: 4 where the row is aligned to 16 bytes.
-template <int kWidth, int kAhead, class F>
-__device__ __forceinline__ void ForEach(const RowTeam& team, const float* x, int n, F f) {
-  constexpr int kBatch = kAhead / kWidth;
-  static_assert(kAhead % kWidth == 0);
-  struct alignas(kWidth * sizeof(float)) Loaded {
-    float value[kWidth];
-  };
+// Calls f(index, value) for the elements of this CTA. kWidth elements an access: 1, or 16 bytes
+// where the row is aligned to them. kAhead elements, or the bytes of as many floats, are loaded
+// before they are used.
+template <int kWidth, int kAhead, typename T, class F>
+__device__ __forceinline__ void ForEach(const RowTeam& team, const T* x, int n, F f) {
+  constexpr int kBatch =
+      kWidth == 1 ? kAhead : kAhead * static_cast<int>(sizeof(float) / sizeof(T)) / kWidth;
+  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
+  using Loaded = ElementPack<T, kWidth>;
   const int step = team.size * kRowThreads * kWidth;
   int i = (team.rank * kRowThreads + static_cast<int>(threadIdx.x)) * kWidth;
   for (; i + (kBatch - 1) * step + kWidth <= n; i += kBatch * step) {
@@ -38,13 +39,13 @@ __device__ __forceinline__ void ForEach(const RowTeam& team, const float* x, int
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) f(i + b * step + j, loaded[b].value[j]);
+      for (int j = 0; j < kWidth; ++j) f(i + b * step + j, ToFloat(loaded[b].element[j]));
     }
   }
   for (; i < n; i += step) {
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      if (i + j < n) f(i + j, x[i + j]);
+      if (i + j < n) f(i + j, ToFloat(x[i + j]));
     }
   }
 }
@@ -140,8 +141,9 @@ struct LargestScratch {
 };
 
 // From the keys of all threads of the team.
-__device__ inline Largest FindLargest(const RowTeam& team, const float* x, unsigned long long key,
-                                      bool nan, LargestScratch* scratch) {
+template <typename T>
+__device__ Largest FindLargest(const RowTeam& team, const T* x, unsigned long long key, bool nan,
+                               LargestScratch* scratch) {
   nan = __syncthreads_or(nan) != 0;
   key = LargestOfCta(key, scratch->warps);
   const int other = static_cast<int>(threadIdx.x);
@@ -159,7 +161,7 @@ __device__ inline Largest FindLargest(const RowTeam& team, const float* x, unsig
   Largest found;
   found.nan = nan;
   found.id = static_cast<int>(~static_cast<uint32_t>(key));
-  found.value = key == 0 ? 0.0f : x[found.id];
+  found.value = key == 0 ? 0.0f : ToFloat(x[found.id]);
   return found;
 }
 

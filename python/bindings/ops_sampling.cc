@@ -1,4 +1,6 @@
 // The sampling ops of octavo._ops.
+#include <nanobind/stl/optional.h>
+
 #include "octavo/ops.h"
 #include "ops_views.h"
 
@@ -16,7 +18,7 @@ void Sample(const Tensor& token, const Tensor& logits, const Tensor& temperature
             const Tensor& frequency, const Tensor& repetition, const Tensor& seed,
             const Tensor& sample_index, const Tensor& bias_start, const Tensor& bias_token,
             const Tensor& bias_value, const Tensor& history, const Tensor& history_len,
-            const Tensor& prompt_len, const Tensor& mask) {
+            const Tensor& prompt_len, const Tensor& mask, const std::optional<Tensor>& scratch) {
   Call call;
   SampleArgs args;
   args.token = call.View("token", token);
@@ -37,6 +39,7 @@ void Sample(const Tensor& token, const Tensor& logits, const Tensor& temperature
   args.history_len = call.View("history_len", history_len);
   args.prompt_len = call.View("prompt_len", prompt_len);
   args.mask = call.View("mask", mask);
+  args.scratch = call.View("scratch", scratch);
   call.Run(cpu::Sample, OCTAVO_CUDA_OP(Sample), args);
 }
 
@@ -57,7 +60,8 @@ void BindSampling(nb::module_& m) {
   m.def("sample", &Sample, arg("token"), arg("logits"), arg("temperature"), arg("top_k"),
         arg("top_p"), arg("min_p"), arg("presence"), arg("frequency"), arg("repetition"),
         arg("seed"), arg("sample_index"), arg("bias_start"), arg("bias_token"), arg("bias_value"),
-        arg("history"), arg("history_len"), arg("prompt_len"), arg("mask"));
+        arg("history"), arg("history_len"), arg("prompt_len"), arg("mask"),
+        arg("scratch").none() = nb::none());
   m.def("logprobs", &Logprobs, arg("ids"), arg("values"), arg("rank"), arg("logits"), arg("token"),
         nb::arg("k"));
 }

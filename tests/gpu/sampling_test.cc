@@ -171,6 +171,65 @@ TEST_CASE("CUDA greedy rows and argmax take the lowest id among equals" *
   }
 }
 
+TEST_CASE("CUDA draws from 16 bits what it draws from the same numbers in float32" *
+          doctest::skip(!HasDevice())) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int64_t gap : {0, 5}) {
+      for (const int64_t rows : kRowCounts) {
+        CAPTURE(rows);
+        CAPTURE(gap);
+        const int64_t vocab = 8000;
+        Batch b(rows, vocab, 13);
+        const auto n = static_cast<size_t>(rows);
+        for (size_t i = 0; i < n; ++i) {
+          b.temperature[i] = i % 4 == 3 ? 0.0f : 0.8f;
+          b.top_p[i] = i % 3 == 0 ? 1.0f : 0.9f;
+          b.top_k[i] = i % 5 == 1 ? 40 : 0;
+          b.repetition[i] = i % 2 == 1 ? 1.3f : 1.0f;  // every other row is edited
+          b.bias_start[i + 1] = b.bias_start[i] + (i % 4 == 2 ? 1 : 0);
+        }
+        b.history_len.assign(n, 50);
+        for (int64_t i = 0; i < rows * 50; ++i) {
+          b.histories.push_back(static_cast<int32_t>(b.rng() % 2000));
+        }
+        b.masks.assign(1, 0);
+        b.bias_token.assign(static_cast<size_t>(b.bias_start[n]) + 1, 77);
+        b.bias_value.assign(b.bias_token.size(), 4.0f);
+        Tensor narrow(dtype, {rows, vocab}, gap);
+        b.logits.Each([&](int64_t at) {
+          narrow.Set({at / vocab, at % vocab}, b.logits.Get(at));
+          b.logits.Put(at, narrow.At({at / vocab, at % vocab}));
+        });
+        const OnDevice past(b.histories), scratch(Tensor(DType::kF32, {rows, vocab}, gap));
+        for (size_t i = 0; i < n; ++i) {
+          b.history[i] = reinterpret_cast<uintptr_t>(past.view().data) + i * 50 * 4;
+        }
+        std::vector<std::unique_ptr<OnDevice>> kept;
+        const auto column = [&](auto& c) {
+          kept.push_back(std::make_unique<OnDevice>(c));
+          return kept.back()->view();
+        };
+        const auto run = [&](const Tensor& logits, bool wide) {
+          std::vector<int32_t> token(n, -7);
+          const OnDevice to(token), from(logits);
+          SampleArgs a = b.Args(to.view(), from.view(), column);
+          if (!wide) a.scratch = scratch.view();
+          CheckDone(Sample(a, nullptr));
+          REQUIRE(DeviceFinishes());
+          return to.Column<int32_t>();
+        };
+        CHECK(run(narrow, false) == run(b.logits, true));
+        std::vector<int32_t> token(n, -7);
+        const OnDevice to(token), from(narrow), same(b.logits);
+        CheckDone(Argmax({to.view(), from.view()}, nullptr));
+        const std::vector<int32_t> got = to.Column<int32_t>();
+        CheckDone(Argmax({to.view(), same.view()}, nullptr));
+        CHECK(got == to.Column<int32_t>());
+      }
+    }
+  }
+}
+
 TEST_CASE("CUDA edits logits as the CPU does" * doctest::skip(!HasDevice())) {
   for (const int64_t rows : kRowCounts) {
     CAPTURE(rows);

@@ -207,6 +207,17 @@ void Add(DType dtype, void* to, const void* x, int64_t n) {
       dtype, [&]<typename T>(T*) { AddRow(static_cast<T*>(to), static_cast<const T*>(x), n); });
 }
 
+template <typename T>
+void WidenRow(float* out, const T* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) Store(out + i, Load(x + i));
+  if (i < n) StorePart(out + i, LoadPart(x + i, n - i), n - i);
+}
+
+void WidenElements(DType dtype, float* out, const void* x, int64_t n) {
+  WithStorageType(dtype, [&]<typename T>(T*) { WidenRow(out, static_cast<const T*>(x), n); });
+}
+
 void Rope(DType dtype, void* x, int64_t heads, int64_t head_stride, const float* cos,
           const float* sin, int64_t half, bool interleaved) {
   WithStorageType(dtype, [&]<typename T>(T*) {

@@ -18,6 +18,7 @@ constexpr Kernels MakeTable(const char* name) {
   k.rms_norm = RmsNorm;
   k.add_rms_norm = AddRmsNorm;
   k.add = Add;
+  k.widen = WidenElements;
   k.rope = Rope;
   k.quantize = Quantize;
   k.silu_mul = Gated<Silu>;

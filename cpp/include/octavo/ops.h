@@ -196,7 +196,7 @@ struct KeepTokensArgs {
 // token = the id of the largest logit, the lowest id among equals; -1 for a row that contains NaN.
 struct ArgmaxArgs {
   TensorView token;   // [S] int32, out
-  TensorView logits;  // [S, V] float32
+  TensorView logits;  // [S, V] of T
 };
 
 // One token for each row of logits, in this order: mask, bias, penalties (repetition over prompt
@@ -209,7 +209,7 @@ struct ArgmaxArgs {
 // nothing: they are placeholders.
 struct SampleArgs {
   TensorView token;         // [S] int32, out
-  TensorView logits;        // [S, V] float32, clobbered
+  TensorView logits;        // [S, V] of T; clobbered where float32
   TensorView temperature;   // [S] float32, >= 0
   TensorView top_k;         // [S] int32, <= 0 is off
   TensorView top_p;         // [S] float32, >= 1 is off
@@ -229,6 +229,9 @@ struct SampleArgs {
   TensorView history_len;  // [S] int32
   TensorView prompt_len;   // [S] int32, <= history_len
   TensorView mask;  // [S] uint64: 0, or address of ceil(V / 32) uint32 words, bit 1 = allowed
+  // [S, V] float32, clobbered: needed where logits have 16 bits, whose edits would be rounded
+  // there.
+  std::optional<TensorView> scratch = std::nullopt;
 };
 
 // Log-probabilities of raw logits. Column 0 is the given token, columns 1..k the largest logits,

@@ -41,8 +41,8 @@ class PositionTable(Layer):
 
 
 class Head(Layer):
-    """hidden [M, H] -> logits [M, V] float32, within the spec's soft cap. A tied head is the embedding's
-    own weight.
+    """hidden [M, H] -> logits [M, V] as the product has them, or in float32 within the spec's soft cap.
+    A tied head is the embedding's own weight.
     """
 
     def __init__(self, spec: ModelSpec, tied_to: Embedding | None) -> None:
@@ -52,9 +52,10 @@ class Head(Layer):
         self.product = chosen_product()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.product(hidden, self.weight).float()
+        logits = self.product(hidden, self.weight)
         if not self.soft_cap:
             return logits
+        logits = logits.float()
         if logits.is_cpu:  # where torch's tanh of an element depends on its place in the tensor
             ops.soft_cap(logits, self.soft_cap)
             return logits

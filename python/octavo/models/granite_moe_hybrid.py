@@ -75,4 +75,4 @@ class GraniteMoeHybridForCausalLM(LlamaForCausalLM):
         self.logits_scale = spec.logits_scale
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return super().logits(hidden).div_(self.logits_scale)
+        return super().logits(hidden).float().div_(self.logits_scale)

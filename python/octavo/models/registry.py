@@ -22,7 +22,7 @@ class CausalLM(Protocol):
         """token_id, position [N] int32 -> hidden [N, H] after the last norm."""
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [M, H] -> [M, V] float32."""
+        """hidden [M, H] -> [M, V] of the model's dtype, or float32."""
 
 
 class EncoderDecoder(CausalLM, Protocol):

@@ -9,7 +9,7 @@ from octavo.ops.backends import backend
 
 def argmax(token: Tensor, logits: Tensor) -> None:
     """The id of each row's largest logit (the lowest id among equals) into ``token`` [S] int32; -1 for a row
-    with NaN.
+    with NaN. logits: [S, V] of T.
     """
     backend(logits).argmax(token, logits)
 
@@ -33,8 +33,12 @@ def sample(
     history_len: Tensor,
     prompt_len: Tensor,
     mask: Tensor,
+    scratch: Tensor | None = None,
 ) -> None:
-    """Draws one token for each row of ``logits`` [S, V] float32 (clobbered) into ``token`` [S] int32.
+    """Draws one token for each row of ``logits`` [S, V] of T into ``token`` [S] int32.
+
+    Logits in float32 are clobbered; others need ``scratch`` [S, V] float32, where their edits are made. The
+    dtype changes no token.
 
     Order: mask, bias, penalties, argmax if temperature < 1e-5, else temperature, min_p, top_k, top_p and the
     inverse cumulative distribution in token-id order at one uniform number hashed from (seed, sample_index).
@@ -64,6 +68,7 @@ def sample(
         history_len,
         prompt_len,
         mask,
+        scratch,
     )
 
 

@@ -19,7 +19,7 @@ from octavo.runner.encoding import CrossEncoding
 from octavo.runner.graphs import StepGraphs
 from octavo.runner.landing import Landing, LaunchedStep, Scores, Tensors, landed
 from octavo.runner.pool import Pool
-from octavo.runner.runner import logprob_tensors
+from octavo.runner.runner import logprob_tensors, sample
 from octavo.runner.shapes import ShapeTable, StepShape
 from octavo.runner.staging import DeviceStep, Staging
 from octavo.runner.tier import CudaQueues, Queues, TierCopier, host_memory, register
@@ -189,7 +189,7 @@ class DeviceRunner:
             ops.argmax(token, logits)
         else:
             staging = self._staging
-            ops.sample(token, logits, *step.sampling(staging.bias_token, staging.bias_value))
+            sample(token, logits, step.sampling(staging.bias_token, staging.bias_value))
         rows, slots = step.columns["sample_row"], step.columns["row_slot"]
         ops.keep_tokens(self._last_token, token, rows, slots, step.columns["landing"])
 

@@ -119,7 +119,7 @@ class ModelRunner:
             ops.argmax(token, logits)
             return _logprobs(logits, token, top) if top >= 0 else None
         raw = logits.clone() if top >= 0 else None
-        ops.sample(token, logits, *columns.sampling(count))
+        sample(token, logits, columns.sampling(count))
         return None if raw is None else _logprobs(raw, token, top)
 
     def _score(self, plan: StepPlan, columns: HostSlot, hidden: torch.Tensor) -> PromptLogprobs:
@@ -140,6 +140,14 @@ class ModelRunner:
         )
 
 
+def sample(token: torch.Tensor, logits: torch.Tensor, columns: Sequence[torch.Tensor]) -> None:
+    """Draw a token for each row of logits [M, V], with the columns that ops.sample takes after them."""
+    scratch: Sequence[torch.Tensor] = ()  # where rows in 16 bits are edited
+    if logits.dtype != torch.float32:
+        scratch = (torch.empty(logits.shape, dtype=torch.float32, device=logits.device),)
+    ops.sample(token, logits, *columns, *scratch)
+
+
 def logprob_tensors(
     logits: torch.Tensor, token: torch.Tensor, top: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -148,7 +156,7 @@ def logprob_tensors(
     ids = torch.empty((count, top + 1), dtype=torch.int32, device=device)
     values = torch.empty((count, top + 1), dtype=torch.float32, device=device)
     ranks = torch.empty(count, dtype=torch.int32, device=device)
-    ops.logprobs(ids, values, ranks, logits, token, top)
+    ops.logprobs(ids, values, ranks, logits.float(), token, top)
     return ids, values, ranks
 
 

@@ -190,3 +190,24 @@ def test_logprobs_equal_log_softmax_and_a_stable_sort() -> None:
     assert ids[1].tolist() == [-1] * 9
     assert values[1].isneginf().all()
     assert rank[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_16_bits_are_drawn_from_as_the_same_numbers_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    narrow = (torch.randn(64, 500) * 2).to(dtype)
+    batch = Batch(narrow.float()).set(temperature=0.9, top_p=0.9, top_k=40)
+    batch.columns["temperature"][::4] = 0.0
+    batch.columns["bias_start"] = torch.arange(65, dtype=torch.int32)
+    batch.columns["bias_token"] = torch.full((64,), 7, dtype=torch.int32)
+    batch.columns["bias_value"] = torch.full((64,), 3.001)  # would be rounded in the logits' own dtype
+    token, scratch, before = torch.empty(64, dtype=torch.int32), torch.empty(64, 500), narrow.clone()
+    ops.sample(token, narrow, **batch.columns, scratch=scratch)
+    assert torch.equal(token, batch.run())
+    assert torch.equal(narrow, before)
+    ops.argmax(token, narrow)
+    assert torch.equal(token, narrow.float().argmax(-1).int())
+    with pytest.raises(ValueError, match="scratch is missing"):
+        ops.sample(token, narrow, **batch.columns)
+    with pytest.raises(ValueError, match="scratch"):
+        ops.sample(token, narrow, **batch.columns, scratch=scratch[:, 1:])

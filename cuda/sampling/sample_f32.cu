@@ -1,0 +1,7 @@
+#include "sampling/sample.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchSampleOf<float>(LaunchShape, const SampleParams&, bool);
+
+}  // namespace octavo::cuda
