@@ -24,8 +24,9 @@ inline constexpr int kPrefillWarps = 4;
 inline constexpr int kPrefillStages = 2;
 
 // A CTA's tile: kRows packed queries (token x head of the group) against kKeys keys at a time.
-// Wider heads take fewer rows and keys, because a thread holds 255 registers. A cache of e4m3
-// (CachedT) has one stage of keys in 16 bits, and one of codes that fills meanwhile.
+// Wider heads take fewer rows and keys, because a thread holds 255 registers, and widening needs
+// some of them. A cache of e4m3 (CachedT) has one stage of keys in 16 bits, and one of codes that
+// fills meanwhile.
 template <typename ElementT, int kHeadDimV, typename CachedT = ElementT>
 struct PrefillShape {
   using Element = ElementT;
@@ -33,7 +34,7 @@ struct PrefillShape {
   static constexpr int kHeadDim = kHeadDimV;
   static constexpr int kRowTiles = kHeadDim > 128 ? 1 : 2;  // of 16 rows, for each warp
   static constexpr int kRows = kPrefillWarps * kRowTiles * 16;
-  static constexpr int kKeys = kHeadDim > 128 ? 32 : 64;
+  static constexpr int kKeys = kHeadDim > 128 || (kFp8 && kHeadDim == 128) ? 32 : 64;
   static constexpr int kThreads = kPrefillWarps * 32;
   static constexpr int kRowBytes = kHeadDim * 2;
   static constexpr int kRowPieces = kRowBytes / 16;

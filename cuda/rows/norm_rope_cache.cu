@@ -7,6 +7,8 @@
 // slot outside the cache writes nothing. Bound by bytes: q, k and v read once, q and the cache
 // written once. Sources: those of rms_norm and rope. The usual heads go to qkv_pairs.cu; this is
 // for all others.
+#include <cuda_runtime.h>
+
 #include "base/ops_check.h"
 #include "common/e4m3.cuh"
 #include "common/launch.h"
