@@ -8,6 +8,7 @@
 // and the cache written once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include "common/e4m3.cuh"
 #include "common/host_device.h"
