@@ -143,6 +143,8 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r) {
   if (r.in_flight > 0) return Admission::kNotNow;
   if (StillDoesNotFit(r)) return Admission::kDoesNotFit;
   const int32_t cap = LookupCap(r);
+  // Tokens of steps that were open when it was preempted came since; others may have filed them.
+  if (kv_.caching()) r.ExtendChain(hasher_, kv_.unit());
   kv::KvManager::Hit hit = kv_.Match(r.chain(), cap, r.packed);
   if (remote_) {
     switch (Consult(r, hit.tokens)) {

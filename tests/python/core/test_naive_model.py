@@ -214,7 +214,7 @@ class Twins:
         assert self.core.stats()["free_blocks"] == self.config.num_blocks - 1
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
+@pytest.mark.parametrize("first", range(0, 250, 50))
 def test_core_equals_the_naive_model(first: int) -> None:
     preemptions = hits = accepted = copies = ended = put_off = 0
     for seed in range(first, first + 50):
