@@ -41,8 +41,8 @@ struct AttentionTile {
   int64_t token_stride = 0;
   int64_t block_size = 0;
   const int32_t* table = nullptr;  // the row's line of the block table
-  float scale = 1.0f;        // of the product of a query and what the cache holds of a key
-  float value_scale = 1.0f;  // of what the cache holds of a value
+  float scale = 1.0f;              // of the product of a query and what the cache holds of a key
+  float value_scale = 1.0f;        // of what the cache holds of a value
   float soft_cap = 0.0f;
   int64_t window = 0;
   bool chunked = false;          // the window is the chunk of so many keys that the query stands in

@@ -178,9 +178,20 @@ Status LaunchOf(const Params& p, bool wide, const LaunchShape& shape) {
               : LaunchDependent(NormRopeCacheKernel<T, 1>, shape, p);
 }
 
+// Whether every row of a cache in e4m3 begins where `codes` of them are stored at once. A cache of
+// few bytes must not make the norms of q and k add in another order than rms_norm.
+bool WideCodes(const TensorView& cache, int64_t head_dim, int64_t codes) {
+  int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(cache.data)) | head_dim;
+  for (int d = 0; d + 1 < cache.rank; ++d) all |= cache.shape[d] > 1 ? cache.stride[d] : 0;
+  return all % codes == 0;
+}
+
 bool Wide(const NormRopeCacheArgs& a) {
   const int64_t d = a.q.shape[2];
-  bool wide = WideRows(a.q, d) && WideRows(a.k, d) && WideRows(a.v, d) && WideRows(a.cache, d);
+  const bool cache = a.cache.dtype == DType::kF8E4M3
+                         ? WideCodes(a.cache, d, kWideBytes / DTypeSize(a.q.dtype))
+                         : WideRows(a.cache, d);
+  bool wide = cache && WideRows(a.q, d) && WideRows(a.k, d) && WideRows(a.v, d);
   if (a.q_norm.has_value()) wide = wide && WideRows(*a.q_norm, d) && WideRows(*a.k_norm, d);
   return wide;
 }
