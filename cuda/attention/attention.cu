@@ -105,9 +105,12 @@ bool PickPair(const DecodeChoice& choice, const AttentionOptions& options, Decod
   return DecodeCtas(pair, facts) > 1;
 }
 
-// The choice has to be the same for a plan and all its layers, so it reads shapes and strides
-// alone.
-Status PickPrefill(const PagedAttentionArgs& a, PrefillKernel kernel, AttentionCall* call) {
+// The choice has to be the same for a plan and all its layers, so it reads shapes, strides and the
+// plan's options alone. Where nothing is decoded, every query's sums are to have one order however
+// its row is cut: that is shown for the portable kernel.
+Status PickPrefill(const PagedAttentionArgs& a, const AttentionOptions& options,
+                   PrefillKernel kernel, AttentionCall* call) {
+  if (kernel == PrefillKernel::kAuto && options.decode_queries == 0) return Status::Ok();
   call->wgmma = kernel != PrefillKernel::kPortable && FitsWgmma(a, call->facts);
   if (kernel != PrefillKernel::kWgmma || call->wgmma) return Status::Ok();
   return InvalidOp(kOp,
@@ -200,7 +203,7 @@ Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
   choice.column_tiles =
       choice.head_dim < 256 && group * options.decode_queries > kColumnsOfMma ? 2 : 1;
   choice.pair = PickPair(choice, options, kernels.decode, call->facts);
-  OCTAVO_RETURN_IF_ERROR(PickPrefill(a, kernels.prefill, call));
+  OCTAVO_RETURN_IF_ERROR(PickPrefill(a, options, kernels.prefill, call));
   call->shape = MakeShape(a, options, *call);
   call->capacity = CapacityOf(call->shape, a.q.shape[0]);
   return Status::Ok();

@@ -272,7 +272,7 @@ class Engine:
         """
     def add_host_tier(self, pool: typing.SupportsInt | typing.SupportsIndex, parent_bytes: typing.SupportsInt | typing.SupportsIndex, budget_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which must outlive the engine, `parent_bytes` a block.
+        Keeps what the pool evicts in host memory. `pool`: the address of the KV pool, which must outlive the engine, `parent_bytes` a block. RuntimeError after the first request, and where there is a tier already.
         """
     def add_request(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', retention: Retention | None = None, encoder_items: collections.abc.Sequence[EncoderItem] = []) -> int:
         """

@@ -92,8 +92,7 @@ class AttentionPlans:
         if window not in self._made:
             self._made.add(window)
             rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
-            args = (q.shape[0], heads, window, chunked)
-            ops.plan_attention(plan, cache, table, *rows, *args, like=q)
+            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window, chunked, q)
         return plan
 
     def _bytes(self, cache: torch.Tensor, q: torch.Tensor, window: int) -> int:
