@@ -4,6 +4,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 
 #include "octavo/status.h"
 #include "octavo/tensor_view.h"
@@ -42,6 +43,11 @@ Status CheckColumn(const char* op, const char* name, const TensorView& v, DType 
 // REQUIRES: shapes and strides of all were checked.
 Status CheckApart(const char* op, const TensorView& out,
                   std::initializer_list<const TensorView*> inputs);
+
+// out = x weight^T + bias; behind a gate the weight has the rows of both halves, and out half as
+// many columns.
+Status CheckProduct(const char* op, const TensorView& out, const TensorView& x,
+                    const TensorView& weight, const std::optional<TensorView>& bias, bool gated);
 
 }  // namespace octavo
 

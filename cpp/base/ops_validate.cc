@@ -213,32 +213,36 @@ Status Validate(const GatedActivationArgs& a) {
   return CheckShape(gate_up, {a.out.shape[0], 2 * a.out.shape[1]});
 }
 
-Status Validate(const LinearArgs& a) {
-  const char* op = "linear";
-  const OpTensor x{op, "x", a.x};
-  const OpTensor out{op, "out", a.out, /*written=*/true};
-  const OpTensor weight{op, "weight", a.weight};
-  OCTAVO_RETURN_IF_ERROR(CheckFloat(x));
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(out, x));
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(weight, x));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(x, {kAnyExtent, kAnyExtent}));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(weight, {kAnyExtent, a.x.shape[1]}));
-  const int64_t rows = a.weight.shape[0];
-  if (a.gate != Gate::kNone && rows % 2 != 0) {
+Status CheckProduct(const char* op, const TensorView& out, const TensorView& x,
+                    const TensorView& weight, const std::optional<TensorView>& bias, bool gated) {
+  const OpTensor tx{op, "x", x};
+  const OpTensor tout{op, "out", out, /*written=*/true};
+  const OpTensor tweight{op, "weight", weight};
+  OCTAVO_RETURN_IF_ERROR(CheckFloat(tx));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tout, tx));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tweight, tx));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(tx, {kAnyExtent, kAnyExtent}));
+  OCTAVO_RETURN_IF_ERROR(CheckShape(tweight, {kAnyExtent, x.shape[1]}));
+  const int64_t rows = weight.shape[0];
+  if (gated && rows % 2 != 0) {
     return InvalidOp(op, "weight has " + std::to_string(rows) +
                              " rows, need as many of the gate as of what it opens");
   }
-  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {a.x.shape[0], a.gate == Gate::kNone ? rows : rows / 2}));
-  if (a.out.data != nullptr && (a.out.data == a.x.data || a.out.data == a.weight.data)) {
+  OCTAVO_RETURN_IF_ERROR(CheckShape(tout, {x.shape[0], gated ? rows / 2 : rows}));
+  if (out.data != nullptr && (out.data == x.data || out.data == weight.data)) {
     return InvalidOp(op, "out shares memory with x or weight, need a tensor of its own");
   }
-  if (a.norm.has_value()) {
-    OCTAVO_RETURN_IF_ERROR(CheckNormWeight({op, "norm", *a.norm}, x, a.eps));
-  }
-  if (!a.bias.has_value()) return Status::Ok();
-  const OpTensor bias{op, "bias", *a.bias};
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(bias, x));
-  return CheckShape(bias, {a.weight.shape[0]});
+  if (!bias.has_value()) return Status::Ok();
+  const OpTensor tbias{op, "bias", *bias};
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(tbias, tx));
+  return CheckShape(tbias, {rows});
+}
+
+Status Validate(const LinearArgs& a) {
+  const char* op = "linear";
+  OCTAVO_RETURN_IF_ERROR(CheckProduct(op, a.out, a.x, a.weight, a.bias, a.gate != Gate::kNone));
+  if (!a.norm.has_value()) return Status::Ok();
+  return CheckNormWeight({op, "norm", *a.norm}, {op, "x", a.x}, a.eps);
 }
 
 Status Validate(const FillTokensArgs& a) {

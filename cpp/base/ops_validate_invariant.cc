@@ -7,23 +7,7 @@
 namespace octavo {
 
 Status Validate(const GemmArgs& a) {
-  const char* op = "gemm";
-  const OpTensor x{op, "x", a.x};
-  const OpTensor out{op, "out", a.out, /*written=*/true};
-  const OpTensor weight{op, "weight", a.weight};
-  OCTAVO_RETURN_IF_ERROR(CheckFloat(x));
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(out, x));
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(weight, x));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(x, {kAnyExtent, kAnyExtent}));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(weight, {kAnyExtent, a.x.shape[1]}));
-  OCTAVO_RETURN_IF_ERROR(CheckShape(out, {a.x.shape[0], a.weight.shape[0]}));
-  if (a.out.data != nullptr && (a.out.data == a.x.data || a.out.data == a.weight.data)) {
-    return InvalidOp(op, "out shares memory with x or weight, need a tensor of its own");
-  }
-  if (!a.bias.has_value()) return Status::Ok();
-  const OpTensor bias{op, "bias", *a.bias};
-  OCTAVO_RETURN_IF_ERROR(CheckSameDType(bias, x));
-  return CheckShape(bias, {a.weight.shape[0]});
+  return CheckProduct("gemm", a.out, a.x, a.weight, a.bias, /*gated=*/false);
 }
 
 Status Validate(const SoftCapArgs& a) {

@@ -22,21 +22,6 @@ constexpr int64_t kCapGrain = 16384;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-LinearRowsArgs RowsOf(const GemmArgs& a) {
-  LinearRowsArgs rows;
-  rows.dtype = a.x.dtype;
-  rows.out = a.out.data;
-  rows.out_stride = a.out.stride[0];
-  rows.x = a.x.data;
-  rows.x_stride = a.x.stride[0];
-  rows.weight = a.weight.data;
-  rows.weight_stride = a.weight.stride[0];
-  rows.bias = a.bias.has_value() ? a.bias->data : nullptr;
-  rows.inputs = a.x.shape[0];
-  rows.columns = a.x.shape[1];
-  return rows;
-}
-
 }  // namespace
 
 Status Gemm(const GemmArgs& a) {
@@ -51,7 +36,7 @@ Status Gemm(const GemmArgs& a) {
   // A task is a block of x and a run of weight rows: as long a run as leaves every thread several.
   const int64_t runs = std::max<int64_t>(1, CeilDiv(kTasksPerThread * NumThreads(), blocks));
   const int64_t run = std::max(kWeightStep, CeilDiv(CeilDiv(n, runs), kWeightStep) * kWeightStep);
-  const LinearRowsArgs all = RowsOf(a);
+  const LinearRowsArgs all = ProductOf(a);
   ParallelFor(blocks * CeilDiv(n, run), [&](int64_t task) {
     // Neighbouring tasks read the same weights.
     const int64_t first = task % blocks * block, begin = task / blocks * run;

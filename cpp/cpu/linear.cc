@@ -17,21 +17,6 @@ const void* At(const void* p, int64_t bytes) {
   return p == nullptr ? nullptr : static_cast<const char*>(p) + bytes;
 }
 
-LinearRowsArgs RowsOf(const LinearArgs& a) {
-  LinearRowsArgs rows;
-  rows.dtype = a.x.dtype;
-  rows.out = a.out.data;
-  rows.out_stride = a.out.stride[0];
-  rows.x = a.x.data;
-  rows.x_stride = a.x.stride[0];
-  rows.weight = a.weight.data;
-  rows.weight_stride = a.weight.stride[0];
-  rows.bias = a.bias.has_value() ? a.bias->data : nullptr;
-  rows.inputs = a.x.shape[0];
-  rows.columns = a.x.shape[1];
-  return rows;
-}
-
 // Norms x into memory of the call and makes that the input.
 void NormInputs(const LinearArgs& a, const Kernels& k, LinearRowsArgs* rows) {
   const int64_t n = rows->columns, row_bytes = n * DTypeSize(rows->dtype);
@@ -82,7 +67,7 @@ Status Linear(const LinearArgs& a) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   if (a.out.num_elements() == 0) return Status::Ok();
   const Kernels& k = ActiveKernels();
-  LinearRowsArgs rows = RowsOf(a);
+  LinearRowsArgs rows = ProductOf(a);
   if (a.norm.has_value()) NormInputs(a, k, &rows);
   const bool gated = a.gate != Gate::kNone;
   const int64_t n = a.out.shape[1];

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/kernels.h"
 #include "octavo/tensor_view.h"
 
 namespace octavo::cpu {
@@ -25,6 +26,23 @@ inline void* RowOf(const TensorView& v, int64_t i, int64_t j) {
 inline constexpr int64_t kGrainElements = 32768;
 inline int64_t GrainOfRows(int64_t n) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, n));
+}
+
+// The product of a call: all columns, of all rows of x.
+template <class Args>
+LinearRowsArgs ProductOf(const Args& a) {
+  LinearRowsArgs rows;
+  rows.dtype = a.x.dtype;
+  rows.out = a.out.data;
+  rows.out_stride = a.out.stride[0];
+  rows.x = a.x.data;
+  rows.x_stride = a.x.stride[0];
+  rows.weight = a.weight.data;
+  rows.weight_stride = a.weight.stride[0];
+  rows.bias = a.bias.has_value() ? a.bias->data : nullptr;
+  rows.inputs = a.x.shape[0];
+  rows.columns = a.x.shape[1];
+  return rows;
 }
 
 }  // namespace octavo::cpu

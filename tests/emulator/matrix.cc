@@ -9,7 +9,15 @@ namespace {
 
 constexpr uint32_t kAll = 0xffffffffu;
 
-float ToFloat(uint16_t bits, bool half) {
+struct MmaIn {
+  const float* c;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+}  // namespace
+
+float Widen(uint16_t bits, bool half) {
   if (half) {
     __half_raw raw;
     raw.x = bits;
@@ -20,14 +28,6 @@ float ToFloat(uint16_t bits, bool half) {
   memcpy(&x, &wide, sizeof(x));
   return x;
 }
-
-struct MmaIn {
-  const float* c;
-  const uint32_t* a;
-  uint32_t b[2];
-};
-
-}  // namespace
 
 void LoadMatrices(const char* what, Where where, uint32_t shared, bool transposed,
                   uint32_t (&r)[4]) {
@@ -77,13 +77,13 @@ void Mma16x8x16(Where where, bool half, float (&c)[4], const uint32_t (&a)[4], u
                           for (int r = 0; r < 4; ++r) {
                             const int row = g + r % 2 * 8, column = t + r / 2 * 8;
                             const uint32_t x = lanes[lane]->a[r];
-                            left[row][column] = ToFloat(static_cast<uint16_t>(x), half);
-                            left[row][column + 1] = ToFloat(static_cast<uint16_t>(x >> 16), half);
+                            left[row][column] = Widen(static_cast<uint16_t>(x), half);
+                            left[row][column + 1] = Widen(static_cast<uint16_t>(x >> 16), half);
                           }
                           for (int r = 0; r < 2; ++r) {
                             const uint32_t x = lanes[lane]->b[r];
-                            right[t + r * 8][g] = ToFloat(static_cast<uint16_t>(x), half);
-                            right[t + r * 8 + 1][g] = ToFloat(static_cast<uint16_t>(x >> 16), half);
+                            right[t + r * 8][g] = Widen(static_cast<uint16_t>(x), half);
+                            right[t + r * 8 + 1][g] = Widen(static_cast<uint16_t>(x >> 16), half);
                           }
                           for (int r = 0; r < 4; ++r)
                             sum[g + r / 2 * 8][t + r % 2] = lanes[lane]->c[r];

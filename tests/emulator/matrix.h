@@ -8,6 +8,9 @@
 
 namespace octavo::emulator {
 
+// A float16 if `half`, else a bfloat16.
+float Widen(uint16_t bits, bool half);
+
 void LoadMatrices(const char* what, Where where, uint32_t shared, bool transposed,
                   uint32_t (&r)[4]);
 uint32_t TransposeMatrix(Where where, uint32_t x);

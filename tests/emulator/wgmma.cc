@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "emulator/hopper.h"
+#include "emulator/matrix.h"
 
 namespace octavo::emulator {
 namespace {
@@ -17,18 +18,6 @@ namespace {
 constexpr uint32_t kAll = 0xffffffffu;
 constexpr int kRows = 16;  // of a warp
 constexpr int kDepth = 16;
-
-float Widen(uint16_t bits, bool half) {
-  if (half) {
-    __half_raw raw;
-    raw.x = bits;
-    return __half2float(__half(raw));
-  }
-  const uint32_t wide = uint32_t{bits} << 16;
-  float x;
-  memcpy(&x, &wide, sizeof(x));
-  return x;
-}
 
 // The sums of a product's accumulators while it is under way.
 struct Sums {
