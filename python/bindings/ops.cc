@@ -62,8 +62,7 @@ void CacheWrite(const Tensor& k, const Tensor& v, const Tensor& cache, const Ten
 void NormRopeCache(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& position,
                    const Tensor& cos_sin, const Tensor& cache, const Tensor& slot,
                    const std::optional<Tensor>& q_norm, const std::optional<Tensor>& k_norm,
-                   float eps, float weight_offset, bool interleaved, float k_scale,
-                   float v_scale) {
+                   float eps, float weight_offset, bool interleaved, float k_scale, float v_scale) {
   Call call;
   const NormRopeCacheArgs args{call.View("q", q),
                                call.View("k", k),

@@ -152,8 +152,8 @@ void BindAttention(nb::module_& m) {
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false,
-        nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false);
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,
+        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false);
 }
 
 }  // namespace octavo::bindings

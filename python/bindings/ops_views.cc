@@ -65,10 +65,14 @@ bool ToDType(nb::dlpack::dtype t, DType* out) {
     DType dtype;
   };
   static constexpr Pair kPairs[] = {
-      {Code::Float, 32, DType::kF32}, {Code::Bfloat, 16, DType::kBF16},
-      {Code::Float, 16, DType::kF16}, {Code::Int, 32, DType::kI32},
-      {Code::Int, 64, DType::kI64},   {Code::UInt, 64, DType::kU64},
-      {Code::UInt, 32, DType::kU32},  {Code::UInt, 8, DType::kU8},
+      {Code::Float, 32, DType::kF32},
+      {Code::Bfloat, 16, DType::kBF16},
+      {Code::Float, 16, DType::kF16},
+      {Code::Int, 32, DType::kI32},
+      {Code::Int, 64, DType::kI64},
+      {Code::UInt, 64, DType::kU64},
+      {Code::UInt, 32, DType::kU32},
+      {Code::UInt, 8, DType::kU8},
       {Code::Float8_E4M3FN, 8, DType::kF8E4M3},
   };
   for (const Pair& p : kPairs) {
