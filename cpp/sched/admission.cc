@@ -232,6 +232,7 @@ void Scheduler::StartRunning(Request& r, int32_t hit_tokens) {
   r.admitted_step = next_step_;
   r.admitted_len = r.num_tokens;
   r.local_only = false;
+  r.loads = 0;
   r.refused_room = -1;
   r.asked_us = 0;
   --num_waiting_;

@@ -9,6 +9,9 @@ namespace {
 
 // Loads and saves under way at once; each may hold a whole prompt's blocks.
 constexpr int32_t kMaxTransfers = 1024;
+// In a pool with room for one of them, two requests could load for ever, each into the blocks that
+// the other has just given up. Who has loaded so often without coming to run computes.
+constexpr int kMostLoads = 8;
 
 // What the pool holds of one request's prefix.
 class Residency final : public KvResidency {
@@ -86,7 +89,7 @@ const RemoteKv::Changes& RemoteKv::Poll(uint64_t executed) {
 
 RemoteKv::Answer RemoteKv::Consult(Request& r, int32_t local_hit, const Gate& gate) {
   // With a pin it has been loaded already, and is as good as it gets.
-  if (dead_ || r.local_only || r.transfer != 0) return Answer::kLocal;
+  if (dead_ || r.local_only || r.loads >= kMostLoads || r.transfer != 0) return Answer::kLocal;
   const KvRequest view = View(r);
   const kv::PrefixChain chain = r.chain();
   const KvMatch match = connector_.Match(view, local_hit, Residency(kv_, chain));
@@ -129,6 +132,7 @@ RemoteKv::Answer RemoteKv::Consult(Request& r, int32_t local_hit, const Gate& ga
 RemoteKv::Answer RemoteKv::Start(Transfer& t) {
   Request& r = *t.request;
   ++stats_.kv_loads;
+  ++r.loads;
   t.phase = TransferPhase::kLoading;
   const KvTransfer load{t.id, View(r), t.first_token, t.last_token, t.blocks};
   switch (connector_.StartLoad(load)) {

@@ -211,7 +211,7 @@ void Initialize(Request& r, const RequestInput& input, const EngineConfig& confi
   r.scored = r.overtaken = r.admitted_len = 0;
   r.refused_room = -1;
   r.packed = r.local_only = false;
-  r.transfer = r.admitted_step = 0;
+  r.transfer = r.admitted_step = r.loads = 0;
   r.asked_us = 0;
   AssignExtraKeys(r, input, config.enable_kv_events);
 

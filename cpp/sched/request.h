@@ -118,6 +118,7 @@ struct alignas(64) Request {
   uint64_t admitted_step = 0;  // its hit is computed once this step is over
   int64_t asked_us = 0;        // when a connector first did not know what it has; 0: not yet
   bool local_only = false;     // do not ask a connector
+  uint8_t loads = 0;           // begun since it last ran
   OrderKey order;
   SamplingParams params;
   RequestEdits edits;
