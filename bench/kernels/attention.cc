@@ -123,6 +123,7 @@ class Bench {
     const auto layer = [&](int i) {
       a.cache.data = static_cast<uint16_t*>(pool_) + i % kLayers * kLayerElements;
       a.block_table.data = table_ + i * blocks % kBlocks;
+      call.plan_ready = i > 0;
       Check(EnqueueLayer(a, call, memory, stream_));
     };
     if (plan_us != nullptr) {

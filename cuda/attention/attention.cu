@@ -237,8 +237,8 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
                                       : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
   if (call.shape.decode_queries == 0) return Status::Ok();
-  const DecodeParams p{MakeLayer(a),  parts.ctas, parts.segments,
-                       parts.arrived, parts.sums, parts.stats};
+  const DecodeParams p{MakeLayer(a), parts.ctas,  parts.segments, parts.arrived,
+                       parts.sums,   parts.stats, call.plan_ready};
   launch.grid = static_cast<unsigned>(call.shape.ctas);
   return LaunchDecode(call.choice, p, launch);
 }
@@ -263,6 +263,7 @@ Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, St
   AttentionCall call;
   OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, &call));
   OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
+  call.plan_ready = plan.ready;
   return EnqueueLayer(a, call, plan.memory, stream);
 }
 

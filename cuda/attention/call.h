@@ -30,6 +30,7 @@ struct AttentionCall {
   PlanShape shape;
   PlanCapacity capacity;
   bool dependent = false;
+  bool plan_ready = false;  // as AttentionPlan::ready
 };
 
 // Whether the wgmma prefill kernel takes these tensors on this device and driver.

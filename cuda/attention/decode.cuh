@@ -16,6 +16,10 @@
 // The products are swapped, S^T = K Q^T and O^T = V^T P^T: packed queries are the n side of mma
 // m16n8k16, so that a group of 8 heads fills it where M padded to 16 would waste half.
 //
+// Where the plan is older than the kernel in front, a CTA finds its first tiles and has them
+// brought to L2 while that kernel, which writes the newest keys, still runs: three dependent reads
+// of memory are over when it ends.
+//
 // Bound by the bytes of K and V. Loads are cp.async of 16 bytes: measured on an H200 they beat TMA
 // boxes of a block and equal bulk copies. Source: online softmax, arXiv 1805.02867; split keys,
 // "Flash-Decoding" (Dao et al., 2023).
@@ -32,13 +36,18 @@ template <class S>
 __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     const __grid_constant__ DecodeParams p) {
   unsigned char* const shared = DynamicShared();
-  GridDependencyWait();
-  GridDependencyLaunch();
+  if (!p.plan_ready) GridDependencyWait();
   const CtaWork work = p.ctas[blockIdx.x];
-  if (work.segments == 0) return;
   float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
   const int warp = threadIdx.x / kWarpSize;
   TileStream<S> stream(p, work, SharedAddress(shared));
+  stream.Find();
+  if (p.plan_ready) {
+    stream.Prefetch();
+    GridDependencyWait();
+  }
+  GridDependencyLaunch();
+  if (work.segments == 0) return;
   stream.Start();
   Segment g = work.first;
   SoftmaxState<S> state;

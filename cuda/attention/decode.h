@@ -21,6 +21,7 @@ struct DecodeParams {
   uint32_t* arrived;
   float* sums;
   float2* stats;
+  bool plan_ready;  // as AttentionPlan::ready
 };
 
 inline constexpr int kColumnsOfMma = 8;  // the n side of mma m16n8k16

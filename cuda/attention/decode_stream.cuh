@@ -19,9 +19,26 @@ class TileStream {
         make_int4(work.first.row_slot, work.first.head, work.first.first_tile, work.first.tiles);
   }
 
+  // Finds the first tiles, for which the plan and the block table are read.
+  __device__ __forceinline__ void Find() { offset_ = Resolve(); }
+
+  // Asks L2 for the first tiles. Nothing is read, so that the kernel in front may still be writing
+  // the newest keys of some.
+  __device__ __forceinline__ void Prefetch() const {
+#pragma unroll 1
+    for (int i = 0; i < S::kStages; ++i) {
+      const int64_t offset = __shfl_sync(kFullWarp, offset_, i);
+      if (offset < 0) continue;
+      const char* const k = p_.layer.cache + offset;
+      for (int at = lane_ * kLineBytes; at < S::kTileBytes; at += kWarpSize * kLineBytes) {
+        PrefetchL2(k + at);
+        PrefetchL2(k + p_.layer.value_stride + at);
+      }
+    }
+  }
+
   // Sets the first stages going.
   __device__ __forceinline__ void Start() {
-    offset_ = Resolve();
 #pragma unroll 1
     for (int i = 0; i < S::kStages - 1; ++i) Issue();
     next_offset_ = Resolve();

@@ -13,6 +13,7 @@ inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kSharedAlign = 1024;  // what the widest swizzle of a tile wants
 inline constexpr int kPieceBytes = 16;     // what one cp.async and one lane of ldmatrix move
+inline constexpr int kLineBytes = 128;     // of L2
 
 // This thread's number in the CTA, read afresh: what is computed from it is not kept in registers
 // over a loop that has none to spare.
@@ -35,6 +36,12 @@ __device__ __forceinline__ unsigned char* DynamicShared() {
 // A barrier of `threads` threads, whole warps, one of 16 of the CTA; number 0 is __syncthreads'.
 __device__ __forceinline__ void SyncThreadsOf(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Asks L2 for the line of 128 bytes at `global`. It is no read: what is written there meanwhile is
+// what a read finds.
+__device__ __forceinline__ void PrefetchL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // Copies 16 bytes from global to shared memory past L1, and asks L2 for the whole 128-byte line.

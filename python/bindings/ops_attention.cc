@@ -23,11 +23,12 @@ struct PlanOptions {
   }
 };
 
-cuda::AttentionPlan PlanOf(const TensorView& memory, const PlanOptions& options) {
+cuda::AttentionPlan PlanOf(const TensorView& memory, const PlanOptions& options,
+                           bool ready = false) {
   if (memory.dtype != DType::kU8 || memory.rank != 1 || !memory.last_dim_contiguous()) {
     throw nb::value_error("plan is no contiguous row of bytes: make it with torch.uint8");
   }
-  return {memory.data, memory.shape[0], options.Options()};
+  return {memory.data, memory.shape[0], options.Options(), ready};
 }
 
 // The arguments of a call for `tokens` tokens of `heads` heads, of which only the shapes count: q
@@ -103,7 +104,7 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
                     const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
                     int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked,
-                    float k_scale, float v_scale, bool invariant) {
+                    float k_scale, float v_scale, bool invariant, bool plan_ready) {
   Call call;
   PagedAttentionArgs args;
   args.out = call.View("out", out);
@@ -124,13 +125,13 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
-        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split});
+        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split}, plan_ready);
     call.RunCuda([&](cuda::Stream stream) { return cuda::PagedAttention(args, p, stream); });
     return;
   }
 #else
   static_cast<void>(plan);
-  static_cast<void>(max_queries + decode_queries + fixed_split);
+  static_cast<void>(max_queries + decode_queries + fixed_split + plan_ready);
 #endif
   call.Run(cpu::PagedAttention, OCTAVO_CUDA_OP(PagedAttention), args);
 }
@@ -153,7 +154,7 @@ void BindAttention(nb::module_& m) {
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
         nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,
-        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false);
+        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false, nb::arg("plan_ready") = false);
 }
 
 }  // namespace octavo::bindings

@@ -368,6 +368,26 @@ TEST_CASE("CUDA attention repeats bit for bit" * doctest::skip(!HasDevice())) {
   }
 }
 
+TEST_CASE("CUDA attention by a plan of an earlier kernel has the same bits" *
+          doctest::skip(!HasDevice())) {
+  for (uint64_t seed = 1; seed <= Size(30u, 10u); ++seed) {
+    CAPTURE(seed);
+    Problem problem = seed % 2 == 0 ? RandomDecode(seed) : RandomMixed(seed);
+    if (seed % 3 == 0) problem.fp8 = true;
+    Instance instance(problem);
+    instance.Run();
+    const std::vector<unsigned char> first = instance.DeviceOut();
+    AttentionPlan plan = instance.plan;
+    plan.ready = true;
+    instance.device_out.Fill(0xff);  // the kernel in front, which no part of a plan comes from
+    const Status s = PagedAttention(instance.DeviceArgs(), plan, nullptr);
+    INFO(s.message());
+    REQUIRE(s.ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(instance.DeviceOut() == first);
+  }
+}
+
 TEST_CASE("a row's bits are the same in any batch with fixed splits" *
           doctest::skip(!HasDevice())) {
   Problem alone;

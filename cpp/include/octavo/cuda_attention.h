@@ -43,6 +43,10 @@ struct AttentionPlan {
   void* memory = nullptr;
   int64_t bytes = 0;
   AttentionOptions options;
+  // Of a call of PagedAttention: the plan and the block table were written before the kernel in
+  // front of it on the stream, which may write queries, keys and values only. Their tiles are then
+  // looked up while that kernel runs. Every layer but a plan's first can say so.
+  bool ready = false;
 };
 
 // Bytes of device memory that a plan for these shapes takes. Only shapes, dtypes and the window of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ class AttentionPlans:
         self._tokens = tokens
         self._rows = rows
         self._decode_queries = decode_queries
-        self._plans: dict[tuple[int, int], ops.AttentionPlan] = {}  # by window and most queries
+        # By window and most queries: for the first layer, and for those behind it.
+        self._plans: dict[tuple[int, int], tuple[ops.AttentionPlan, ops.AttentionPlan]] = {}
         self._memory: dict[int, torch.Tensor] = {}  # by window
         self._made: set[int] = set()
         self._most_queries = 0
@@ -80,20 +82,23 @@ class AttentionPlans:
     ) -> ops.AttentionPlan:
         """The plan of a window, written unless it is. `chunked`: as all windows of a model are, or none."""
         key, heads = (window, self._most_queries), q.shape[1]
-        plan = self._plans.get(key)
-        if plan is None:
+        plans = self._plans.get(key)
+        if plans is None:
             memory = self._memory.get(window)
             if memory is None:
                 size = self._bytes(cache, q, window)
                 memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
-            plan = self._plans[key] = ops.AttentionPlan(
+            plan = ops.AttentionPlan(
                 memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
             )
-        if window not in self._made:
-            self._made.add(window)
-            rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
-            ops.plan_attention(plan, cache, table, *rows, q.shape[0], heads, window, chunked, q)
-        return plan
+            plans = self._plans[key] = (plan, dataclasses.replace(plan, ready=True))
+        first, behind = plans
+        if window in self._made:
+            return behind
+        self._made.add(window)
+        rows = (ctx.row_slot, ctx.query_start, ctx.seq_len)
+        ops.plan_attention(first, cache, table, *rows, q.shape[0], heads, window, chunked, q)
+        return first
 
     def _bytes(self, cache: torch.Tensor, q: torch.Tensor, window: int) -> int:
         """What any step's plan of a window takes."""

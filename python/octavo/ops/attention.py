@@ -102,12 +102,17 @@ class AttentionPlan:
     With ``max_queries <= decode_queries`` no prefill kernel is launched. With ``fixed_split`` a row of one
     query has the same bits in any batch. With 0 ``decode_queries`` all rows go to one prefill kernel, and a
     query has the same bits whatever its row and its batch are.
+
+    ``ready`` says to ``paged_attention`` that the plan and the block table were written before the kernel in
+    front of it on the stream, which then writes nothing but queries, keys and values: the call finds its keys
+    while that kernel runs. Every layer but a plan's first can say so.
     """
 
     memory: Tensor
     max_queries: int = 0
     decode_queries: int = 1
     fixed_split: bool = False
+    ready: bool = False
 
 
 def attention_plan_bytes(
@@ -212,7 +217,7 @@ def paged_attention(
         )
         return
     options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale, invariant)
+    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale, invariant, plan.ready)
 
 
 def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:

@@ -16,6 +16,7 @@ inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kSharedAlign = 1024;
 inline constexpr int kPieceBytes = 16;
+inline constexpr int kLineBytes = 128;
 
 inline int ThreadAfresh() { return static_cast<int>(threadIdx.x); }
 
@@ -28,6 +29,8 @@ inline uint32_t SharedAddress(const void* p, Where where = Where::current()) {
 inline void SyncThreadsOf(int number, int threads, Where where = Where::current()) {
   Cta::Current().SyncBarrier(number, threads, 0, "bar.sync", where);
 }
+
+inline void PrefetchL2(const void*) {}
 
 inline void CopyAsync16(uint32_t shared, const void* global, Where where = Where::current()) {
   Cta::Current().IssueCopy(shared, global, kPieceBytes, where);
