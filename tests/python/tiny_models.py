@@ -183,6 +183,17 @@ def build_reference(config: Any, seed: int = 0) -> Any:
     return model
 
 
+def computed_by_transformers(name: str) -> bool:
+    """Whether the transformers at hand computes the model of one of NAMES.
+
+    Before 5.23 a mixer of Bamba norms over all its groups at once, where the model norms each by itself.
+    """
+    import transformers
+    from packaging.version import Version
+
+    return name != "bamba" or Version(transformers.__version__) >= Version("5.23")
+
+
 def save_model(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
     """Write one of NAMES to a folder: both configs, model.safetensors and the tokenizer."""
     import transformers

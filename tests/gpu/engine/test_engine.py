@@ -17,6 +17,9 @@ from octavo import LLM, SamplingParams
 
 Make = Callable[..., LLM]
 SOAK_SECONDS = 20.0
+# Logits in float32 that are nearer than this are one number to it: of the tiny models, whose logits reach 15,
+# float32 and float64 differ by 2e-5.
+TIE = 1e-4
 # Others have what one of these has.
 EVERY_KIND = ["llama", "qwen2-hybrid", "mixtral", "gpt-oss", "llama4", "deepseek-v3", "bamba"]
 # Blocks that hold a request of theirs, and not all of a test's.
@@ -43,6 +46,23 @@ def tokens_of(llm: LLM, prompts: list[list[int]], params: Any) -> list[list[int]
     outputs = llm.generate(prompts, params, use_tqdm=False)
     assert {output.outputs[0].finish_reason for output in outputs} <= {"length", "stop"}, outputs
     return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def check_same(got: list[list[int]], want: list[list[int]], prompts: list[list[int]], judge: LLM) -> None:
+    """Two runs give the same tokens, but where a request's two likeliest are as likely: a step of other rows
+    adds in another order, and may choose the other one. What follows from then on is another text."""
+    for prompt, ours, theirs in zip(prompts, got, want):
+        assert len(ours) == len(theirs)
+        parted = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)
+        if parted is None:
+            continue
+        asked = [prompt + theirs[:parted]]
+        scored = judge.generate(asked, greedy(1, logprobs=2), use_tqdm=False)[0].outputs[0].logprobs
+        assert scored is not None
+        found = {token: entry.logprob for token, entry in scored[0].items()}
+        where = f"token {parted} of {prompt}: {ours[parted]}, not {theirs[parted]}"
+        assert ours[parted] in found and theirs[parted] in found, where
+        assert abs(found[ours[parted]] - found[theirs[parted]]) < TIE, where
 
 
 def metric(llm: LLM, name: str) -> Any:
@@ -79,7 +99,8 @@ def test_greedy_tokens_are_those_of_transformers_and_of_the_cpu(
 ) -> None:
     prompts = tiny_models.random_prompts(12, low=1, high=60, seed=11)
     got = tokens_of(llm(name), prompts, greedy())
-    assert got == expected_of(tiny_folder(name), prompts, 24)
+    if tiny_models.computed_by_transformers(name):
+        assert got == expected_of(tiny_folder(name), prompts, 24)
     cpu = LLM(str(tiny_folder(name)), device="cpu", dtype="float32", max_model_len=256)
     assert got == tokens_of(cpu, prompts, greedy())
 
@@ -89,12 +110,13 @@ def test_greedy_tokens_are_those_of_transformers_and_of_the_cpu(
 def test_tokens_do_not_depend_on_how_steps_are_cut(llm: Make, name: str, limits: dict[str, Any]) -> None:
     prompts = tiny_models.random_prompts(24, low=1, high=90, seed=12)
     prompts += [prompts[0][:40] + prompt for prompt in prompts[:8]]  # shared prefixes
-    whole = tokens_of(llm(name), prompts, greedy(40))
+    judge = llm(name)
+    whole = tokens_of(judge, prompts, greedy(40))
     if "num_gpu_blocks_override" in limits and name in TIGHT_BLOCKS:
         limits = {**limits, "num_gpu_blocks_override": TIGHT_BLOCKS[name]}
     engine = llm(name, **limits)
-    assert tokens_of(engine, prompts, greedy(40)) == whole
-    assert tokens_of(engine, prompts, greedy(40)) == whole  # now from the cache, and replayed
+    check_same(tokens_of(engine, prompts, greedy(40)), whole, prompts, judge)
+    check_same(tokens_of(engine, prompts, greedy(40)), whole, prompts, judge)  # from the cache, and replayed
     if "num_gpu_blocks_override" in limits:
         assert metric(engine, "num_preemptions") > 0
 
