@@ -1,5 +1,7 @@
 #include "attention_problem.h"
 
+#include "answers.h"
+
 namespace octavo::cuda {
 namespace {
 
@@ -36,7 +38,7 @@ std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cach
   std::iota(blocks.begin(), blocks.end(), 1);
   std::shuffle(blocks.begin(), blocks.end(), rng);
   std::vector<int32_t> table(p.rows.size() * static_cast<size_t>(max_blocks), kPoisonedEntry);
-  std::normal_distribution<float> normal;
+  const cpu::Normals normal;
   size_t taken = 0;
   for (size_t r = 0; r < p.rows.size(); ++r) {
     for (int64_t b = 0; b < BlocksOf(p, p.rows[r]); ++b) {
@@ -50,7 +52,7 @@ std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cach
           for (int64_t t = 0; t < live; ++t) {
             const int64_t at = cache->Offset({id, kv, h, t, 0});
             for (int64_t d = 0; d < p.head_dim; ++d) {
-              cache->Put(at + d, static_cast<double>(normal(rng)));
+              cache->Put(at + d, normal(rng));
             }
           }
         }
@@ -159,6 +161,7 @@ std::vector<double> Instance::Gather(size_t row, int64_t head, int64_t kv) const
   std::vector<double> x;
   const auto scale = double(kv == 0 ? problem.k_scale : problem.v_scale);
   const int32_t* line = table.data() + row_slot[row] * max_blocks;
+  x.reserve(static_cast<size_t>(seq_len[row] * problem.head_dim));
   for (int32_t t = 0; t < seq_len[row]; ++t) {
     const int64_t at =
         cache.Offset({line[t / problem.block_size], kv, head, t % problem.block_size, 0});
@@ -167,42 +170,54 @@ std::vector<double> Instance::Gather(size_t row, int64_t head, int64_t kv) const
   return x;
 }
 
-std::vector<double> Instance::Answer() const {
+void Instance::AnswerQuery(size_t row, int32_t token, int64_t head, const std::vector<double>& k,
+                           const std::vector<double>& v, double* to) const {
   const Problem& p = problem;
   const auto dim = static_cast<size_t>(p.head_dim);
-  const int64_t heads = p.kv_heads * p.group;
-  std::vector<double> answer(static_cast<size_t>(p.tokens() * heads) * dim, cpu::kNan);
-  for (size_t r = 0; r < p.rows.size(); ++r) {
-    if (p.rows[r].length == 0) continue;
-    for (int64_t h = 0; h < heads; ++h) {
-      const std::vector<double> k = Gather(r, h / p.group, 0), v = Gather(r, h / p.group, 1);
-      for (int32_t t = query_start[r]; t < query_start[r + 1]; ++t) {
-        const int64_t position = p.rows[r].length - query_start[r + 1] + t;
-        int64_t first = p.window > 0 ? std::max<int64_t>(0, position - p.window + 1) : 0;
-        if (p.chunked) first = position / p.window * p.window;
-        std::vector<double> s, x;
-        for (size_t d = 0; d < dim; ++d) x.push_back(q.Get(q.Offset({t, h, 0}) + int64_t(d)));
-        for (int64_t j = first; j <= position; ++j) {
-          const double* kj = k.data() + static_cast<size_t>(j) * dim;
-          double score = std::inner_product(x.begin(), x.end(), kj, 0.0) / std::sqrt(double(dim));
-          if (p.soft_cap > 0.0f) score = p.soft_cap * std::tanh(score / p.soft_cap);
-          s.push_back(score);
-        }
-        const double sink = p.sinks ? double(sinks[size_t(h)]) : -INFINITY;
-        const double high = std::max(sink, *std::max_element(s.begin(), s.end()));
-        double sum = std::exp(sink - high);
-        std::vector<double> o(dim, 0.0);
-        for (size_t j = 0; j < s.size(); ++j) {
-          const double w = std::exp(s[j] - high);
-          const double* vj = v.data() + (static_cast<size_t>(first) + j) * dim;
-          sum += w;
-          for (size_t d = 0; d < dim; ++d) o[d] += w * vj[d];
-        }
-        double* to = answer.data() + static_cast<size_t>(t * heads + h) * dim;
-        for (size_t d = 0; d < dim; ++d) to[d] = o[d] / sum;
-      }
-    }
+  const int64_t position = p.rows[row].length - query_start[row + 1] + token;
+  int64_t first = p.window > 0 ? std::max<int64_t>(0, position - p.window + 1) : 0;
+  if (p.chunked) first = position / p.window * p.window;
+  std::vector<double> s, x, o(dim, 0.0);
+  for (size_t d = 0; d < dim; ++d) x.push_back(q.Get(q.Offset({token, head, 0}) + int64_t(d)));
+  for (int64_t j = first; j <= position; ++j) {
+    const double* kj = k.data() + static_cast<size_t>(j) * dim;
+    double score = Dot(x.data(), kj, p.head_dim) / std::sqrt(double(dim));
+    if (p.soft_cap > 0.0f) score = p.soft_cap * std::tanh(score / p.soft_cap);
+    s.push_back(score);
   }
+  const double sink = p.sinks ? double(sinks[size_t(head)]) : -INFINITY;
+  const double high = std::max(sink, *std::max_element(s.begin(), s.end()));
+  double sum = std::exp(sink - high);
+  for (size_t j = 0; j < s.size(); ++j) {
+    const double w = std::exp(s[j] - high);
+    const double* vj = v.data() + (static_cast<size_t>(first) + j) * dim;
+    sum += w;
+    for (size_t d = 0; d < dim; ++d) o[d] += w * vj[d];
+  }
+  for (size_t d = 0; d < dim; ++d) to[d] = o[d] / sum;
+}
+
+std::vector<double> Instance::Answer() const {
+  const Problem& p = problem;
+  const int64_t heads = p.kv_heads * p.group;
+  std::vector<std::vector<double>> keys(p.rows.size() * static_cast<size_t>(p.kv_heads)), values;
+  values = keys;
+  OnEveryCore(static_cast<int64_t>(keys.size()), [&](int64_t i) {
+    const auto row = static_cast<size_t>(i / p.kv_heads);
+    keys[static_cast<size_t>(i)] = Gather(row, i % p.kv_heads, 0);
+    values[static_cast<size_t>(i)] = Gather(row, i % p.kv_heads, 1);
+  });
+  std::vector<double> answer(static_cast<size_t>(p.tokens() * heads * p.head_dim), cpu::kNan);
+  OnEveryCore(query_start.back(), [&](int64_t token) {
+    size_t r = 0;
+    while (query_start[r + 1] <= token) ++r;
+    if (p.rows[r].length == 0) return;
+    for (int64_t h = 0; h < heads; ++h) {
+      const size_t kv = r * static_cast<size_t>(p.kv_heads) + static_cast<size_t>(h / p.group);
+      AnswerQuery(r, static_cast<int32_t>(token), h, keys[kv], values[kv],
+                  &answer[static_cast<size_t>((token * heads + h) * p.head_dim)]);
+    }
+  });
   return answer;
 }
 

@@ -91,6 +91,9 @@ class Instance {
   AttentionCall Resolve() const;
   // Keys (kv 0) or values of a row, as they are scaled.
   std::vector<double> Gather(size_t row, int64_t head, int64_t kv) const;
+  // The answer of one token of a row and one head, [dim], of the keys and values of its group.
+  void AnswerQuery(size_t row, int32_t token, int64_t head, const std::vector<double>& k,
+                   const std::vector<double>& v, double* to) const;
 };
 
 }  // namespace octavo::cuda

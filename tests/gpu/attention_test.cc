@@ -1,7 +1,5 @@
 // Paged attention on CUDA beside float64 and the CPU op. Needs a CUDA device; without one every
 // case that launches is skipped.
-#include <future>
-
 #include "attention_problem.h"
 #include "backend.h"
 
@@ -13,17 +11,9 @@ double Tolerance(DType dtype) {
   return dtype == DType::kBF16 ? 8e-3 : dtype == DType::kF16 ? 1e-3 : 1e-5;
 }
 
-// Runs each problem and compares it with float64. The answers are computed side by side.
+// Runs each problem and compares it with float64.
 void CheckAll(const std::vector<Problem>& problems) {
-  std::vector<std::unique_ptr<Instance>> instances;
-  std::vector<std::future<std::vector<double>>> answers;
   for (const Problem& p : problems) {
-    instances.push_back(std::make_unique<Instance>(p));
-    const Instance* instance = instances.back().get();
-    answers.push_back(std::async(std::launch::async, [instance] { return instance->Answer(); }));
-  }
-  for (size_t i = 0; i < problems.size(); ++i) {
-    const Problem& p = problems[i];
     CAPTURE(p.head_dim);
     CAPTURE(p.group);
     CAPTURE(p.block_size);
@@ -34,8 +24,9 @@ void CheckAll(const std::vector<Problem>& problems) {
     CAPTURE(p.seed);
     CAPTURE(static_cast<int>(p.dtype));
     CAPTURE(static_cast<int>(p.prefill));
-    instances[i]->Run();
-    instances[i]->CheckOut(answers[i].get(), Tolerance(p.dtype));
+    Instance instance(p);
+    instance.Run();
+    instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
   }
 }
 
@@ -279,6 +270,14 @@ TEST_CASE("CUDA decode attention takes a row for each of many CTAs, lengths skew
   CheckAll(problems);
 }
 
+// The plain kernel has a CTA for each token and head.
+Problem ForPlainKernel(Problem p) {
+  if (!SmallSizes()) return p;
+  p.group = std::min<int64_t>(p.group, 3);
+  for (Row& r : p.rows) r.queries = std::min(r.queries, 9);
+  return p;
+}
+
 TEST_CASE("CUDA attention of other dtypes and head dims runs on the plain kernel" *
           doctest::skip(!HasDevice())) {
   std::vector<Problem> problems;
@@ -289,11 +288,7 @@ TEST_CASE("CUDA attention of other dtypes and head dims runs on the plain kernel
     p.head_dim = OneOf<int64_t>(rng, {8, 16, 40, 80, 256});
     p.block_size = OneOf<int64_t>(rng, {1, 5, 8, 16});
     p.gap = OneOf<int64_t>(rng, {0, 3});
-    if (kEmulated) {  // a CTA for each token and head
-      p.group = std::min<int64_t>(p.group, 3);
-      for (Row& r : p.rows) r.queries = std::min(r.queries, 9);
-    }
-    problems.push_back(p);
+    problems.push_back(ForPlainKernel(p));
   }
   CheckAll(problems);
 }
@@ -331,7 +326,7 @@ TEST_CASE("CUDA attention over a cache in fp8 runs on the plain kernel where it 
     p.head_dim = OneOf<int64_t>(rng, {8, 40, 80, 256});
     p.block_size = OneOf<int64_t>(rng, {1, 5, 16});
     p.gap = OneOf<int64_t>(rng, {0, 3});
-    problems.push_back(p);
+    problems.push_back(ForPlainKernel(p));
   }
   CheckAll(problems);
 }
@@ -342,7 +337,7 @@ TEST_CASE("CUDA attention is the CPU op's on a long prefill" * doctest::skip(!Ha
     p.head_dim = head_dim;
     p.seed = 5;
     p.rows = {{700, 2300}, {1, 900}, {1500, 1500}, {64, 4000}};
-    if (kEmulated) p.rows = {{90, 290}, {1, 900}, {190, 190}, {64, 500}};
+    if (SmallSizes()) p.rows = {{90, 290}, {1, 900}, {190, 190}, {64, 500}};
     Instance instance(p);
     instance.Run();
     const std::vector<unsigned char> got = instance.out.bytes();
@@ -393,8 +388,8 @@ TEST_CASE("a row's bits are the same in any batch with fixed splits" *
   Problem alone;
   alone.options.fixed_split = true;
   alone.options.max_queries = 1;
-  constexpr int32_t kLength = Size(7000, 1500);
-  alone.rows = {{1, kLength}};
+  const int32_t length = Size(7000, 1500);
+  alone.rows = {{1, length}};
   Problem batch = alone;
   for (int i = 0; i < Size(255, 40); ++i) batch.rows.push_back({1, 1 + i * 53 % 900});
   Instance one(alone), many(batch);
@@ -404,7 +399,7 @@ TEST_CASE("a row's bits are the same in any batch with fixed splits" *
   const int64_t heads = alone.kv_heads * alone.group * alone.head_dim;
   for (int64_t i = 0; i < heads; ++i) many.q.Put(i, one.q.Get(i));
   many.device_q.Copy(many.q.bytes().data(), int64_t(many.q.bytes().size()));
-  for (int64_t t = 0; t < kLength; ++t) {
+  for (int64_t t = 0; t < length; ++t) {
     const auto block = static_cast<size_t>(t / 16);
     const int32_t from = one.table[block];
     const int32_t to = many.table[size_t(many.row_slot[0] * many.max_blocks) + block];

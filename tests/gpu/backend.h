@@ -1,19 +1,26 @@
-// Where a test of the kernels runs: on a GPU, or in the emulator of tests/emulator, which is some
-// ten thousand times slower.
+// How large the tests of the kernels are. The emulator of tests/emulator is some ten thousand times
+// slower than a GPU, and compute-sanitizer makes a GPU a hundred times slower: there a test has the
+// same cases in smaller sizes. On a GPU OCTAVO_TEST_SIZES=small asks for them.
 #pragma once
+
+#include <cstdlib>
+#include <string_view>
 
 namespace octavo::cuda {
 
+inline bool SmallSizes() {
 #ifdef OCTAVO_EMULATED
-inline constexpr bool kEmulated = true;
+  return true;
 #else
-inline constexpr bool kEmulated = false;
+  static const char* const asked = std::getenv("OCTAVO_TEST_SIZES");
+  return asked != nullptr && std::string_view(asked) == "small";
 #endif
+}
 
-// A size of a test: `on_gpu`, but in the emulator less.
+// A size of a test.
 template <typename T>
-constexpr T Size(T on_gpu, T emulated) {
-  return kEmulated ? emulated : on_gpu;
+T Size(T on_gpu, T small) {
+  return SmallSizes() ? small : on_gpu;
 }
 
 }  // namespace octavo::cuda

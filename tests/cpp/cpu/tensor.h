@@ -1,6 +1,7 @@
 // Tensors for the tests of ops: owned memory with gaps between rows, read and written as doubles.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,12 +18,59 @@ namespace octavo::cpu {
 
 inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-inline double FromHalf(uint16_t h) {
+namespace decoded {
+
+inline double Half(uint16_t h) {
   const int exponent = (h >> 10) & 31, mantissa = h & 1023;
   const double sign = (h & 0x8000) != 0 ? -1.0 : 1.0;
   if (exponent == 31) return mantissa != 0 ? kNan : sign * INFINITY;
   if (exponent == 0) return sign * std::ldexp(mantissa, -24);
   return sign * std::ldexp(1024 + mantissa, exponent - 25);
+}
+
+// e4m3 has no infinity: its largest exponent holds numbers up to 448, and all ones are NaN.
+inline double E4m3(uint8_t code) {
+  const int exponent = (code >> 3) & 15, mantissa = code & 7;
+  const double sign = (code & 0x80) != 0 ? -1.0 : 1.0;
+  if ((code & 0x7f) == 0x7f) return kNan;
+  if (exponent == 0) return sign * std::ldexp(mantissa, -9);
+  return sign * std::ldexp(8 + mantissa, exponent - 10);
+}
+
+// What every code stands for: tests on a GPU read hundreds of millions of numbers.
+template <size_t kCodes, typename F>
+std::vector<double> Table(F decode) {
+  std::vector<double> table;
+  for (size_t code = 0; code < kCodes; ++code) table.push_back(decode(code));
+  return table;
+}
+
+}  // namespace decoded
+
+inline double FromHalf(uint16_t h) {
+  static const std::vector<double> table =
+      decoded::Table<1 << 16>([](size_t code) { return decoded::Half(uint16_t(code)); });
+  return table[h];
+}
+
+inline double FromE4m3(uint8_t code) {
+  static const std::vector<double> table =
+      decoded::Table<1 << 8>([](size_t code) { return decoded::E4m3(uint8_t(code)); });
+  return table[code];
+}
+
+// The code of x > 0 in a format of so many bits of fraction and this bias of exponents: that of the
+// nearest number, of two equally near ones the even code. REQUIRES: the format reaches that far.
+template <int kFraction, int kBias>
+uint32_t NearestCode(double x) {
+  constexpr int kDropped = 52 - kFraction;  // bits of a double's fraction
+  // Below the normal numbers a code counts units; what is rounded up beyond is the first of them.
+  if (x < std::ldexp(1.0, 1 - kBias)) {
+    return static_cast<uint32_t>(std::nearbyint(std::ldexp(x, kBias - 1 + kFraction)));
+  }
+  uint64_t bits = std::bit_cast<uint64_t>(x);
+  bits += (uint64_t{1} << (kDropped - 1)) - 1 + ((bits >> kDropped) & 1);
+  return static_cast<uint32_t>((bits >> kDropped) - (uint64_t{1023 - kBias} << kFraction));
 }
 
 // Rounds a finite double to the nearest half, ties to even; NaN stays NaN.
@@ -31,16 +79,7 @@ inline uint16_t ToHalf(double x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   x = std::fabs(x);
   if (x >= 65520.0) return sign | 0x7c00;
-  int exponent;
-  std::frexp(x, &exponent);
-  const double ulp = std::ldexp(1.0, std::max(exponent - 11, -24));
-  const double units = std::nearbyint(x / ulp);
-  const double value = units * ulp;
-  if (value == 0.0) return sign;
-  std::frexp(value, &exponent);
-  if (exponent < -13) return sign | static_cast<uint16_t>(std::ldexp(value, 24));
-  const auto mantissa = static_cast<uint16_t>(std::ldexp(value, 11 - exponent)) & 1023;
-  return static_cast<uint16_t>(sign | (exponent + 14) << 10 | mantissa);
+  return static_cast<uint16_t>(sign | NearestCode<10, 15>(x));
 }
 
 inline double FromBf16(uint16_t h) {
@@ -58,29 +97,39 @@ inline uint16_t ToBf16(double x) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// e4m3 has no infinity: its largest exponent holds numbers up to 448, and all ones are NaN.
-inline double FromE4m3(uint8_t code) {
-  const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  const double sign = (code & 0x80) != 0 ? -1.0 : 1.0;
-  if ((code & 0x7f) == 0x7f) return kNan;
-  if (exponent == 0) return sign * std::ldexp(mantissa, -9);
-  return sign * std::ldexp(8 + mantissa, exponent - 10);
-}
-
-// Rounds to the nearest number of e4m3 by looking at all of them, of two equally near ones the even
-// code; what lies beyond 448 becomes that.
+// Rounds to the nearest number of e4m3, ties to even; what lies beyond 448 becomes that.
 inline uint8_t ToE4m3(double x) {
   const auto sign = static_cast<uint8_t>(std::signbit(x) ? 0x80 : 0);
   if (std::isnan(x)) return sign | 0x7f;
   x = std::fabs(x);
-  int best = 0;
-  for (int code = 1; code < 0x7f; ++code) {
-    const double now = std::fabs(FromE4m3(static_cast<uint8_t>(code)) - x);
-    const double before = std::fabs(FromE4m3(static_cast<uint8_t>(best)) - x);
-    if (now < before || (now == before && code % 2 == 0) || std::isinf(x)) best = code;
-  }
-  return static_cast<uint8_t>(sign | best);
+  return static_cast<uint8_t>(sign | (x >= 448.0 ? 0x7e : NearestCode<3, 7>(x)));
 }
+
+// Numbers of about a normal distribution: one of a table's, moved by up to 2^-10, so that no two
+// are alike but by chance. What std::normal_distribution computes for each takes several times as
+// long.
+class Normals {
+ public:
+  double operator()(std::mt19937_64& rng) const {
+    const uint64_t bits = rng();
+    return table_[bits % kCount] + 0x1p-63 * static_cast<double>(bits >> 11);
+  }
+
+ private:
+  static constexpr uint64_t kCount = 2048;
+  static std::vector<double> Drawn() {
+    std::mt19937_64 rng(20);
+    std::normal_distribution<double> normal;
+    std::vector<double> drawn;
+    for (uint64_t i = 0; i < kCount; ++i) drawn.push_back(normal(rng));
+    return drawn;
+  }
+  static const std::vector<double>& Table() {
+    static const std::vector<double> table = Drawn();
+    return table;
+  }
+  const double* table_ = Table().data();
+};
 
 // A tensor of float32, bfloat16, float16 or e4m3 whose rows stand `gap` elements apart in memory.
 // All of it, the gaps too, starts as NaN.
@@ -125,18 +174,20 @@ class Tensor {
 
   // Normal numbers in every element (not in the gaps).
   void Randomize(std::mt19937_64& rng, double scale = 1.0) {
-    std::normal_distribution<double> normal(0.0, scale);
-    Each([&](int64_t offset) { Put(offset, normal(rng)); });
+    const Normals normal;
+    Each([&](int64_t offset) { Put(offset, scale * normal(rng)); });
   }
 
   template <typename F>
   void Each(F f) const {
+    const int last = view_.rank - 1;
+    const int64_t size = last < 0 ? 0 : view_.shape[last];
     int64_t index[kMaxRank] = {};
-    for (int64_t n = 0; n < view_.num_elements(); ++n) {
+    for (int64_t n = 0; n < view_.num_elements(); n += size) {
       int64_t offset = 0;
-      for (int d = 0; d < view_.rank; ++d) offset += index[d] * view_.stride[d];
-      f(offset);
-      for (int d = view_.rank - 1; d >= 0 && ++index[d] == view_.shape[d]; --d) index[d] = 0;
+      for (int d = 0; d < last; ++d) offset += index[d] * view_.stride[d];
+      for (int64_t i = 0; i < size; ++i) f(offset + i * view_.stride[last]);
+      for (int d = last - 1; d >= 0 && ++index[d] == view_.shape[d]; --d) index[d] = 0;
     }
   }
 
