@@ -2,9 +2,11 @@
 
     python bench/latency.py --model Qwen3-0.6B
     python bench/latency.py --model Llama-3.1-8B --output latency.json
+    python bench/latency.py --batches 1,128 --kernels
 
 A step's idle time comes from a trace of the device: the pauses between one step's last kernel and the next
-one's first, which is what the host costs, and those between the kernels of one step.
+one's first, which is what the host costs, and those between the kernels of one step. --kernels prints that
+trace kernel by kernel.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from device_trace import as_json, pauses, spans_of, table
 from model_folders import CONFIGS, model_folder
 from torch.profiler import ProfilerActivity, profile
 
@@ -33,7 +36,6 @@ BATCHES = (1, 8, 64, 256)
 PROMPTS = (128, 2048, 8192)
 CONTEXT = 512  # tokens of each prompt of a batch
 STEPS = 30
-STEP_GAP_US = 4.0  # kernels of one graph follow each other within less
 
 
 def main() -> int:
@@ -42,6 +44,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="Qwen3-0.6B", help=f"a folder, or one of {', '.join(CONFIGS)}")
+    parser.add_argument("--batches", type=sizes, default=BATCHES, help="rows of decode steps, a comma list")
+    parser.add_argument("--kernels", action="store_true", help="print the device's time by kernel")
     parser.add_argument("--output", help="JSON file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as parent:
@@ -49,7 +53,7 @@ def main() -> int:
         load_format = "dummy" if args.model in CONFIGS else "auto"
         llm = LLM(str(folder), device="cuda", load_format=load_format, max_model_len=max(PROMPTS) + 1024)
     first = [first_token(llm, length) for length in PROMPTS]
-    steps = [decode(llm, batch) for batch in BATCHES]
+    steps = [decode(llm, batch, kernels=args.kernels) for batch in args.batches]
     result = {
         "benchmark": "latency",
         "date": datetime.date.today().isoformat(),
@@ -86,8 +90,13 @@ def first_token(llm: LLM, length: int) -> dict[str, float]:
     return {"prompt_tokens": length, "ms": round(median, 3)}
 
 
-def decode(llm: LLM, batch: int) -> dict[str, float]:
-    """Wall time of a decode step, and the device's pauses in it."""
+def sizes(text: str) -> tuple[int, ...]:
+    """Numbers of rows of a comma list."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def decode(llm: LLM, batch: int, *, kernels: bool = False) -> dict[str, Any]:
+    """Wall time of a decode step, and the device's pauses in it; with `kernels` what each kernel takes."""
     engine = llm.llm_engine
     for i in range(batch):
         params = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
@@ -102,32 +111,22 @@ def decode(llm: LLM, batch: int) -> dict[str, float]:
         for _ in range(STEPS):
             engine.step()
         torch.cuda.synchronize()
-    between, within = pauses(trace)
+    spans = spans_of(trace)
+    between, within = (us / STEPS for us in pauses(spans))
     engine.abort_request(list(engine.unfinished_request_ids()))
     while engine.has_unfinished_requests():
         engine.step()
     print(f"batch {batch:4}: step {wall:8.3f} ms, idle between {between:5.1f} us, within {within:5.1f} us")
-    return {
+    result: dict[str, Any] = {
         "batch": batch,
         "step_ms": round(wall, 4),
         "idle_between_us": round(between, 2),
         "idle_within_us": round(within, 2),
     }
-
-
-def pauses(trace: Any) -> tuple[float, float]:
-    """Microseconds a step in which nothing ran: in pauses as between steps, and in shorter ones."""
-    device = torch.autograd.DeviceType.CUDA
-    spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type == device)
-    long = short = 0.0
-    last = spans[0][1]
-    for start, end in spans:
-        if start - last > STEP_GAP_US:
-            long += start - last
-        elif start > last:
-            short += start - last
-        last = max(last, end)
-    return long / STEPS, short / STEPS
+    if kernels:
+        print(table(spans, STEPS))
+        result["kernels"] = as_json(spans, STEPS)
+    return result
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 A name of model_folders.py is measured with random weights. What is not given is at the engine's own default.
 Two engines are comparable when they ran one after the other on the same machine: quote ratios, not times.
-Reported besides: seconds until the engine is made, and until it has given its first token.
+Reported besides: seconds until the engine is made, and until it has given its first token. --kernels runs
+each workload once more and prints what the device did, kernel by kernel; that run is slower and not counted.
 """
 
 from __future__ import annotations
@@ -197,6 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.85)
     parser.add_argument("--max-model-len", type=int, help="default: the longest request, in units of 4096")
     parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="print the device's time by kernel")
     parser.add_argument("--extra", default="{}", help="further options of the engine, as JSON")
     parser.add_argument("--output", help="JSON file to write")
     return parser.parse_args()
@@ -256,7 +258,24 @@ def measure(engine: Engine, jobs: list[Job], args: argparse.Namespace) -> list[d
             f"{row['output_tokens_per_second']:10.1f} tok/s {row['ms_per_token']:8.3f} ms/token",
             flush=True,
         )
+        if args.kernels:
+            row["kernels"] = traced(engine, job)
     return rows
+
+
+def traced(engine: Engine, job: Job) -> list[dict[str, Any]]:
+    """Run a job once more under the profiler; print and return what each kernel took."""
+    import torch
+    from device_trace import as_json, spans_of, table
+    from torch.profiler import ProfilerActivity, profile
+
+    engine.reset()
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as trace:
+        engine.generate(job)
+        torch.cuda.synchronize()
+    spans = spans_of(trace)
+    print(table(spans), flush=True)
+    return as_json(spans)
 
 
 class DeviceMemory(threading.Thread):

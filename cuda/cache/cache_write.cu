@@ -3,23 +3,27 @@
 //
 // Shapes: k, v [N, Hk, D]; cache [B, 2, Hk, bs, D]; slot [N] int64. float32, bfloat16 and float16
 // alike: only bytes move. Into a cache of e4m3 goes what is left of x / scale. Grid: one thread
-// copies one unit (16 bytes where every row is aligned to that, else one element) of K or of V; a
-// block covers whole tokens, kThreads / (units of a token) of them. Bound by bytes: reads and
-// writes 2 * N * Hk * D elements.
+// copies one unit (16 bytes where every row is aligned to that, else one element) of K or of V of
+// kTogether tokens, loaded before their slots are looked at; a block covers whole tokens. Bound by
+// bytes: reads and writes 2 * N * Hk * D elements.
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <string>
 
+#include "cache/slot.cuh"
 #include "common/e4m3.cuh"
 #include "common/element.cuh"
+#include "common/host_device.h"
 #include "common/launch.h"
+#include "common/ptx.cuh"
 #include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kTogether = 2;  // tokens of which a thread has a unit under way
 static_assert(sizeof(uint4) == kWideBytes);
 
 // Strides in bytes, 64 bits: the pool crosses 2^31 elements.
@@ -38,52 +42,78 @@ struct Params {
   int32_t block_size;
   int32_t row_units;    // of one head's K or V
   int32_t token_units;  // of one token's K and V
-  int32_t tokens_per_block;
   float k_scale;
   float v_scale;
 };
 
 // How one unit of a row gets into the cache: as it is, or in e4m3.
-template <typename Unit>
+template <typename T>
 struct CopyUnit {
+  using Unit = T;
   static constexpr int kFrom = sizeof(Unit), kTo = sizeof(Unit);
-  static __device__ __forceinline__ void Move(const char* from, char* to, float) {
-    *reinterpret_cast<Unit*>(to) = __ldg(reinterpret_cast<const Unit*>(from));
+  static __device__ __forceinline__ Unit Get(const char* from) {
+    return *reinterpret_cast<const Unit*>(from);
+  }
+  static __device__ __forceinline__ void Put(const Unit& unit, char* to, float) {
+    *reinterpret_cast<Unit*>(to) = unit;
   }
 };
 
 template <typename T, int kWidth>
 struct QuantizeUnit {
-  static constexpr int kFrom = kWidth * sizeof(T), kTo = kWidth;
-  static __device__ __forceinline__ void Move(const char* from, char* to, float scale) {
+  using Unit = ElementPack<T, kWidth>;
+  static constexpr int kFrom = sizeof(Unit), kTo = kWidth;
+  static __device__ __forceinline__ Unit Get(const char* from) {
+    return LoadPack<T, kWidth>(reinterpret_cast<const T*>(from));
+  }
+  static __device__ __forceinline__ void Put(const Unit& unit, char* to, float scale) {
     float x[kWidth];
-    LoadElements<T, kWidth>(reinterpret_cast<const T*>(from), x);
+    ToFloats(unit, x);
     StoreCodes(to, x, scale);
   }
 };
 
-template <class Unit>
-__global__ void __launch_bounds__(kThreads) CacheWriteKernel(const Params p) {
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block + threadIdx.y;
-  if (token >= p.tokens) return;
-  const int64_t slot = p.slot[token];
+// The place of a slot, or null where it lies outside the cache.
+__device__ __forceinline__ char* PlaceOfSlot(const Params& p, int64_t slot) {
   // One unsigned comparison refuses negative slots and those beyond the cache.
-  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(p.slots)) return;
-  const int64_t block = slot / p.block_size;
-  const int64_t place = slot - block * p.block_size;
-  char* target = p.cache + block * p.block_stride + place * p.place_stride;
+  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(p.slots)) return nullptr;
+  const int64_t block = BlockOfSlot(slot, p.slots, p.block_size);
+  return p.cache + block * p.block_stride + (slot - block * p.block_size) * p.place_stride;
+}
+
+template <class Move>
+__global__ void __launch_bounds__(kThreads) CacheWriteKernel(const __grid_constant__ Params p) {
+  using Unit = typename Move::Unit;
+  GridDependencyWait();
+  GridDependencyLaunch();
+  const int64_t first = int64_t{blockIdx.x} * blockDim.y * kTogether + threadIdx.y;
+  if (first >= p.tokens) return;
   const int32_t half = p.token_units / 2;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.token_units;
        i += static_cast<int32_t>(blockDim.x)) {
     const int kv = i < half ? 0 : 1;
-    const int32_t j = i - kv * half;
-    const int32_t head = j / p.row_units;
+    const int32_t j = i - kv * half, head = j / p.row_units;
     const int64_t unit = j - head * p.row_units;
     // Selected, not indexed by kv: an index would put the arrays into local memory.
-    const char* row = kv == 0 ? p.source[0] + token * p.token_stride[0] + head * p.head_stride[0]
-                              : p.source[1] + token * p.token_stride[1] + head * p.head_stride[1];
-    char* to = target + kv * p.kv_stride + head * p.cache_head_stride + unit * Unit::kTo;
-    Unit::Move(row + unit * Unit::kFrom, to, kv == 0 ? p.k_scale : p.v_scale);
+    const int64_t stride = kv == 0 ? p.token_stride[0] : p.token_stride[1];
+    const char* const from =
+        (kv == 0 ? p.source[0] + head * p.head_stride[0] : p.source[1] + head * p.head_stride[1]) +
+        unit * Move::kFrom;
+    Unit units[kTogether];
+    int64_t slot[kTogether];
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
+      // A token beyond the last is loaded as the last and goes nowhere.
+      const int64_t token = first + t * int64_t{blockDim.y};
+      slot[t] = token < p.tokens ? p.slot[token] : -1;
+      units[t] = Move::Get(from + Min(token, p.tokens - 1) * stride);
+    }
+    const int64_t to = kv * p.kv_stride + head * p.cache_head_stride + unit * Move::kTo;
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
+      char* const place = PlaceOfSlot(p, slot[t]);
+      if (place != nullptr) Move::Put(units[t], place + to, kv == 0 ? p.k_scale : p.v_scale);
+    }
   }
 }
 
@@ -120,14 +150,13 @@ Params MakeParams(const CacheWriteArgs& a) {
   return p;
 }
 
-template <class Unit>
+template <class Move>
 Status LaunchUnits(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
-  p.row_units = static_cast<int32_t>(row_bytes / Unit::kFrom);
+  p.row_units = static_cast<int32_t>(row_bytes / Move::kFrom);
   p.token_units = static_cast<int32_t>(2 * heads * p.row_units);
   const unsigned x = static_cast<unsigned>(p.token_units < kThreads ? p.token_units : kThreads);
   const unsigned y = kThreads / x;
-  p.tokens_per_block = static_cast<int32_t>(y);
-  const int64_t grid = (p.tokens + y - 1) / y;
+  const int64_t grid = CeilDiv(p.tokens, int64_t{y} * kTogether);
   if (grid > INT32_MAX) {
     return Status::InvalidArgument("cache_write: k has " + std::to_string(p.tokens) +
                                    " tokens, need fewer than 2^31");
@@ -137,7 +166,7 @@ Status LaunchUnits(Params p, int64_t heads, int64_t row_bytes, Stream stream) {
   shape.threads = x;
   shape.threads_y = y;
   shape.stream = stream;
-  return Launch(CacheWriteKernel<Unit>, shape, p);
+  return LaunchDependent(CacheWriteKernel<Move>, shape, p);
 }
 
 template <typename T>

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 namespace octavo::cuda {
@@ -35,6 +36,33 @@ struct alignas(kWidth * sizeof(T)) ElementPack {
   T element[kWidth];
 };
 
+// One access of 16 bytes. A pack that is assigned, or read through a reference, is loaded an
+// element at a time where the compiler sees through it.
+template <typename T, int kWidth>
+__device__ __forceinline__ ElementPack<T, kWidth> LoadPack(const T* from) {
+  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
+  ElementPack<T, kWidth> pack;
+  if constexpr (kWidth == 1) {
+    pack.element[0] = *from;
+  } else {
+    const uint4 bytes = *reinterpret_cast<const uint4*>(from);
+    static_assert(sizeof(bytes) == sizeof(pack));
+    memcpy(static_cast<void*>(&pack), &bytes, sizeof(pack));
+  }
+  return pack;
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void StorePack(T* to, const ElementPack<T, kWidth>& pack) {
+  if constexpr (kWidth == 1) {
+    *to = pack.element[0];
+  } else {
+    uint4 bytes;
+    memcpy(&bytes, &pack, sizeof(bytes));
+    *reinterpret_cast<uint4*>(to) = bytes;
+  }
+}
+
 template <typename T, int kWidth>
 __device__ __forceinline__ void ToFloats(const ElementPack<T, kWidth>& pack, float (&x)[kWidth]) {
 #pragma unroll
@@ -43,8 +71,7 @@ __device__ __forceinline__ void ToFloats(const ElementPack<T, kWidth>& pack, flo
 
 template <typename T, int kWidth>
 __device__ __forceinline__ void LoadElements(const T* from, float (&x)[kWidth]) {
-  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
-  ToFloats(*reinterpret_cast<const ElementPack<T, kWidth>*>(from), x);
+  ToFloats(LoadPack<T, kWidth>(from), x);
 }
 
 template <typename T, int kWidth>
@@ -53,7 +80,7 @@ __device__ __forceinline__ void StoreElements(T* to, const float (&x)[kWidth]) {
   ElementPack<T, kWidth> pack;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) Store(&pack.element[i], x[i]);
-  *reinterpret_cast<ElementPack<T, kWidth>*>(to) = pack;
+  StorePack(to, pack);
 }
 
 }  // namespace octavo::cuda

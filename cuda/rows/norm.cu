@@ -50,7 +50,7 @@ __device__ __forceinline__ ElementPack<T, kWidth> AddToResidual(const ElementPac
   ElementPack<T, kWidth> sum;
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) Store(&sum.element[j], x[j] + r[j]);
-  *reinterpret_cast<ElementPack<T, kWidth>*>(residual) = sum;
+  StorePack(residual, sum);
   return sum;
 }
 
@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
 #pragma unroll
   for (int v = 0; v < kKept; ++v) {
     if (first + v * step >= p.n) continue;
-    kept[v] = *reinterpret_cast<const Pack*>(x + first + v * step);
-    if constexpr (kAdd) before[v] = *reinterpret_cast<const Pack*>(residual + first + v * step);
+    kept[v] = LoadPack<T, kWidth>(x + first + v * step);
+    if constexpr (kAdd) before[v] = LoadPack<T, kWidth>(residual + first + v * step);
   }
 #pragma unroll
   for (int v = 0; v < kKept; ++v) {
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
     sum = AddSquares(sum, a);
   }
   for (int i = first + kKept * step; i < p.n; i += step) {
-    Pack a = *reinterpret_cast<const Pack*>(x + i);
+    Pack a = LoadPack<T, kWidth>(x + i);
     if constexpr (kAdd) {
-      a = AddToResidual<T, kWidth>(a, *reinterpret_cast<const Pack*>(residual + i), residual + i);
+      a = AddToResidual<T, kWidth>(a, LoadPack<T, kWidth>(residual + i), residual + i);
     }
     float b[kWidth];
     ToFloats(a, b);
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
     if (first + v * step < p.n) store(kept[v], first + v * step);
   }
   for (int i = first + kKept * step; i < p.n; i += step) {
-    store(*reinterpret_cast<const Pack*>((kAdd ? residual : x) + i), i);
+    store(LoadPack<T, kWidth>((kAdd ? residual : x) + i), i);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include "base/ops_check.h"
+#include "cache/slot.cuh"
 #include "common/e4m3.cuh"
 #include "common/launch.h"
 #include "common/rows.h"
@@ -32,7 +33,8 @@ struct Params {
 // The address of a token's K of a head in the cache, or null.
 __device__ __forceinline__ char* SlotAddress(const CachePlace& c, int64_t slot, int head) {
   if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(c.slots)) return nullptr;
-  const int64_t block = slot / c.block_size, within = slot - block * c.block_size;
+  const int64_t block = BlockOfSlot(slot, c.slots, c.block_size);
+  const int64_t within = slot - block * c.block_size;
   return c.cache + block * c.block_stride + head * c.head_stride + within * c.place_stride;
 }
 

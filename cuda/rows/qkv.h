@@ -39,7 +39,7 @@ struct QkvParams {
 };
 
 // Whether the pair kernel takes these heads: halves of a power of two of 16-byte pieces, all of the
-// head turned, rows on 16 bytes.
+// head turned, rows and angles on 16 bytes.
 bool FitsPairs(DType dtype, const QkvParams& p, bool wide);
 
 // REQUIRES: FitsPairs.

@@ -3,13 +3,15 @@
 //
 // Shapes as in ops.h. Grid: a CTA a token, or several where tokens are few. A lane holds one piece
 // of each half of a head, so both elements of a pair are in its registers; 4 to 16 lanes share a
-// head and a CTA's groups of lanes take the heads of its token in turn, with the angles in
-// registers. Sums over a head run in the order of rms_norm. Bound by bytes: q, k and v read once, q
-// and the cache written once.
+// head, and a CTA's groups of lanes take the heads of its token in rounds. A lane loads its pieces
+// of several rounds before it looks at the position, the angles and the slot, of which each waits
+// for the one before. Sums over a head run in the order of rms_norm. Bound by bytes: q, k and v
+// read once, q and the cache written once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "cache/slot.cuh"
 #include "common/e4m3.cuh"
 #include "common/host_device.h"
 #include "rows/norm.cuh"
@@ -19,43 +21,60 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kPairThreads = 128;
+constexpr int kPairCtas = 5;         // of a multiprocessor
+constexpr int kRounds = 2;           // whose loads are under way together
 constexpr int64_t kFewTokens = 256;  // up to here every CTA takes one round of heads
 constexpr int kMaxLanes = 16;  // of a head: rms_norm gives every lane of a warp at most one piece
 
-// Where a head of a token comes from and goes to. `to` is null where nothing is to be done.
+// Where a head of a token goes. `to` is null where nothing is to be done.
 struct HeadPlace {
-  const char* from;
   char* to;
   const char* weight;
   bool turn;
   float scale;  // of a cache in e4m3; 0: T is stored
 };
 
+// Heads are numbered over q, k and v.
+__device__ __forceinline__ char* SourceOfHead(const QkvParams& p, int64_t token, int head) {
+  if (head < p.q_heads) return p.q + token * p.q_stride.token + head * p.q_stride.head;
+  head -= p.q_heads;
+  if (head < p.kv_heads) return p.k + token * p.k_stride.token + head * p.k_stride.head;
+  head -= p.kv_heads;
+  return const_cast<char*>(p.v) + token * p.v_stride.token + head * p.v_stride.head;
+}
+
 __device__ __forceinline__ HeadPlace PlaceOfHead(const QkvParams& p, int64_t token, int head,
                                                  int64_t slot_offset) {
-  if (head < p.q_heads) {
-    char* const q = p.q + token * p.q_stride.token + head * p.q_stride.head;
-    return {q, q, p.q_norm, true, 0.0f};
-  }
+  if (head < p.q_heads) return {SourceOfHead(p, token, head), p.q_norm, true, 0.0f};
+  if (p.place.cache == nullptr) return {SourceOfHead(p, token, head), p.k_norm, true, 0.0f};
   head -= p.q_heads;
   const bool is_v = head >= p.kv_heads;
   head -= is_v ? p.kv_heads : 0;
-  char* const k = p.k + token * p.k_stride.token + head * p.k_stride.head;
-  if (p.place.cache == nullptr) return {k, k, p.k_norm, true, 0.0f};
   char* const slot =
       slot_offset < 0 ? nullptr : p.place.cache + slot_offset + head * p.place.head_stride;
-  if (!is_v) return {k, slot, p.k_norm, true, p.place.k_scale};
-  return {p.v + token * p.v_stride.token + head * p.v_stride.head,
-          slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false, p.place.v_scale};
+  if (!is_v) return {slot, p.k_norm, true, p.place.k_scale};
+  return {slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false, p.place.v_scale};
 }
 
-// Byte offset of a token's first head in the cache; -1: it goes nowhere.
-__device__ __forceinline__ int64_t SlotOffset(const QkvParams& p, int64_t token) {
-  if (p.place.cache == nullptr) return -1;
-  const int64_t slot = p.slot[token];
-  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(p.place.slots)) return -1;
-  const int64_t block = slot / p.place.block_size;
-  return block * p.place.block_stride + (slot - block * p.place.block_size) * p.place.place_stride;
+// Byte offset of a slot of the first head in the cache; -1: it goes nowhere.
+__device__ __forceinline__ int64_t SlotOffset(const CachePlace& c, int64_t slot) {
+  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(c.slots)) return -1;
+  const int64_t block = BlockOfSlot(slot, c.slots, c.block_size);
+  return block * c.block_stride + (slot - block * c.block_size) * c.place_stride;
+}
+
+// Neighbours of the table of angles. REQUIRES: `from` on 16 bytes.
+template <int kWidth>
+__device__ __forceinline__ void LoadFloats(const float* from, float (&x)[kWidth]) {
+  constexpr int kEach = kWideElements<float>;
+  static_assert(kWidth % kEach == 0);
+#pragma unroll
+  for (int j = 0; j < kWidth; j += kEach) {
+    float part[kEach];
+    LoadElements<float, kEach>(from + j, part);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) x[j + i] = part[i];
+  }
 }
 
 template <typename T, int kWidth>
@@ -68,8 +87,56 @@ __device__ __forceinline__ void NormPiece(const char* weight, int at, float inve
   for (int j = 0; j < kWidth; ++j) x[j] = Rounded<T>(x[j]);  // what rms_norm would have stored
 }
 
+// A lane's part of a head, as it is stored.
 template <typename T>
-__global__ void __launch_bounds__(kPairThreads) PairKernel(const __grid_constant__ QkvParams p) {
+struct HeadPiece {
+  ElementPack<T, kWideElements<T>> first, second;
+};
+
+// Norms, turns and stores one lane's part of a head. All lanes of a warp come together: sums are
+// exchanged among them.
+template <typename T>
+__device__ __forceinline__ void FinishPiece(const QkvParams& p, const HeadPlace& place,
+                                            const HeadPiece<T>& piece, int at, int lanes,
+                                            const float (&c)[kWideElements<T>],
+                                            const float (&s)[kWideElements<T>], bool turn,
+                                            bool there) {
+  constexpr int kWidth = kWideElements<T>;
+  const int half = p.head_dim / 2;
+  float a[kWidth], b[kWidth];
+  ToFloats(piece.first, a);
+  ToFloats(piece.second, b);
+  if (p.q_norm != nullptr) {
+    float sum = AddSquares(0.0f, a) + AddSquares(0.0f, b);
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+    if (place.weight != nullptr) {
+      const float inverse = InverseRms(sum, p.head_dim, p.eps);
+      NormPiece<T, kWidth>(place.weight, at, inverse, p.offset, a);
+      NormPiece<T, kWidth>(place.weight, half + at, inverse, p.offset, b);
+    }
+  }
+  if (place.turn && turn) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) Rotate(a[j], b[j], c[j], s[j], &a[j], &b[j]);
+  }
+  if (place.to == nullptr || !there) return;
+  if (place.scale != 0.0f) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      a[j] = Rounded<T>(a[j]);
+      b[j] = Rounded<T>(b[j]);
+    }
+    StoreCodes(place.to + at, a, place.scale);
+    StoreCodes(place.to + half + at, b, place.scale);
+    return;
+  }
+  StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + at, a);
+  StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + half + at, b);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kPairThreads, kPairCtas)
+    PairKernel(const __grid_constant__ QkvParams p) {
   constexpr int kWidth = kWideElements<T>;
   GridDependencyWait();
   GridDependencyLaunch();
@@ -77,49 +144,36 @@ __global__ void __launch_bounds__(kPairThreads) PairKernel(const __grid_constant
   const int half = p.head_dim / 2, lanes = half / kWidth;
   const int group = threadIdx.x / lanes, groups = kPairThreads / lanes;
   const int at = (threadIdx.x - group * lanes) * kWidth;
-  const int64_t slot_offset = SlotOffset(p, token);
-  const float* const cos = p.table.Of(p.position[token]);
-  float c[kWidth], s[kWidth];
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-    c[j] = cos == nullptr ? 1.0f : cos[at + j];
-    s[j] = cos == nullptr ? 0.0f : cos[half + at + j];
-  }
-  // All lanes of a warp stay together: sums are exchanged among them.
+  const int step = static_cast<int>(gridDim.y) * groups;
+  const int32_t position = p.position[token];
+  const int64_t slot = p.place.cache == nullptr ? -1 : p.slot[token];
 #pragma unroll 1
-  for (int first = static_cast<int>(blockIdx.y) * groups; first < p.token_heads;
-       first += static_cast<int>(gridDim.y) * groups) {
-    const int head = Min(first + group, p.token_heads - 1);
-    const HeadPlace place = PlaceOfHead(p, token, head, slot_offset);
-    float a[kWidth], b[kWidth];
-    LoadElements<T, kWidth>(reinterpret_cast<const T*>(place.from) + at, a);
-    LoadElements<T, kWidth>(reinterpret_cast<const T*>(place.from) + half + at, b);
-    if (p.q_norm != nullptr) {
-      float sum = AddSquares(0.0f, a) + AddSquares(0.0f, b);
-      for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-      if (place.weight != nullptr) {
-        const float inverse = InverseRms(sum, p.head_dim, p.eps);
-        NormPiece<T, kWidth>(place.weight, at, inverse, p.offset, a);
-        NormPiece<T, kWidth>(place.weight, half + at, inverse, p.offset, b);
-      }
-    }
-    if (place.turn && cos != nullptr) {
+  for (int begin = static_cast<int>(blockIdx.y) * groups; begin < p.token_heads;
+       begin += kRounds * step) {
+    HeadPiece<T> piece[kRounds];
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) Rotate(a[j], b[j], c[j], s[j], &a[j], &b[j]);
+    for (int r = 0; r < kRounds; ++r) {
+      if (begin + r * step >= p.token_heads) break;
+      const int head = Min(begin + r * step + group, p.token_heads - 1);
+      const T* const from = reinterpret_cast<const T*>(SourceOfHead(p, token, head)) + at;
+      piece[r].first = LoadPack<T, kWidth>(from);
+      piece[r].second = LoadPack<T, kWidth>(from + half);
     }
-    if (place.to == nullptr || first + group >= p.token_heads) continue;
-    if (place.scale != 0.0f) {
+    // The loads above wait for neither the position nor the slot.
+    const float* const cos = p.table.Of(position);
+    float c[kWidth] = {}, s[kWidth] = {};
+    if (cos != nullptr) {
+      LoadFloats(cos + at, c);
+      LoadFloats(cos + half + at, s);
+    }
+    const int64_t slot_offset = SlotOffset(p.place, slot);
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) {
-        a[j] = Rounded<T>(a[j]);
-        b[j] = Rounded<T>(b[j]);
-      }
-      StoreCodes(place.to + at, a, place.scale);
-      StoreCodes(place.to + half + at, b, place.scale);
-      continue;
+    for (int r = 0; r < kRounds; ++r) {
+      if (begin + r * step >= p.token_heads) break;
+      const int head = begin + r * step + group;
+      const HeadPlace place = PlaceOfHead(p, token, Min(head, p.token_heads - 1), slot_offset);
+      FinishPiece(p, place, piece[r], at, lanes, c, s, cos != nullptr, head < p.token_heads);
     }
-    StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + at, a);
-    StoreElements<T, kWidth>(reinterpret_cast<T*>(place.to) + half + at, b);
   }
 }
 
@@ -128,7 +182,9 @@ __global__ void __launch_bounds__(kPairThreads) PairKernel(const __grid_constant
 bool FitsPairs(DType dtype, const QkvParams& p, bool wide) {
   const int lanes = p.head_dim / (2 * kWideBytes / DTypeSize(dtype));
   const bool power = lanes > 0 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0;
-  return wide && power && lanes * 2 * kWideBytes == p.head_dim * DTypeSize(dtype) &&
+  const bool wide_angles = reinterpret_cast<uintptr_t>(p.table.cos_sin) % kWideBytes == 0 &&
+                           p.table.stride % kWideElements<float> == 0;
+  return wide && wide_angles && power && lanes * 2 * kWideBytes == p.head_dim * DTypeSize(dtype) &&
          p.table.half * 2 == p.head_dim && !p.table.interleaved && p.tokens <= INT32_MAX;
 }
 

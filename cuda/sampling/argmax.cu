@@ -28,15 +28,11 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   const RowTeam team;
   const int64_t row = blockIdx.x / team.size;
   const T* const x = static_cast<const T*>(p.logits) + row * p.stride;
-  unsigned long long key = 0;
-  bool nan = false;
-  ForEach<kWidth, 16>(team, x, p.vocab, [&](int i, float value) {
-    nan = nan || isnan(value);
-    const unsigned long long mine = LargestKey(value, i);
-    key = mine > key ? mine : key;
-  });
+  LargestOfThread mine;
+  ForEach<kWidth, kAheadOfLargest>(team, x, p.vocab,
+                                   [&](int i, float value) { mine.Take(i, value); });
   team.Sync();  // all have begun: their shared memory is there
-  const Largest largest = FindLargest(team, x, key, nan, &scratch);
+  const Largest largest = FindLargest(team, x, mine, &scratch);
   if (threadIdx.x == 0 && team.rank == 0) p.token[row] = largest.nan ? -1 : largest.id;
   team.Sync();
 }

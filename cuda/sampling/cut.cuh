@@ -151,9 +151,10 @@ __device__ inline bool FindBin(int level, uint32_t prefix, int count, double fra
 
 // The cut at which at least `count` elements and, with a fraction >= 0, that part of the whole mass
 // are kept. REQUIRES: count >= 1. At most kGathered elements are left where it is not exact.
-template <class ForEachKey, class KeyOf>
-__device__ Cut FindCut(const RowTeam& team, ForEachKey for_each, KeyOf key_of, int n, int count,
-                       double fraction, BinScratch* bins, PickScratch* pick) {
+// key_of(i, x[i]) is the key of an element.
+template <int kWidth, typename T, class ForEachKey, class KeyOf>
+__device__ Cut FindCut(const RowTeam& team, const T* x, ForEachKey for_each, KeyOf key_of, int n,
+                       int count, double fraction, BinScratch* bins, PickScratch* pick) {
   Cut cut;
   CountAndMass above;
   uint32_t prefix = 0;
@@ -178,9 +179,8 @@ __device__ Cut FindCut(const RowTeam& team, ForEachKey for_each, KeyOf key_of, i
     need = fmax(need, ceil(missing / static_cast<double>(__uint_as_float(cut.low))));
   }
   const uint32_t low = cut.low;
-  cut.tie_end = 1 + PickInOrder(
-                        team, n, [&](int i) { return key_of(i) == low ? 1.0 : 0.0; },
-                        [&](double) { return need - 0.5; }, pick);
+  const auto tie = [&](int i, float value) { return key_of(i, value) == low ? 1.0f : 0.0f; };
+  cut.tie_end = 1 + PickInOrder<kWidth>(team, x, n, tie, [&](double) { return need - 0.5; }, pick);
   return cut;
 }
 
@@ -205,9 +205,19 @@ __device__ uint32_t LowestSorted(const RowTeam& team, ForEachKey for_each, doubl
   return most.mass <= mass ? 0 : static_cast<uint32_t>(lowest) << LevelShift(0);
 }
 
+// A key that at least `count` elements of the row reach, from the largest key of each thread of the
+// team: the count-th largest of those, or a little less. 1 where fewer threads have any.
+__device__ inline uint32_t KeyOfLargest(const RowTeam& team, uint32_t key, int count,
+                                        BinScratch* bins) {
+  double total = 0.0;
+  FillBins(team, [&](auto f) { f(0, key); }, 0, 0, false, bins);
+  FindBin(0, 0, count, -1.0, {}, &total, bins);
+  return bins->bin <= 0 ? 1 : static_cast<uint32_t>(bins->bin) << LevelShift(0);
+}
+
 // Gathers the elements at or above `low` into the first CTA's `gathered`, at most kGathered, in no
-// order; returns how many. gathered[i] = key and ~index, so that falling order is that of values,
-// then of indices.
+// order; returns how many there are, which may be more. gathered[i] = key and ~index, so that
+// falling order is that of values, then of indices.
 template <class ForEachKey>
 __device__ int Gather(const RowTeam& team, ForEachKey for_each, uint32_t low,
                       unsigned long long* gathered, int* counter) {
@@ -223,7 +233,7 @@ __device__ int Gather(const RowTeam& team, ForEachKey for_each, uint32_t low,
     }
   });
   team.Sync();
-  return Min(*count, kGathered);
+  return *count;
 }
 
 // Sorts n <= kGathered words, falling; what lies behind them up to the next power of two is

@@ -38,16 +38,17 @@ __device__ __forceinline__ uint32_t TopKey(float x) { return x > -INFINITY ? Ord
 
 // Leaves the ids of the k likeliest in `gathered`, sorted; returns how many there are.
 template <int kWidth>
-__device__ int FindTop(const RowTeam& team, const float* x, int vocab, int k, LogprobScratch* s) {
+__device__ __noinline__ int FindTop(const RowTeam team, const float* x, int vocab, int k,
+                                    LogprobScratch* s) {
   Cut kept;
   const auto for_each = [&](auto f) {
-    ForEach<kWidth, 8>(team, x, vocab, [&](int i, float value) {
+    ForEach<kWidth, kAhead<kWidth>>(team, x, vocab, [&](int i, float value) {
       const uint32_t key = TopKey(value);
       f(i, kept.Keeps(key, i) ? key : 0u);
     });
   };
-  const auto key_of = [&](int i) { return TopKey(x[i]); };
-  const Cut cut = FindCut(team, for_each, key_of, vocab, k, -1.0, &s->bins, &s->pick);
+  const auto key_of = [&](int, float value) { return TopKey(value); };
+  const Cut cut = FindCut<kWidth>(team, x, for_each, key_of, vocab, k, -1.0, &s->bins, &s->pick);
   if (cut.exact) kept = cut;
   const int n = Gather(team, for_each, cut.low, s->gathered, &s->pick.last);
   SortFalling(s->gathered, n);
@@ -74,16 +75,14 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     if (threadIdx.x == 0) p.rank[s] = 0;
     return;
   }
-  unsigned long long key = 0;
-  ForEach<kWidth, 8>(team, x, p.vocab, [&](int i, float value) {
-    const unsigned long long mine = isnan(value) ? 0 : LargestKey(value, i);
-    key = mine > key ? mine : key;
-  });
-  const float largest = FindLargest(team, x, key, false, &scratch->largest).value;
+  LargestOfThread mine;
+  ForEach<kWidth, kAhead<kWidth>>(team, x, p.vocab,
+                                  [&](int i, float value) { mine.Take(i, value); });
+  const float largest = FindLargest(team, x, mine, &scratch->largest).value;
   const float chosen = x[token];
   float sum = 0.0f;
   int larger = 0;
-  ForEach<kWidth, 8>(team, x, p.vocab, [&](int, float value) {
+  ForEach<kWidth, kAhead<kWidth>>(team, x, p.vocab, [&](int, float value) {
     sum += value == largest ? 1.0f : expf(value - largest);
     larger += value > chosen ? 1 : 0;
   });

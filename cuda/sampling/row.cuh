@@ -19,36 +19,35 @@ static_assert(kRowWarps <= kWarpSize, "one warp scans the warps' sums");
 inline constexpr int kMaxVocab = 1 << 20;  // sums of 12-bit parts of mantissas fit 32 bits
 inline constexpr int kChunks = 2 * kRowThreads;
 
-// Calls f(index, value) for the elements of this CTA. kWidth elements an access: 1, or 16 bytes
-// where the row is aligned to them. kAhead elements, or the bytes of as many floats, are loaded
-// before they are used.
+// Calls f(index, value) for the elements of this CTA, a thread's in rising order. kWidth elements
+// an access: 1, or 16 bytes where the row is aligned to them. kAhead elements, or the bytes of as
+// many floats, are loaded before they are used.
 template <int kWidth, int kAhead, typename T, class F>
 __device__ __forceinline__ void ForEach(const RowTeam& team, const T* x, int n, F f) {
   constexpr int kBatch =
       kWidth == 1 ? kAhead : kAhead * static_cast<int>(sizeof(float) / sizeof(T)) / kWidth;
-  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
-  using Loaded = ElementPack<T, kWidth>;
   const int step = team.size * kRowThreads * kWidth;
-  int i = (team.rank * kRowThreads + static_cast<int>(threadIdx.x)) * kWidth;
-  for (; i + (kBatch - 1) * step + kWidth <= n; i += kBatch * step) {
-    Loaded loaded[kBatch];
+  const int first = team.rank * kRowThreads + static_cast<int>(threadIdx.x);
+  const int whole = n - n % kWidth;
+  for (int i = first * kWidth; i < whole; i += kBatch * step) {
+    ElementPack<T, kWidth> loaded[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      loaded[b] = *reinterpret_cast<const Loaded*>(x + i + b * step);
+      if (i + b * step < whole) loaded[b] = LoadPack<T, kWidth>(x + i + b * step);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
+      if (i + b * step >= whole) break;
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) f(i + b * step + j, ToFloat(loaded[b].element[j]));
     }
   }
-  for (; i < n; i += step) {
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) {
-      if (i + j < n) f(i + j, ToFloat(x[i + j]));
-    }
-  }
+  if (whole + first < n) f(whole + first, ToFloat(x[whole + first]));
 }
+
+// Registers do not hold more of a row that is read one by one.
+template <int kWidth>
+inline constexpr int kAhead = kWidth == 1 ? 4 : 8;
 
 // Floats in the order of unsigned integers; both zeros are one.
 __device__ __forceinline__ uint32_t OrderedBits(float x) {
@@ -134,18 +133,36 @@ __device__ __forceinline__ unsigned long long LargestKey(float x, int id) {
   return static_cast<unsigned long long>(OrderedBits(x)) << 32 | static_cast<uint32_t>(~id);
 }
 
+// Elements, or bytes of as many floats, that a search for the largest loads ahead.
+inline constexpr int kAheadOfLargest = 16;
+
+// The largest of the elements that a thread has looked at, in rising order: two comparisons each.
+struct LargestOfThread {
+  float value = -INFINITY;
+  int id = 0;  // of the first that is larger than -inf; the row's first where none is
+  bool nan = false;
+
+  __device__ __forceinline__ void Take(int i, float x) {
+    nan = nan || isnan(x);
+    if (x > value) {
+      value = x;
+      id = i;
+    }
+  }
+};
+
 struct LargestScratch {
   unsigned long long warps[kRowWarps];
   unsigned long long team[kMaxTeam];
   int nan[kMaxTeam];
 };
 
-// From the keys of all threads of the team.
+// From those of all threads of the team.
 template <typename T>
-__device__ Largest FindLargest(const RowTeam& team, const T* x, unsigned long long key, bool nan,
+__device__ Largest FindLargest(const RowTeam& team, const T* x, const LargestOfThread& mine,
                                LargestScratch* scratch) {
-  nan = __syncthreads_or(nan) != 0;
-  key = LargestOfCta(key, scratch->warps);
+  bool nan = __syncthreads_or(mine.nan) != 0;
+  unsigned long long key = LargestOfCta(LargestKey(mine.value, mine.id), scratch->warps);
   const int other = static_cast<int>(threadIdx.x);
   if (other < team.size) {
     *team.Of(&scratch->team[team.rank], other) = key;
@@ -161,7 +178,7 @@ __device__ Largest FindLargest(const RowTeam& team, const T* x, unsigned long lo
   Largest found;
   found.nan = nan;
   found.id = static_cast<int>(~static_cast<uint32_t>(key));
-  found.value = key == 0 ? 0.0f : ToFloat(x[found.id]);
+  found.value = ToFloat(x[found.id]);
   return found;
 }
 
@@ -174,28 +191,69 @@ struct PickScratch {
   int picked;
 };
 
-// Tokens of one of kChunks neighbouring chunks of a row.
+// A chunk is summed by a warp, a lane's part of a piece at a time.
+inline constexpr int kLanePart = 8;
+inline constexpr int kPiece = kLanePart * kWarpSize;
+
+// Elements of one of at most kChunks neighbouring chunks of a row.
 __device__ __forceinline__ int ChunkOf(int n) {
-  const int even = (n + kChunks - 1) / kChunks;
-  return (even + kWarpSize - 1) / kWarpSize * kWarpSize;
+  return CeilDiv(CeilDiv(n, kChunks), kPiece) * kPiece;
 }
 
-// Sums weight(i) over each chunk, into `sums` of every CTA of the team.
-template <class Weight>
-__device__ void SumChunks(const RowTeam& team, int n, Weight weight, double* sums) {
+// A non-negative float as a double; what is subnormal becomes 0 or about as small. Integer
+// instructions, of which a multiprocessor does several times as many as conversions.
+__device__ __forceinline__ double ToDouble(float x) {
+  constexpr int64_t kBiases = int64_t{1023 - 127} << 52;  // of the exponents of the two
+  constexpr int kMantissas = 52 - 23;
+  const int64_t bits = (static_cast<int64_t>(__float_as_uint(x)) << kMantissas) + kBiases;
+  return x == 0.0f ? 0.0 : __longlong_as_double(bits);
+}
+
+// A lane's part of a piece of a row, as it is stored: less registers than floats would be.
+template <int kWidth, typename T>
+struct LanePart {
+  ElementPack<T, kWidth> pack[kLanePart / kWidth];
+  static_assert(kLanePart % kWidth == 0);
+
+  __device__ __forceinline__ void Load(const T* x, int at, int n) {
+#pragma unroll
+    for (int j = 0; j < kLanePart; j += kWidth) {
+      if (at + j + kWidth <= n) {
+        pack[j / kWidth] = LoadPack<T, kWidth>(x + at + j);
+        continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        if (at + j + i < n) pack[j / kWidth].element[i] = x[at + j + i];
+      }
+    }
+  }
+};
+
+// Sums weight(i, x[i]) over each chunk, into `sums` of every CTA of the team. Lanes add in the same
+// order whatever the width of a load is.
+template <int kWidth, typename T, class Weight>
+__device__ void SumChunks(const RowTeam& team, const T* x, int n, Weight weight, double* sums) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const int size = ChunkOf(n), warps = team.size * kRowWarps;
+  const int size = ChunkOf(n), warps = team.size * kRowWarps, chunks = CeilDiv(n, size);
   // Several chunks at a time, so that their loads are under way together.
-  constexpr int kTogether = 8;
-  static_assert(kChunks % (kMaxTeam * kRowWarps * kTogether) == 0);
+  constexpr int kTogether = kWidth == 1 ? 1 : 2;
   team.Sync();  // nobody reads what was there
-  for (int c = team.rank * kRowWarps + warp; c < kChunks; c += warps * kTogether) {
+  for (int c = chunks + static_cast<int>(threadIdx.x); c < kChunks; c += kRowThreads) sums[c] = 0.0;
+  for (int c = team.rank * kRowWarps + warp; c < chunks; c += warps * kTogether) {
     double sum[kTogether] = {};
-    for (int i = lane; i < size; i += kWarpSize) {
+    for (int i = lane * kLanePart; i < size; i += kPiece) {
+      LanePart<kWidth, T> part[kTogether];
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) part[t].Load(x, (c + t * warps) * size + i, n);
 #pragma unroll
       for (int t = 0; t < kTogether; ++t) {
         const int at = (c + t * warps) * size + i;
-        sum[t] += at < n ? weight(at) : 0.0;
+#pragma unroll
+        for (int j = 0; j < kLanePart; ++j) {
+          const float value = ToFloat(part[t].pack[j / kWidth].element[j % kWidth]);
+          sum[t] += at + j < n ? ToDouble(weight(at + j, value)) : 0.0;
+        }
       }
     }
 #pragma unroll
@@ -204,29 +262,31 @@ __device__ void SumChunks(const RowTeam& team, int n, Weight weight, double* sum
       for (int step = kWarpSize / 2; step > 0; step /= 2) {
         sum[t] += __shfl_xor_sync(kFullWarp, sum[t], step);
       }
-      if (lane < team.size) *team.Of(&sums[c + t * warps], lane) = sum[t];
+      const int chunk = c + t * warps;
+      if (lane < team.size && chunk < chunks) *team.Of(&sums[chunk], lane) = sum[t];
     }
   }
   team.Sync();
 }
 
-// The sum of weight(i) over the row.
-template <class Weight>
-__device__ double SumOfRow(const RowTeam& team, int n, Weight weight, PickScratch* s) {
-  SumChunks(team, n, weight, s->sums);
+// The sum of weight(i, x[i]) over the row.
+template <int kWidth, typename T, class Weight>
+__device__ double SumOfRow(const RowTeam& team, const T* x, int n, Weight weight, PickScratch* s) {
+  SumChunks<kWidth>(team, x, n, weight, s->sums);
   const int first = 2 * static_cast<int>(threadIdx.x);
   CountAndMass total;
   SumBefore({0, s->sums[first] + s->sums[first + 1]}, &s->scan, &total);
   return total.mass;
 }
 
-// The first token at which the running sum of weight(i) exceeds the goal: goal(total). Where
+// The first token at which the running sum of weight(i, x[i]) exceeds the goal: goal(total). Where
 // rounding leaves the goal beyond them all, the last token with a weight. 0 if none has one.
-template <class Weight, class Goal>
-__device__ int PickInOrder(const RowTeam& team, int n, Weight weight, Goal goal, PickScratch* s) {
+template <int kWidth, typename T, class Weight, class Goal>
+__device__ int PickInOrder(const RowTeam& team, const T* x, int n, Weight weight, Goal goal,
+                           PickScratch* s) {
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int size = ChunkOf(n);
-  SumChunks(team, n, weight, s->sums);
+  SumChunks<kWidth>(team, x, n, weight, s->sums);
   if (threadIdx.x == 0) {
     s->chunk = kChunks;
     s->last = -1;
@@ -251,7 +311,7 @@ __device__ int PickInOrder(const RowTeam& team, int n, Weight weight, Goal goal,
     double running = s->before;
     for (int i = chunk * size; i < Min(n, (chunk + 1) * size); i += kWarpSize) {
       const int mine = i + lane;
-      const double w = mine < n ? weight(mine) : 0.0;
+      const double w = mine < n ? ToDouble(weight(mine, ToFloat(x[mine]))) : 0.0;
       const CountAndMass sum = ScanWarp({0, w});
       const unsigned live = __ballot_sync(kFullWarp, w > 0.0);
       const unsigned past = __ballot_sync(kFullWarp, w > 0.0 && running + sum.mass > wanted);

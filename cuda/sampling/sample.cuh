@@ -2,12 +2,13 @@
 //
 // Shapes: logits [S, V], V <= 2^20; the rest [S]. Rows in 16 bits are read as they are, and by way
 // of a float32 row of scratch where there is something to edit. Grid: a CTA a row, or a cluster
-// where rows are few. Passes over a row: one for mask and maximum (all that a greedy row needs),
-// one that counts weights in bins, one that gathers the few tokens above the bin in which top_k or
-// top_p ends; those are sorted, cut and drawn from in shared memory. Rows without a cut, or whose
-// cut keeps more than 2048 tokens, are drawn from in token order by sums of chunks. Bound by bytes:
-// 4 * S * V a pass (at most 50 MB of rows come from L2 in the later ones). Sources: SampleArgs;
-// radix select.
+// where rows are few. Passes over a row: one for mask and maximum (all that a greedy row needs);
+// for top_p one that sums the weights; one that gathers the few tokens that a top_k or top_p of
+// most rows ends among, which the threads' own maxima tell. Those are sorted, cut and drawn from in
+// shared memory. Where they are too many or too few, another pass counts weights in bins before
+// the right ones are gathered. Rows without a cut, or whose cut keeps more than 2048 tokens, are
+// drawn from in token order by sums of chunks. Bound by bytes of the first pass (the later ones
+// find up to 50 MB of rows in L2) and by instructions. Sources: SampleArgs; radix select.
 #pragma once
 
 #include "base/uniform.h"
@@ -19,10 +20,6 @@ namespace octavo::cuda {
 
 inline constexpr float kGreedyTemperature = 1e-5f;
 
-// Registers do not hold more of a row that is read one by one.
-template <int kWidth>
-inline constexpr int kAhead = kWidth == 1 ? 4 : 8;
-
 // Shared memory. Counting occurrences is over before anything else begins.
 struct SearchScratch {
   BinScratch bins;
@@ -33,6 +30,10 @@ union SampleScratch {
   SearchScratch search;
   uint32_t counts[kCountTile];
 };
+
+// Of the threads' maxima, how many bound the likeliest tokens: a quarter of a CTA's. The tokens
+// that reach the 256th of 1024 maxima are some 300 where nothing is known of their order.
+inline constexpr int kFewMaxima = kRowThreads / 4;
 
 struct RowLimits {
   float temperature, top_p, min_p;
@@ -54,6 +55,14 @@ struct Weights {
   __device__ __forceinline__ uint32_t Key(float x) const {
     const float w = x == largest ? 1.0f : expf((x - largest) * scale);
     return w >= min_p ? __float_as_uint(w) : 0u;
+  }
+
+  // A logit that those of a key are not below, with a margin far above what rounding does. NaN
+  // where there is none.
+  __device__ __forceinline__ float LogitOf(uint32_t key) const {
+    constexpr float kMargin = 1e-5f, kLongestExponent = 128.0f;
+    const float below = logf(__uint_as_float(key)) / scale;
+    return largest + below - kMargin * (fabsf(largest) + kLongestExponent / scale);
   }
 };
 
@@ -122,11 +131,12 @@ static __device__ __noinline__ int DrawByFirst(const RowTeam& team, int n, int t
 
 template <int kWidth, typename T>
 __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimits& r,
-                       float largest, double u, SearchScratch* s) {
+                       float largest, float largest_of_thread, double u, SearchScratch* s) {
   const Weights weights{largest, 1.0f / r.temperature, r.min_p};
+  const bool cut_count = r.top_k > 0 && r.top_k < vocab, cut_mass = r.top_p < 1.0f;
   Cut by_count, by_mass;
-  const auto key_of = [&](int i) {
-    const uint32_t key = weights.Key(ToFloat(x[i]));
+  const auto key_of = [&](int i, float value) {
+    const uint32_t key = weights.Key(value);
     return by_count.Keeps(key, i) && by_mass.Keeps(key, i) ? key : 0u;
   };
   const auto for_each = [&](auto f) {
@@ -135,41 +145,58 @@ __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimi
       f(i, by_count.Keeps(key, i) ? key : 0u);
     });
   };
-  const bool cut_mass = r.top_p < 1.0f;
-  if (r.top_k > 0 && r.top_k < vocab) {
-    const Cut cut = FindCut(team, for_each, key_of, vocab, r.top_k, -1.0, &s->bins, &s->pick);
+  // Gathers the likeliest, most others being told by their logits alone; returns how many.
+  const auto gather_few = [&](int maxima) {
+    const uint32_t low = KeyOfLargest(team, weights.Key(largest_of_thread), maxima, &s->bins);
+    const float least = weights.LogitOf(low);
+    const auto likely = [&](auto f) {
+      ForEach<kWidth, kAhead<kWidth>>(team, x, vocab, [&](int i, float value) {
+        if (!(value < least)) f(i, weights.Key(value));
+      });
+    };
+    return Gather(team, likely, low, s->gathered, &s->pick.last);
+  };
+  if (cut_count) {
+    if (r.top_k <= kFewMaxima) {
+      const int n = gather_few(r.top_k);
+      if (n <= kGathered) return DrawByFirst(team, n, r.top_k, r.top_p, -1.0, true, u, s);
+    }
+    const Cut cut =
+        FindCut<kWidth>(team, x, for_each, key_of, vocab, r.top_k, -1.0, &s->bins, &s->pick);
     if (!cut.exact) {
       const int n = Gather(team, for_each, cut.low, s->gathered, &s->pick.last);
       return DrawByFirst(team, n, r.top_k, r.top_p, -1.0, true, u, s);
     }
     by_count = cut;
   }
-  if (cut_mass && (r.top_k <= 0 || r.top_k >= vocab)) {
-    // Usually the likeliest two thousand hold the part that is wanted, and one counter a bin is
-    // enough to find them.
-    const auto weight = [&](int i) {
-      return static_cast<double>(__uint_as_float(weights.Key(ToFloat(x[i]))));
-    };
-    const double total = SumOfRow(team, vocab, weight, &s->pick);
+  if (cut_mass && !cut_count) {
+    // Usually the likeliest hundreds hold the part that is wanted, else often two thousand, and one
+    // counter a bin is enough to find them.
+    const auto weight = [&](int, float value) { return __uint_as_float(weights.Key(value)); };
+    const double total = SumOfRow<kWidth>(team, x, vocab, weight, &s->pick);
+    int n = gather_few(kFewMaxima);
+    int token = n > kGathered ? -1 : DrawByFirst(team, n, kGathered, r.top_p, total, false, u, s);
+    if (token >= 0) return token;
     const uint32_t low =
         LowestSorted(team, for_each, static_cast<double>(r.top_p) * total, &s->bins);
     if (low > 0) {
-      const int n = Gather(team, for_each, low, s->gathered, &s->pick.last);
-      const int token = DrawByFirst(team, n, kGathered, r.top_p, total, false, u, s);
+      n = Gather(team, for_each, low, s->gathered, &s->pick.last);
+      token = DrawByFirst(team, n, kGathered, r.top_p, total, false, u, s);
       if (token >= 0) return token;
     }
   }
   if (cut_mass) {
-    const Cut cut =
-        FindCut(team, for_each, key_of, vocab, 1, static_cast<double>(r.top_p), &s->bins, &s->pick);
+    const Cut cut = FindCut<kWidth>(team, x, for_each, key_of, vocab, 1,
+                                    static_cast<double>(r.top_p), &s->bins, &s->pick);
     if (!cut.exact) {
       const int n = Gather(team, for_each, cut.low, s->gathered, &s->pick.last);
       return DrawByFirst(team, n, kGathered, r.top_p, cut.total, true, u, s);
     }
     by_mass = cut;
   }
-  const auto weight = [&](int i) { return static_cast<double>(__uint_as_float(key_of(i))); };
-  return PickInOrder(team, vocab, weight, [&](double total) { return u * total; }, &s->pick);
+  const auto weight = [&](int i, float value) { return __uint_as_float(key_of(i, value)); };
+  return PickInOrder<kWidth>(
+      team, x, vocab, weight, [&](double total) { return u * total; }, &s->pick);
 }
 
 struct RowScratch {
@@ -183,23 +210,21 @@ template <int kWidth, typename T>
 __device__ int SampleRow(const SampleParams& p, const RowTeam& team, int64_t s, T* x,
                          const RowLimits& limits, const uint32_t* words,
                          const RowScratch& scratch) {
-  unsigned long long key = 0;
-  bool nan = false;
-  ForEach<kWidth, kAhead<kWidth>>(team, x, p.vocab, [&](int i, float value) {
+  LargestOfThread mine;
+  ForEach<kWidth, kAheadOfLargest>(team, x, p.vocab, [&](int i, float value) {
     float kept = value;
     if constexpr (std::is_same_v<T, float>) {
       kept = Masked(value, i, words);
       if (words != nullptr && kept != value) x[i] = kept;
     }
-    nan = nan || isnan(kept);
-    const unsigned long long mine = LargestKey(kept, i);
-    key = mine > key ? mine : key;
+    mine.Take(i, kept);
   });
-  const Largest largest = FindLargest(team, x, key, nan, scratch.largest);
+  const Largest largest = FindLargest(team, x, mine, scratch.largest);
   if (largest.nan || largest.value == -INFINITY) return -1;
   if (limits.temperature < kGreedyTemperature) return largest.id;
   const double u = Uniform(p.seed[s], static_cast<uint64_t>(p.sample_index[s]));
-  return DrawRow<kWidth>(team, x, p.vocab, limits, largest.value, u, &scratch.rest->search);
+  return DrawRow<kWidth>(team, x, p.vocab, limits, largest.value, mine.value, u,
+                         &scratch.rest->search);
 }
 
 // The same of a float32 row as the model left it.
