@@ -2,10 +2,11 @@
 // block-outermost pool far beyond L2. Prints microseconds a layer, the plan left out (it runs once
 // a step for all layers and is timed by itself).
 //
-//   attention_bench [decode|prefill|all]
+//   bench_attention [decode|prefill|all] [cell]
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,32 +20,56 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int64_t kHeadDim = 128, kKvHeads = 8, kGroup = 4, kBlockSize = 16, kLayers = 8;
-constexpr int64_t kBlocks = 40000;  // 21 GB
-constexpr int64_t kLayerElements = 2 * kKvHeads * kBlockSize * kHeadDim;
-constexpr double kTokenBytes = 2.0 * kKvHeads * kHeadDim * 2;
-constexpr double kRotatedBytes = 260e6;  // more than four times L2
+constexpr int64_t kBlockSize = 16, kLayers = 8;
+constexpr int64_t kBlocks = 40000;
+constexpr int64_t kMostElements = 2 * 8 * kBlockSize * 128;  // of a block and layer: 21 GB in all
+constexpr int64_t kMostQueries = 8192 * 32 * 128;            // elements
+constexpr double kRotatedBytes = 260e6;                      // more than four times L2
 constexpr int kSamples = 15;
 
+struct Heads {
+  int64_t query, kv, dim;
+
+  int64_t layer_elements() const { return 2 * kv * kBlockSize * dim; }
+  double token_bytes() const { return 4.0 * static_cast<double>(kv * dim); }
+};
+constexpr Heads kLlama{32, 8, 128}, kLlamaSmall{32, 8, 64}, kGemma{8, 4, 256};
+
+struct Rows {
+  int rows, queries, length;
+};
+
+// Microseconds of others on one H200; 0: not measured.
 struct Cell {
   const char* name;
-  int rows, queries, length;
-  double peer;  // the best peer on one H200, us
-  double probe;
-  double wgmma_probe = 0.0;
+  Heads heads;
+  Rows many;            // of one length
+  Rows decode;          // behind them: of one query each
+  double peer;          // the best peer
+  double probe;         // a kernel of ours alone, on mma.sync
+  double wgmma = 0.0;   // and on wgmma
+  double portable = 0;  // the best peer on mma.sync
 };
 
 constexpr Cell kDecodeCells[] = {
-    {"1x1k", 1, 1, 1024, 8.5, 6.7},       {"1x8k", 1, 1, 8192, 16.5, 13.8},
-    {"1x32k", 1, 1, 32768, 44.0, 37.4},   {"8x1k", 8, 1, 1024, 15.0, 13.6},
-    {"8x8k", 8, 1, 8192, 74.1, 66.9},     {"64x1k", 64, 1, 1024, 75.4, 69.2},
-    {"64x8k", 64, 1, 8192, 490.6, 475.9}, {"256x1k", 256, 1, 1024, 264.9, 250.8},
+    {"1x1k", kLlama, {}, {1, 1, 1024}, 8.5, 6.7},
+    {"1x8k", kLlama, {}, {1, 1, 8192}, 16.5, 13.8},
+    {"1x32k", kLlama, {}, {1, 1, 32768}, 44.0, 37.4},
+    {"8x1k", kLlama, {}, {8, 1, 1024}, 15.0, 13.6},
+    {"8x8k", kLlama, {}, {8, 1, 8192}, 74.1, 66.9},
+    {"64x1k", kLlama, {}, {64, 1, 1024}, 75.4, 69.2},
+    {"64x8k", kLlama, {}, {64, 1, 8192}, 490.6, 475.9},
+    {"256x1k", kLlama, {}, {256, 1, 1024}, 264.9, 250.8},
 };
 constexpr Cell kPrefillCells[] = {
-    {"1x8k", 1, 8192, 8192, 1699, 1544, 872},
-    {"4x2k", 4, 2048, 2048, 469, 419, 278},
-    {"16x512@4k", 16, 512, 4608, 1829, 1759, 1004},
-    {"1x2k@32k", 1, 2048, 34816, 3271, 3265, 2000},
+    {"1x8k", kLlama, {1, 8192, 8192}, {}, 951, 1544, 872, 1699},
+    {"4x2k", kLlama, {4, 2048, 2048}, {}, 291, 419, 278, 469},
+    {"16x512@4k", kLlama, {16, 512, 4608}, {}, 956, 1759, 1004, 1829},
+    {"1x2k@32k", kLlama, {1, 2048, 34816}, {}, 1730, 3265, 2000, 3271},
+    {"1x2k", kLlama, {1, 2048, 2048}, {}, 0, 121, 80},
+    {"1x8k d64", kLlamaSmall, {1, 8192, 8192}, {}, 0, 0},
+    {"1x8k d256", kGemma, {1, 8192, 8192}, {}, 436, 0, 0, 1160},
+    {"2k+64@4k", kLlama, {1, 2048, 2048}, {64, 1, 4096}, 349.9, 0},
 };
 
 void Check(cudaError_t e, const char* what) {
@@ -92,9 +117,9 @@ class Bench {
  public:
   Bench() {
     Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
-    pool_ = RandomElements(kBlocks * kLayers * kLayerElements);
-    q_ = RandomElements(kMaxTokens * kKvHeads * kGroup * kHeadDim);
-    out_ = Allocate<uint16_t>(kMaxTokens * kKvHeads * kGroup * kHeadDim);
+    pool_ = RandomElements(kBlocks * kLayers * kMostElements);
+    q_ = RandomElements(kMostQueries);
+    out_ = Allocate<uint16_t>(kMostQueries);
     std::vector<int32_t> blocks(kBlocks);
     std::iota(blocks.begin(), blocks.end(), 0);
     std::shuffle(blocks.begin(), blocks.end(), std::mt19937(7));
@@ -110,18 +135,20 @@ class Bench {
   // Microseconds a layer; with `plan_us`, of a plan too.
   double Time(const Cell& cell, const AttentionOptions& options, const AttentionKernels& kernels,
               double* plan_us) {
-    PagedAttentionArgs a = Args(cell);
+    const int64_t columns = Max(cell.many.length, cell.decode.length) / kBlockSize;
+    const int64_t rows = cell.many.rows + cell.decode.rows, blocks = rows * columns;
+    PagedAttentionArgs a = Args(cell, columns);
     AttentionCall call;
     Check(ResolveCall(a, options, kernels, &call));
-    const int64_t bytes = LayOutPlan(nullptr, call.shape, call.capacity, kHeadDim).bytes;
+    const int64_t bytes = LayOutPlan(nullptr, call.shape, call.capacity, cell.heads.dim).bytes;
     auto* memory = Allocate<char>(bytes);
-    const int64_t blocks = int64_t{cell.rows} * (cell.length / kBlockSize);
-    const double cell_bytes = kTokenBytes * cell.rows * cell.length;
+    const double cell_bytes = cell.heads.token_bytes() * cell.decode.rows * cell.decode.length;
     const int layers =
-        cell.queries > 1 ? 2
-                         : static_cast<int>(std::clamp(2 * kRotatedBytes / cell_bytes, 16.0, 64.0));
+        cell.many.rows > 0
+            ? 2
+            : static_cast<int>(std::clamp(2 * kRotatedBytes / cell_bytes, 16.0, 64.0));
     const auto layer = [&](int i) {
-      a.cache.data = static_cast<uint16_t*>(pool_) + i % kLayers * kLayerElements;
+      a.cache.data = static_cast<uint16_t*>(pool_) + i % kLayers * cell.heads.layer_elements();
       a.block_table.data = table_ + i * blocks % kBlocks;
       call.plan_ready = i > 0;
       Check(EnqueueLayer(a, call, memory, stream_));
@@ -139,24 +166,29 @@ class Bench {
   }
 
  private:
-  static constexpr int64_t kMaxTokens = 8192;
-
-  PagedAttentionArgs Args(const Cell& cell) {
-    std::vector<int32_t> start(static_cast<size_t>(cell.rows) + 1), slot(start.size() - 1);
-    for (size_t i = 0; i < start.size(); ++i) start[i] = static_cast<int32_t>(i) * cell.queries;
+  // Rows of many queries first; every row has `columns` blocks.
+  PagedAttentionArgs Args(const Cell& cell, int64_t columns) {
+    std::vector<int32_t> start{0}, length;
+    for (const Rows& r : {cell.many, cell.decode}) {
+      for (int i = 0; i < r.rows; ++i) {
+        start.push_back(start.back() + r.queries);
+        length.push_back(r.length);
+      }
+    }
+    std::vector<int32_t> slot(length.size());
     std::iota(slot.begin(), slot.end(), 0);
-    const std::vector<int32_t> length(slot.size(), cell.length);
+    const Heads& h = cell.heads;
+    const auto rows = static_cast<int64_t>(length.size());
     PagedAttentionArgs a;
-    const int64_t tokens = int64_t{cell.rows} * cell.queries;
-    a.q = TensorView::Dense(q_, DType::kBF16, {tokens, kKvHeads * kGroup, kHeadDim});
-    a.out = TensorView::Dense(out_, DType::kBF16, {tokens, kKvHeads * kGroup, kHeadDim});
-    a.cache = TensorView::Dense(pool_, DType::kBF16, {kBlocks, 2, kKvHeads, kBlockSize, kHeadDim});
-    a.cache.stride[0] = kLayers * kLayerElements;
-    a.block_table = TensorView::Dense(table_, DType::kI32, {cell.rows, cell.length / kBlockSize});
-    a.query_start = TensorView::Dense(Upload(start), DType::kI32, {cell.rows + 1});
-    a.seq_len = TensorView::Dense(Upload(length), DType::kI32, {cell.rows});
-    a.row_slot = TensorView::Dense(Upload(slot), DType::kI32, {cell.rows});
-    a.scale = 0.088388f;
+    a.q = TensorView::Dense(q_, DType::kBF16, {start.back(), h.query, h.dim});
+    a.out = TensorView::Dense(out_, DType::kBF16, {start.back(), h.query, h.dim});
+    a.cache = TensorView::Dense(pool_, DType::kBF16, {kBlocks, 2, h.kv, kBlockSize, h.dim});
+    a.cache.stride[0] = kLayers * h.layer_elements();
+    a.block_table = TensorView::Dense(table_, DType::kI32, {rows, columns});
+    a.query_start = TensorView::Dense(Upload(start), DType::kI32, {rows + 1});
+    a.seq_len = TensorView::Dense(Upload(length), DType::kI32, {rows});
+    a.row_slot = TensorView::Dense(Upload(slot), DType::kI32, {rows});
+    a.scale = 1.0f / std::sqrt(static_cast<float>(h.dim));
     return a;
   }
 
@@ -196,11 +228,14 @@ class Bench {
   int32_t* table_ = nullptr;
 };
 
-void RunDecode(Bench& bench) {
+bool Wanted(const Cell& cell, const std::string& name) { return name.empty() || name == cell.name; }
+
+void RunDecode(Bench& bench, const std::string& name) {
   std::printf("decode, us a layer: 8 KV heads, group 4, d128, bf16, blocks of 16\n");
   std::printf("%-10s %8s %8s %8s %8s %8s %8s %6s %6s %8s\n", "cell", "auto", "wide", "pair",
               "fixed", "no pdl", "plan", "peer", "probe", "GB/s");
   for (const Cell& cell : kDecodeCells) {
+    if (!Wanted(cell, name)) continue;
     AttentionOptions options;
     options.max_queries = 1;
     double plan = 0.0;
@@ -215,28 +250,42 @@ void RunDecode(Bench& bench) {
     const double no_pdl = bench.Time(cell, serial, {}, nullptr);
     std::printf("%-10s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %6.1f %6.1f %8.0f\n", cell.name, best,
                 wide, pair, invariant, no_pdl, plan, cell.peer, cell.probe,
-                kTokenBytes * cell.rows * cell.length / best / 1e3);
+                cell.heads.token_bytes() * cell.decode.rows * cell.decode.length / best / 1e3);
   }
 }
 
-void RunPrefill(Bench& bench) {
-  std::printf("prefill, us a layer (its decode kernel finds no rows)\n");
-  std::printf("%-10s %10s %8s %10s %8s %8s %8s %8s\n", "cell", "portable", "TFLOP/s", "wgmma",
-              "TFLOP/s", "fi fa2", "probe", "wg probe");
+// A number that is 0 where there is none.
+void PrintUs(double us) {
+  if (us > 0.0) {
+    std::printf(" %9.1f", us);
+  } else {
+    std::printf(" %9s", "-");
+  }
+}
+
+void RunPrefill(Bench& bench, const std::string& name) {
+  std::printf(
+      "prefill, us a layer: bf16, blocks of 16; a decode kernel finds the rows of one query\n");
+  std::printf("%-10s %9s %8s %9s %8s %9s %9s %9s %9s\n", "cell", "portable", "TFLOP/s", "wgmma",
+              "TFLOP/s", "best peer", "wg probe", "mma peer", "mma probe");
   for (const Cell& cell : kPrefillCells) {
-    const double q = cell.queries, pairs = cell.rows * (q * (cell.length - q) + q * (q + 1) / 2);
-    const double teraflop = 4 * pairs * kKvHeads * kGroup * kHeadDim / 1e6;
+    if (!Wanted(cell, name)) continue;
+    const double q = cell.many.queries;
+    const double pairs = cell.many.rows * (q * (cell.many.length - q) + q * (q + 1) / 2);
+    const double teraflop =
+        4 * pairs * static_cast<double>(cell.heads.query * cell.heads.dim) / 1e6;
     AttentionKernels kernels{.prefill = PrefillKernel::kPortable};
     const double portable = bench.Time(cell, {}, kernels, nullptr);
-    std::printf("%-10s %10.1f %8.0f", cell.name, portable, teraflop / portable);
+    std::printf("%-10s %9.1f %8.0f", cell.name, portable, teraflop / portable);
     if (bench.has_wgmma()) {
       kernels.prefill = PrefillKernel::kWgmma;
       const double wgmma = bench.Time(cell, {}, kernels, nullptr);
-      std::printf(" %10.1f %8.0f", wgmma, teraflop / wgmma);
+      std::printf(" %9.1f %8.0f", wgmma, teraflop / wgmma);
     } else {
-      std::printf(" %10s %8s", "-", "-");
+      std::printf(" %9s %8s", "-", "-");
     }
-    std::printf(" %8.0f %8.0f %8.0f\n", cell.peer, cell.probe, cell.wgmma_probe);
+    for (const double us : {cell.peer, cell.wgmma, cell.portable, cell.probe}) PrintUs(us);
+    std::printf("\n");
   }
 }
 
@@ -244,9 +293,9 @@ void RunPrefill(Bench& bench) {
 }  // namespace octavo::cuda
 
 int main(int argc, char** argv) {
-  const std::string what = argc > 1 ? argv[1] : "all";
+  const std::string what = argc > 1 ? argv[1] : "all", cell = argc > 2 ? argv[2] : "";
   octavo::cuda::Bench bench;
-  if (what != "prefill") octavo::cuda::RunDecode(bench);
-  if (what != "decode") octavo::cuda::RunPrefill(bench);
+  if (what != "prefill") octavo::cuda::RunDecode(bench, cell);
+  if (what != "decode") octavo::cuda::RunPrefill(bench, cell);
   return 0;
 }

@@ -183,7 +183,8 @@ Status EnqueueGeneric(const PagedAttentionArgs& a, const AttentionCall& call, St
 }  // namespace
 
 bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts) {
-  return facts.wgmma && FitsTensorCores(a) && a.cache.dtype == a.q.dtype && FitsTensorMap(a.cache);
+  return facts.wgmma && FitsTensorCores(a) && a.cache.dtype == a.q.dtype &&
+         FitsTensorMap(a.cache) && FitsTensorMap(MappedQueries(a.q));
 }
 
 Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
@@ -233,7 +234,7 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
     const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
     const DecodeChoice& c = call.choice;
     launch.grid = static_cast<unsigned>(call.facts.multiprocessors);
-    OCTAVO_RETURN_IF_ERROR(call.wgmma ? LaunchWgmmaPrefill(c.head_dim, c.half, a.cache, p, launch)
+    OCTAVO_RETURN_IF_ERROR(call.wgmma ? LaunchWgmmaPrefill(a.q, a.cache, p, launch)
                                       : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
   if (call.shape.decode_queries == 0) return Status::Ok();

@@ -1,4 +1,4 @@
-// Host side of the wgmma prefill kernel: the cache's tensor map and the list of instantiations.
+// Host side of the wgmma prefill kernel: its tensor maps and the list of instantiations.
 #include "attention/prefill_wgmma.h"
 #include "base/ops_check.h"
 #include "common/tensor_map.h"
@@ -7,7 +7,7 @@ namespace octavo::cuda {
 namespace {
 
 template <typename T>
-Status ByHeadDim(int head_dim, const WgmmaParams& p, const LaunchShape& launch) {
+Status ByHeadDim(int64_t head_dim, const WgmmaParams& p, const LaunchShape& launch) {
   switch (head_dim) {
     case 64:
       return LaunchWgmmaOf<T, 64>(p, launch);
@@ -20,13 +20,22 @@ Status ByHeadDim(int head_dim, const WgmmaParams& p, const LaunchShape& launch) 
 
 }  // namespace
 
-Status LaunchWgmmaPrefill(int head_dim, bool half, const TensorView& cache, const PrefillParams& p,
+TensorView MappedQueries(const TensorView& q) {
+  TensorView v = TensorView::Dense(q.data, q.dtype, {1, 1, q.shape[0], q.shape[1], q.shape[2]});
+  for (int i = 0; i < 3; ++i) v.stride[i + 2] = q.stride[i];
+  return v;
+}
+
+Status LaunchWgmmaPrefill(const TensorView& q, const TensorView& cache, const PrefillParams& p,
                           const LaunchShape& launch) {
+  const auto group = static_cast<uint32_t>(p.layer.group);
   WgmmaParams params{};
   OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(cache, {1, 1, 1, kTileTokens, kBoxDims}, &params.cache));
+  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(
+      MappedQueries(q), {1, 1, kWgmmaRows / group, group, kBoxDims}, &params.queries));
   params.prefill = p;
-  return half ? ByHeadDim<__half>(head_dim, params, launch)
-              : ByHeadDim<__nv_bfloat16>(head_dim, params, launch);
+  return q.dtype == DType::kF16 ? ByHeadDim<__half>(q.shape[2], params, launch)
+                                : ByHeadDim<__nv_bfloat16>(q.shape[2], params, launch);
 }
 
 }  // namespace octavo::cuda

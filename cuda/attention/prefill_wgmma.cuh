@@ -6,8 +6,8 @@
 // the ticket that the portable kernel uses. A tile's rows are packed queries, token * group + head;
 // where the group does not divide 128 the last rows stay empty.
 //
-// Warpgroup 0 loads: K and V by TMA, a box of 16 tokens x 64 dims each, so that a block table entry
-// becomes a coordinate; queries by cp.async, because their rows have any stride and group.
+// Warpgroup 0 loads by TMA: K and V in boxes of 16 tokens x 64 dims, so that a block table entry
+// becomes a coordinate; queries in boxes of a tile's tokens x a group's heads x 64 dims.
 // Warpgroups 1 and 2 compute (prefill_wgmma_math.cuh). Stages of K and of V are handed over
 // one by one. Keys run from the diagonal down. No value past a row's length is read as it lies in
 // the cache: blocks behind it load as zeros, and the rest of its last block is cleared.
@@ -21,20 +21,23 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kProducerWarp = 0, kTicketWarp = 3;  // between them the query warps
+// Warps of the loading warpgroup; the last one draws tickets.
+inline constexpr int kKeyWarp = 0, kValueWarp = 1, kQueryWarp = 2;
 
 template <class S>
 __device__ __forceinline__ void LoadWarpgroup(const WgmmaParams& p, const WgmmaPipe<S>& pipe,
                                               PrefillTile* tickets) {
   ShrinkRegisters<S::kLoaderRegisters>();
   const int warp = __shfl_sync(kFullWarp, threadIdx.x / kWarpSize, 0);
-  if (warp == kProducerWarp) {
-    FenceAsyncGlobal();  // other kernels wrote K and V by ordinary stores
-    KeyProducer<S>(p, pipe).Run(tickets);
-  } else if (warp == kTicketWarp) {
-    if (threadIdx.x % kWarpSize == 0) DrawTickets<S>(p.prefill, pipe, tickets);
-  } else {
-    LoadQueries<S>(p.prefill, pipe, tickets, static_cast<int>(threadIdx.x) - kWarpSize);
+  FenceAsyncGlobal();  // other kernels wrote Q, K and V by ordinary stores
+  if (warp == kKeyWarp) {
+    BoxProducer<S, false>(p, pipe).Run(tickets);
+  } else if (warp == kValueWarp) {
+    BoxProducer<S, true>(p, pipe).Run(tickets);
+  } else if (warp == kQueryWarp) {
+    LoadQueries<S>(p, pipe, tickets);
+  } else if (threadIdx.x % kWarpSize == 0) {
+    DrawTickets<S>(p.prefill, pipe, tickets);
   }
 }
 

@@ -11,7 +11,8 @@
 namespace octavo::cuda {
 
 struct WgmmaParams {
-  CUtensorMap cache;  // [B, 2, Hk, bs, D], in boxes of 16 tokens x 64 dims
+  CUtensorMap cache;    // [B, 2, Hk, bs, D], in boxes of 16 tokens x 64 dims
+  CUtensorMap queries;  // [1, 1, N, Hq, D], in boxes of WgmmaTokens x group x 64 dims
   PrefillParams prefill;
 };
 
@@ -69,8 +70,12 @@ using WgmmaShapeOf = std::conditional_t<
 // Query tokens of a tile.
 inline int WgmmaTokens(int group) { return kWgmmaRows / group; }
 
-// REQUIRES: FitsTensorMap(cache), compute capability 9.0, a plan of tiles of WgmmaTokens.
-Status LaunchWgmmaPrefill(int head_dim, bool half, const TensorView& cache, const PrefillParams& p,
+// Queries [N, Hq, D] as the tensor map sees them.
+TensorView MappedQueries(const TensorView& q);
+
+// REQUIRES: FitsTensorMap of the cache and of MappedQueries(q), compute capability 9.0, a plan of
+// tiles of WgmmaTokens.
+Status LaunchWgmmaPrefill(const TensorView& q, const TensorView& cache, const PrefillParams& p,
                           const LaunchShape& launch);
 
 // One instantiation each, in prefill_wgmma_<head dim>_<dtype>.cu.

@@ -1,5 +1,5 @@
-// The loading warpgroup of the wgmma prefill kernel: a warp that draws items, two that copy queries
-// and one that sets K and V going, a box of 16 tokens x 64 dims at a time.
+// The loading warpgroup of the wgmma prefill kernel: a warp that draws items, and one each that
+// sets the boxes of keys, of values and of queries going.
 #pragma once
 
 #include "attention/prefill_softmax.cuh"
@@ -40,46 +40,79 @@ __device__ __forceinline__ void DrawTickets(const PrefillParams& p, const WgmmaP
   }
 }
 
-// Rows that no query owns become zeros.
+// The queries of a tile: a box of its tokens x the group's heads x 64 dims for each part. Behind
+// the tile's tokens it brings others' queries, whose sums nobody stores.
 template <class S>
-__device__ __forceinline__ void LoadQueries(const PrefillParams& p, const WgmmaPipe<S>& pipe,
-                                            const PrefillTile* tickets, int thread) {
-  constexpr int kRowsAtOnce = kQueryWarps * kWarpSize / S::kRowPieces;
-  const int piece = thread % S::kRowPieces;
-  const uint32_t part = pipe.queries() + piece / 8 * S::kQueryPart;
+__device__ __forceinline__ void LoadQueries(const WgmmaParams& p, const WgmmaPipe<S>& pipe,
+                                            const PrefillTile* tickets) {
+  const int group = p.prefill.layer.group;
+  const int bytes = S::kParts * (kWgmmaRows / group) * group * kSwizzledRow;
   TicketReader<S> reader(pipe, tickets);
   uint32_t parity = 0;
 #pragma unroll 1
   for (;;) {
     const PrefillTile& tile = reader.Next();
-    const int tokens = tile.tokens;
-    if (tokens == 0) return;
+    if (tile.tokens == 0) return;
+    const int first_token = tile.first_token, head = tile.kv_head * group;
+    reader.Done();
     WaitBarrier(pipe.query_empty(), parity ^ 1);
     parity ^= 1;
-    const char* const first = p.layer.q + tile.first_token * p.layer.q_token_stride +
-                              tile.kv_head * p.layer.group * p.layer.q_head_stride +
-                              piece * kPieceBytes;
-    reader.Done();
-#pragma unroll 1
-    for (int row = thread / S::kRowPieces; row < kWgmmaRows; row += kRowsAtOnce) {
-      const int token = TokenOfRow(p, row), head = row - token * p.layer.group;
-      const bool live = token < tokens;
-      const char* const from =
-          first + (live ? token : 0) * p.layer.q_token_stride + head * p.layer.q_head_stride;
-      CopyAsync16OrZero(part + row * kSwizzledRow + ((piece ^ row) & 7) * kPieceBytes, from, live);
+    if (threadIdx.x % kWarpSize == 0) {
+      ArriveBarrierExpecting(pipe.query_full(), bytes);
+#pragma unroll
+      for (int part = 0; part < S::kParts; ++part) {
+        CopyBox5(pipe.queries() + part * S::kQueryPart, p.queries, pipe.query_full(),
+                 part * kBoxDims, head, first_token, 0, 0);
+      }
     }
-    CopyAsyncCommit();
-    CopyAsyncWait<0>();
-    FenceAsyncShared();
-    ArriveWarp(pipe.query_full());
+    __syncwarp();
   }
 }
 
-// The producer warp. Lane l owns box l of every tile: page l / kParts, dims of part l % kParts.
+// A walk down a row's blocks, a group of keys at a time, for one of the pages of such a group. The
+// entry of the block table that comes next is on its way while this one is used.
 template <class S>
-class KeyProducer {
+class BlockWalk {
  public:
-  __device__ __forceinline__ KeyProducer(const WgmmaParams& p, const WgmmaPipe<S>& pipe)
+  // Blocks that lie behind the row's last one are asked for outside of the cache, as zeros.
+  static constexpr int kNoBlock = -1;
+
+  // Begins at token `key`.
+  __device__ __forceinline__ BlockWalk(const LayerParams& layer, const PrefillTile& tile, int key)
+      : table_(layer.table + tile.row_slot * layer.table_stride),
+        block_size_(layer.block_size),
+        step_(S::kKeys / block_size_),
+        step_tokens_(S::kKeys - step_ * block_size_),
+        index_(key / block_size_),
+        token_(key - index_ * block_size_),
+        block_(key < tile.length ? table_[index_] : kNoBlock) {}
+
+  __device__ __forceinline__ int token() const { return token_; }  // within the block
+  __device__ __forceinline__ int block() const { return block_; }
+
+  // REQUIRES: the row has keys kKeys further down.
+  __device__ __forceinline__ void Step() {
+    index_ -= step_;
+    token_ -= step_tokens_;
+    if (token_ < 0) {
+      token_ += block_size_;
+      --index_;
+    }
+    block_ = table_[index_];
+  }
+
+ private:
+  const int32_t* table_;
+  int block_size_, step_, step_tokens_;
+  int index_, token_, block_;
+};
+
+// A warp that sets all keys (kValues false) or all values going. Lane l owns box l of every tile:
+// page l / kParts, dims of part l % kParts.
+template <class S, bool kValues>
+class BoxProducer {
+ public:
+  __device__ __forceinline__ BoxProducer(const WgmmaParams& p, const WgmmaPipe<S>& pipe)
       : p_(p), pipe_(pipe), lane_(threadIdx.x % kWarpSize) {}
 
   __device__ __forceinline__ void Run(const PrefillTile* tickets) {
@@ -94,79 +127,66 @@ class KeyProducer {
   }
 
  private:
-  // Boxes that lie behind the row's last block are asked for outside of the cache, as zeros.
-  static constexpr int kNoBlock = -1;
-
-  __device__ __forceinline__ int KeyOf(int j) const {
-    return j * S::kKeys + lane_ / S::kParts * kTileTokens;
+  __device__ __forceinline__ uint32_t Full(int stage) const {
+    return kValues ? pipe_.value_full(stage) : pipe_.key_full(stage);
   }
-
-  __device__ __forceinline__ int Lookup(const PrefillTile& tile, int j) const {
-    const LayerParams& layer = p_.prefill.layer;
-    const int key = KeyOf(j);
-    if (lane_ >= S::kBoxes || key >= tile.length) return kNoBlock;
-    return layer.table[tile.row_slot * layer.table_stride + key / layer.block_size];
+  __device__ __forceinline__ uint32_t Empty(int stage) const {
+    return kValues ? pipe_.value_empty(stage) : pipe_.key_empty(stage);
   }
-
-  // Sets this lane's box of K (`value` 0) or V going.
-  __device__ __forceinline__ void Copy(const PrefillTile& tile, int j, int block, int value,
-                                       uint32_t to, uint32_t full) const {
-    if (lane_ >= S::kBoxes) return;
-    const int part = lane_ % S::kParts;
-    to += part * S::kKeyPart + lane_ / S::kParts * S::kBoxBytes;
-    CopyBox5(to, p_.cache, full, part * kBoxDims, KeyOf(j) % p_.prefill.layer.block_size,
-             tile.kv_head, value, block);
+  __device__ __forceinline__ uint32_t Tile(int stage) const {
+    return kValues ? pipe_.values(stage) : pipe_.keys(stage);
   }
 
   // The row's last block may end with slots that nobody has written, and a weight of zero times
-  // what lies there would be NaN. Such values go to a barrier of their own first.
+  // what lies there would be NaN. Such values go to a barrier of their own first, and are cleared
+  // when the next ones are on their way.
   __device__ __forceinline__ void Item(const PrefillTile& tile) {
-    const int last = tile.last_keys, first = tile.first_keys;
-    const bool ragged = tile.length % kTileTokens != 0 && tile.length < (last + 1) * S::kKeys;
-    int block = Lookup(tile, last);
+    const int last = tile.last_keys, groups = last - tile.first_keys + 1, head = tile.kv_head;
+    const int page = lane_ / S::kParts * kTileTokens, dims = lane_ % S::kParts * kBoxDims;
+    const uint32_t to = lane_ % S::kParts * S::kKeyPart + lane_ / S::kParts * S::kBoxBytes;
+    const bool ragged =
+        kValues && tile.length % kTileTokens != 0 && tile.length < (last + 1) * S::kKeys;
+    BlockWalk<S> walk(p_.prefill.layer, tile, last * S::kKeys + page);
+    int tail_stage = 0;
 #pragma unroll 1
-    for (int j = last; j >= first; --j) {
-      const int here = block;
-      if (j > first) block = Lookup(tile, j - 1);
-      WaitBarrier(pipe_.key_empty(stage_.at), stage_.parity ^ 1);
-      if (lane_ == 0) ArriveBarrierExpecting(pipe_.key_full(stage_.at), S::kTileBytes);
-      __syncwarp();
-      Copy(tile, j, here, 0, pipe_.keys(stage_.at), pipe_.key_full(stage_.at));
-      if (ragged && j == last - 1) ClearTail(tile);
-      WaitBarrier(pipe_.value_empty(stage_.at), stage_.parity ^ 1);
-      const bool tail = ragged && j == last;
-      const uint32_t full = tail ? pipe_.value_landed() : pipe_.value_full(stage_.at);
+    for (int i = 0; i < groups; ++i) {
+      const int block = walk.block(), token = walk.token();
+      if (i + 1 < groups) walk.Step();
+      const bool tail = ragged && i == 0;
+      const uint32_t full = tail ? pipe_.value_landed() : Full(stage_.at);
+      WaitBarrier(Empty(stage_.at), stage_.parity ^ 1);
       if (lane_ == 0) ArriveBarrierExpecting(full, S::kTileBytes);
       __syncwarp();
-      Copy(tile, j, here, 1, pipe_.values(stage_.at), full);
-      if (tail) tail_stage_ = stage_.at;
+      if (lane_ < S::kBoxes) {
+        CopyBox5(Tile(stage_.at) + to, p_.cache, full, dims, token, head, kValues ? 1 : 0, block);
+      }
+      if (tail) tail_stage = stage_.at;
+      if (ragged && i == Min(1, groups - 1)) ClearTail(tile, tail_stage);
       stage_.Step();
     }
-    if (ragged && last == first) ClearTail(tile);
   }
 
   // Waits for the last values, writes zeros over the dead rows of their block and hands the tile
   // on.
-  __device__ __forceinline__ void ClearTail(const PrefillTile& tile) {
+  __device__ __forceinline__ void ClearTail(const PrefillTile& tile, int stage) {
     WaitBarrier(pipe_.value_landed(), landed_);
     landed_ ^= 1;
     const int begin = tile.length - tile.last_keys * S::kKeys;
     const int pieces = (-begin & (kTileTokens - 1)) * S::kRowPieces;
-    const uint32_t row = pipe_.values(tail_stage_) + begin * kSwizzledRow;
+    const uint32_t row = pipe_.values(stage) + begin * kSwizzledRow;
 #pragma unroll 1
     for (int i = lane_; i < pieces; i += kWarpSize) {
       const int r = i / S::kRowPieces, piece = i % S::kRowPieces;
       StoreSharedZero16(row + r * kSwizzledRow + piece / 8 * S::kKeyPart + piece % 8 * kPieceBytes);
     }
     FenceAsyncShared();
-    ArriveWarp(pipe_.value_full(tail_stage_));
+    ArriveWarp(pipe_.value_full(stage));
   }
 
   const WgmmaParams& p_;
   const WgmmaPipe<S>& pipe_;
   const int lane_;
   typename WgmmaPipe<S>::Stage stage_;
-  int tail_stage_ = 0;
   uint32_t landed_ = 0;
 };
 

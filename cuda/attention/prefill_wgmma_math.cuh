@@ -68,30 +68,16 @@ class WgmmaConsumer {
     WgmmaWait<0>();
     PinRegisters(s_);
     ReleaseKeys(j == first);
-    Weigh(j);
+    Shape(j);
+    Weigh();
     PackWeights();
 #pragma unroll 1
     for (--j; j >= first; --j) {
-      WaitBarrier(pipe_.key_full(key_.at), key_.parity);
-      SyncThreadsOf(kTurnBarrier + warpgroup_, kConsumerThreads);
-      IssueScores();
-      WaitBarrier(pipe_.value_full(value_.at), value_.parity);
-      IssueSums();
-      ArriveThreadsOf(kTurnBarrier + 1 - warpgroup_, kConsumerThreads);
-      WgmmaWait<1>();
-      PinRegisters(s_);
-      ReleaseKeys(j == first);
-      Weigh(j);
-      PinRegisters(s_);
-      // Passes at once: a boundary above which the exponentials stay, without which ptxas sinks
-      // them below the wait for the sums.
-      WaitBarrier(pipe_.value_full(value_.at), value_.parity);
-      WgmmaWait<0>();
-      PinRegisters(o_);
-      PinRegisters(s_);
-      ReleaseValues();
-      Rescale();
-      PackWeights();
+      if (Bare(j)) {
+        Step<true>(j, j == first);
+      } else {
+        Step<false>(j, j == first);
+      }
     }
     WaitBarrier(pipe_.value_full(value_.at), value_.parity);
     IssueSums();
@@ -100,9 +86,38 @@ class WgmmaConsumer {
     ReleaseValues();
   }
 
+  // The scores of keys j beside the sums of the keys before. kBare: as Bare says.
+  template <bool kBare>
+  __device__ __forceinline__ void Step(int j, bool last) {
+    WaitBarrier(pipe_.key_full(key_.at), key_.parity);
+    SyncThreadsOf(kTurnBarrier + warpgroup_, kConsumerThreads);
+    IssueScores();
+    WaitBarrier(pipe_.value_full(value_.at), value_.parity);
+    IssueSums();
+    ArriveThreadsOf(kTurnBarrier + 1 - warpgroup_, kConsumerThreads);
+    WgmmaWait<1>();
+    PinRegisters(s_);
+    ReleaseKeys(last);
+    if constexpr (!kBare) Shape(j);
+    Weigh();
+    PinRegisters(s_);
+    // Passes at once: a boundary above which the exponentials stay, without which ptxas sinks
+    // them below the wait for the sums.
+    WaitBarrier(pipe_.value_full(value_.at), value_.parity);
+    WgmmaWait<0>();
+    PinRegisters(o_);
+    PinRegisters(s_);
+    ReleaseValues();
+    Rescale();
+    PackWeights();
+  }
+
   __device__ __forceinline__ void Begin(const PrefillTile& tile) {
     const int row = Row();
-    position_ = tile.position;
+    const int first = tile.position + TokenOfRow(p_, warpgroup_ * 64);
+    const int last = tile.position + TokenOfRow(p_, warpgroup_ * 64 + 63);
+    bare_from_ = CeilDiv(FirstSeen(last, p_.layer.window), S::kKeys);
+    bare_to_ = p_.layer.cap_log2 != 0.0f ? 0 : (first + 1) / S::kKeys;
     low_position_ = tile.position + TokenOfRow(p_, row);
     high_position_ = tile.position + TokenOfRow(p_, row + 8);
     low_seen_ = FirstSeen(low_position_, p_.layer.window);
@@ -155,13 +170,16 @@ class WgmmaConsumer {
     value_.Step();
   }
 
-  // Scores become weights; what the sums so far have to be multiplied with is left in the factors.
-  __device__ __forceinline__ void Weigh(int j) {
+  // Whether the warpgroup takes the scores of keys j as they are, as of most keys.
+  __device__ __forceinline__ bool Bare(int j) const { return j >= bare_from_ && j < bare_to_; }
+
+  __device__ __forceinline__ void Shape(int j) {
     if (p_.layer.cap_log2 != 0.0f) SoftCapScores();
-    const int first = position_ + TokenOfRow(p_, warpgroup_ * 64);
-    const int last = position_ + TokenOfRow(p_, warpgroup_ * 64 + 63);
-    const int key = j * S::kKeys;
-    if (NeedsMask(first, last, key, S::kKeys, p_.layer.window)) Mask(key);
+    Mask(j * S::kKeys);
+  }
+
+  // Scores become weights; what the sums so far have to be multiplied with is left in the factors.
+  __device__ __forceinline__ void Weigh() {
     float low = low_max_, high = high_max_;
 #pragma unroll
     for (int i = 0; i < kScores; i += 4) {
@@ -262,8 +280,9 @@ class WgmmaConsumer {
   const uint64_t queries_, keys_, values_;  // descriptors; of stage 0
   typename WgmmaPipe<S>::Stage key_, value_;
   uint32_t query_parity_ = 0;
-  int position_ = 0, low_position_ = 0, high_position_ = 0;  // of the tile and of both rows
-  int low_seen_ = 0, high_seen_ = 0;                         // the first keys that the rows see
+  int bare_from_ = 0, bare_to_ = 0;           // the groups of keys that every row sees whole
+  int low_position_ = 0, high_position_ = 0;  // of both rows
+  int low_seen_ = 0, high_seen_ = 0;          // the first keys that the rows see
   float o_[kSums];
   float s_[kScores];
   uint32_t weights_[kKeySteps][4];

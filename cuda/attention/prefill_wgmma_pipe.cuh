@@ -8,9 +8,8 @@
 namespace octavo::cuda {
 
 inline constexpr int kConsumerWarps = 8;
-inline constexpr int kQueryWarps = 2;
-// Who reads a ticket: the producer warp, the query warps and the consumers.
-inline constexpr int kTicketReaders = 1 + kQueryWarps + kConsumerWarps;
+// Who reads a ticket: the warps that load keys, values and queries, and the consumers.
+inline constexpr int kTicketReaders = 3 + kConsumerWarps;
 
 // A place in a ring of kSize, and the parity of the round that is under way there.
 template <int kSize>
@@ -72,7 +71,7 @@ struct WgmmaPipe {
       InitBarrier(value_empty(i), kConsumerWarps);
     }
     InitBarrier(value_landed(), 1);
-    InitBarrier(query_full(), kQueryWarps);
+    InitBarrier(query_full(), 1);
     InitBarrier(query_empty(), kConsumerWarps);
     for (int i = 0; i < S::kTickets; ++i) {
       InitBarrier(ticket_full(i), 1);

@@ -355,7 +355,7 @@ void Cta::SyncCluster(Where where) {
 
 void Cta::IssueCopy(uint32_t to, const void* from, int bytes, Where where) {
   At(to, 16, where);
-  if (bytes > 0) CheckDeviceRange(*this, from, bytes, where);
+  if (bytes > 0) CheckDeviceRange(*this, from, bytes, bytes, where);
   lane_->copies.push_back({to, bytes, from, lane_->copy_group});
   if (random_.OneIn(2)) Land(*lane_, lane_->copies.size() - 1);
 }

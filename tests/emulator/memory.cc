@@ -77,7 +77,8 @@ bool IsDevice(const void* p) {
   return Find(static_cast<const unsigned char*>(p)) != nullptr;
 }
 
-void CheckDeviceRange(Cta& cta, const void* p, int bytes, std::source_location where) {
+void CheckDeviceRange(Cta& cta, const void* p, int bytes, int alignment,
+                      std::source_location where) {
   const auto* const at = static_cast<const unsigned char*>(p);
   bool fits = false;
   {
@@ -86,8 +87,8 @@ void CheckDeviceRange(Cta& cta, const void* p, int bytes, std::source_location w
     fits = found != nullptr && at + bytes <= found->first + found->second.bytes;
   }
   if (!fits) cta.Fault("an asynchronous copy reads " + NearestDevice(p), where);
-  if (reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) != 0) {
-    cta.Fault("an asynchronous copy reads from an address that its size does not divide", where);
+  if (reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(alignment) != 0) {
+    cta.Fault("an asynchronous copy reads from an address that is not aligned", where);
   }
 }
 

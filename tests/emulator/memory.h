@@ -15,7 +15,8 @@ void* AllocateDevice(size_t bytes);
 // False where `p` is no allocation, or something wrote just beyond it.
 bool FreeDevice(void* p);
 // Ends the kernel if [p, p + bytes) is not part of one allocation.
-void CheckDeviceRange(Cta& cta, const void* p, int bytes, std::source_location where);
+void CheckDeviceRange(Cta& cta, const void* p, int bytes, int alignment,
+                      std::source_location where);
 // Which allocation an address lies in or next to, for a message.
 std::string NearestDevice(const void* p);
 // Lets what lies in host memory be read by asynchronous copies as well.

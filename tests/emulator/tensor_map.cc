@@ -14,6 +14,7 @@ namespace {
 constexpr int kRank = 5;
 constexpr int kSwizzledRow = 128;  // bytes
 constexpr int kElement = 2;        // bytes
+constexpr int kPiece = 16;         // bytes: what addresses and strides are multiples of
 constexpr uint64_t kMagic = 0x4d504d54;
 
 // What an emulated CUtensorMap holds; dimension 0 is the innermost.
@@ -90,7 +91,7 @@ void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (
   std::vector<const char*> from;
   for (int r = 0; r < rows; ++r) {
     from.push_back(RowOf(m, at, r));
-    if (from.back() != nullptr) CheckDeviceRange(cta, from.back(), kSwizzledRow, where);
+    if (from.back() != nullptr) CheckDeviceRange(cta, from.back(), kSwizzledRow, kPiece, where);
   }
   unsigned char* const first = cta.At(to, kSwizzledRow, where);
   cta.At(to + static_cast<uint32_t>((rows - 1) * kSwizzledRow), kSwizzledRow, where);
