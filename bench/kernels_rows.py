@@ -226,7 +226,7 @@ def linear() -> Iterator[Result]:
         nbytes = 2.0 * n * k
         weights = [random(n, k) for _ in range(min(64, int(ROTATED_BYTES / nbytes) + 2))]
         torch.cuda.synchronize()
-        for count in (1, 4, 8, 16):
+        for count in (1, 4, 8, 16, 17, 32, 64, 96, 128, 192, 256, 512):
             x, out = random(count, k), random(count, n)
             ops.linear(out, x, weights[0])
             want = x.double() @ weights[0][:4096].double().t()

@@ -2,6 +2,7 @@
 #include "base/ops_check.h"
 #include "common/rows.h"
 #include "linear/linear.h"
+#include "linear/linear_wgmma.h"
 #include "octavo/cuda_ops.h"
 
 namespace octavo::cuda {
@@ -16,9 +17,9 @@ Status CheckFits(const LinearArgs& a) {
   if (a.x.dtype == DType::kF32) {
     return InvalidOp(op, "x is float32, need bfloat16 or float16 on CUDA: use torch");
   }
-  if (a.x.shape[0] > kMaxLinearTokens) {
+  if (a.x.shape[0] > kMaxWideTokens) {
     return InvalidOp(op, "x has " + std::to_string(a.x.shape[0]) +
-                             " rows, need at most 16 on CUDA: a BLAS is as fast from there on");
+                             " rows, need at most 512 on CUDA: a BLAS is as fast from there on");
   }
   if (!WideRows(a.x, k) || !WideRows(a.weight, k)) {
     return InvalidOp(op,
@@ -76,6 +77,24 @@ Status LaunchKind(LinearKind kind, const LinearChoice& choice, const LinearParam
   }
 }
 
+// From 17 rows on.
+Status LinearOfManyRows(const LinearArgs& a, const DeviceFacts& facts, Stream stream) {
+  const std::string rows = "x has " + std::to_string(a.x.shape[0]) + " rows, ";
+  if (!facts.wgmma) {
+    return InvalidOp("linear", rows +
+                                   "need at most 16 on a GPU that is not of compute "
+                                   "capability 9.0: use torch");
+  }
+  if (!TakesWide(a)) {
+    return InvalidOp("linear", rows +
+                                   "from 17 on CUDA needs columns in multiples of 64, rows of "
+                                   "the weight in multiples of 16, out and bias that begin on "
+                                   "16 bytes, and no norm: use torch");
+  }
+  const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1] / kWideUnit};
+  return LaunchWide(a, ChooseWide(problem, facts.multiprocessors, facts.shared_per_block), stream);
+}
+
 }  // namespace
 
 Status Linear(const LinearArgs& a, Stream stream) {
@@ -84,6 +103,7 @@ Status Linear(const LinearArgs& a, Stream stream) {
   if (a.out.num_elements() == 0) return Status::Ok();
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
+  if (a.x.shape[0] > kMaxLinearTokens) return LinearOfManyRows(a, facts.value(), stream);
   LinearParams p = ParamsOf(a);
   const LinearKind kind = KindOf(a);
   const LinearChoice choice =

@@ -125,9 +125,9 @@ TEST_CASE("a chain of CUDA products that read weights ahead repeats bit for bit"
 }
 
 TEST_CASE("a CUDA product refuses what a BLAS does as well") {
-  Tensor out(DType::kBF16, {17, 64}), x(DType::kBF16, {17, 64}), weight(DType::kBF16, {64, 64});
+  Tensor out(DType::kBF16, {513, 64}), x(DType::kBF16, {513, 64}), weight(DType::kBF16, {64, 64});
   CHECK(cpu::Refused(Linear({out.view(), x.view(), weight.view(), std::nullopt}, nullptr),
-                     "x has 17 rows, need at most 16 on CUDA"));
+                     "x has 513 rows, need at most 512 on CUDA"));
   Tensor out32(DType::kF32, {1, 8}), x32(DType::kF32, {1, 8}), weight32(DType::kF32, {8, 8});
   CHECK(cpu::Refused(Linear({out32.view(), x32.view(), weight32.view(), std::nullopt}, nullptr),
                      "x is float32"));

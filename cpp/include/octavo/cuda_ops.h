@@ -27,8 +27,9 @@ Status SlotMapping(const SlotMappingArgs& a, Stream stream);
 Status CacheWrite(const CacheWriteArgs& a, Stream stream);
 Status SiluMul(const GatedActivationArgs& a, Stream stream);
 Status GeluTanhMul(const GatedActivationArgs& a, Stream stream);
-// bfloat16 and float16 with up to 16 rows of x, rows of x and weight on 16 bytes; everything else
-// is refused, because a BLAS does it as well.
+// bfloat16 and float16 with up to 16 rows of x, rows of x and weight on 16 bytes. On compute
+// capability 9.0 up to 512 rows, from 17 on with K a multiple of 64, N of 16, out and bias on 16
+// bytes and no norm. Everything else is refused, because a BLAS does it as well.
 Status Linear(const LinearArgs& a, Stream stream);
 // bfloat16 and float16, K a multiple of 8, rows of x and weight on 16 bytes. Slower than a BLAS.
 Status Gemm(const GemmArgs& a, Stream stream);

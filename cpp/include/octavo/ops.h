@@ -147,8 +147,8 @@ struct GatedActivationArgs {
 enum class Gate { kNone, kSilu, kGeluTanh };
 
 // out = x weight^T + bias, for few rows of x: it reads the weight once, at the speed of memory. An
-// element does not depend on how many rows there are. For many rows a BLAS is faster; where that
-// begins is the caller's to know.
+// element does not depend on how many rows there are (on CUDA: of up to 16). For many rows a BLAS
+// is faster; where that begins is the caller's to know.
 //
 // What stands around a product in a model can be done on the way: the norm of x before it, the gate
 // after it, the sum with what out holds. Each rounds to T where the op that it stands for would

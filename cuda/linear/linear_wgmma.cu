@@ -1,0 +1,73 @@
+// Host side of the product of some rows on wgmma: its tensor maps.
+#include "base/ops_check.h"
+#include "common/rows.h"
+#include "common/tensor_map.h"
+#include "linear/linear_wgmma.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int64_t kHalf = 8;  // rows of the gate, or of what they open, side by side in a tile
+
+// [1, N / 16, 2, 8, K]: the rows in the order of the tiles.
+TensorView WeightOf(const LinearArgs& a) {
+  TensorView v = a.weight;
+  const int64_t n = a.weight.shape[0], row = a.weight.stride[0];
+  const int64_t open = a.gate == Gate::kNone ? kHalf : n / 2;
+  v.rank = kMapRank;
+  const int64_t shape[kMapRank] = {1, n / (2 * kHalf), 2, kHalf, a.weight.shape[1]};
+  const int64_t groups = a.gate == Gate::kNone ? 2 * kHalf : kHalf;
+  const int64_t stride[kMapRank] = {0, groups * row, open * row, row, 1};
+  for (int i = 0; i < kMapRank; ++i) {
+    v.shape[i] = shape[i];
+    v.stride[i] = stride[i];
+  }
+  return v;
+}
+
+TensorView InputsOf(const LinearArgs& a) {
+  TensorView v = a.x;
+  v.rank = kMapRank;
+  const int64_t shape[kMapRank] = {1, 1, 1, a.x.shape[0], a.x.shape[1]};
+  const int64_t stride[kMapRank] = {0, 0, 0, a.x.stride[0], 1};
+  for (int i = 0; i < kMapRank; ++i) {
+    v.shape[i] = shape[i];
+    v.stride[i] = stride[i];
+  }
+  return v;
+}
+
+}  // namespace
+
+bool TakesWide(const LinearArgs& a) {
+  const int64_t k = a.x.shape[1], n = a.weight.shape[0];
+  if (a.norm.has_value() || k == 0 || k % kWideUnit != 0 || n % (2 * kHalf) != 0) return false;
+  if (!WideRows(a.x, k) || !WideRows(a.weight, k) || !WideRows(a.out, kHalf)) return false;
+  if (a.bias.has_value() && !WideRows(*a.bias, kHalf)) return false;
+  return FitsTensorMap(WeightOf(a)) && FitsTensorMap(InputsOf(a));
+}
+
+Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream) {
+  WideParams p{};
+  const auto groups = static_cast<uint32_t>(choice.rows / (2 * kHalf));
+  const auto tokens = static_cast<uint32_t>(choice.tokens / choice.sharers);
+  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(WeightOf(a), {1, groups, 2, kHalf, kWideUnit}, &p.weight));
+  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(InputsOf(a), {1, 1, 1, tokens, kWideUnit}, &p.x));
+  p.out = a.out.ptr<char>();
+  p.bias = a.bias.has_value() ? a.bias->ptr<char>() : nullptr;
+  p.out_stride = StridesOf(a.out).token;
+  p.m = static_cast<int32_t>(a.x.shape[0]);
+  p.n = static_cast<int32_t>(a.out.shape[1]);
+  p.units = static_cast<int32_t>(a.x.shape[1] / kWideUnit);
+  p.stages = choice.stages;
+  p.splits = choice.splits;
+  p.sharers = choice.sharers;
+  p.token_tiles = CeilDiv(p.m, choice.tokens);
+  p.weight_ready = a.weight_ready;
+  p.add = a.add;
+  p.gate = a.gate;
+  return a.x.dtype == DType::kF16 ? LaunchWideOf<__half>(choice, p, stream)
+                                  : LaunchWideOf<__nv_bfloat16>(choice, p, stream);
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,70 @@
+// The parameters of the product of some rows on wgmma, and its launchers.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "common/launch.h"
+#include "linear/wgmma_choice.h"
+#include "octavo/cuda_ops.h"
+#include "octavo/ops.h"
+
+namespace octavo::cuda {
+
+struct WideParams {
+  CUtensorMap weight;  // [1, N / 16, 2, 8, K]: eight rows of the gate, eight that they open
+  CUtensorMap x;       // [1, 1, 1, M, K]
+  char* out;
+  const char* bias;    // or null
+  int64_t out_stride;  // bytes
+  int32_t m, n;        // n: columns of out
+  int32_t units;       // of k
+  int32_t stages;
+  int32_t splits;   // CTAs that share a tile's k
+  int32_t sharers;  // tiles that share their rows of x
+  int32_t token_tiles;
+  bool weight_ready;  // as LinearParams
+  bool add;
+  Gate gate;
+};
+
+// A tile of kWarpgroups * kRowTiles * 64 rows of the weight and kTokens rows of x.
+template <typename ElementT, int kWarpgroupsV, int kRowTilesV, int kTokensV>
+struct WideShape {
+  using Element = ElementT;
+  static constexpr int kWarpgroups = kWarpgroupsV;
+  static constexpr int kRowTiles = kRowTilesV;  // of a warpgroup: the m side of a product
+  static constexpr int kTokens = kTokensV;
+  static constexpr int kRows = kWarpgroups * kRowTiles * 64;
+  static constexpr int kSums = kTokens / 2;  // of a thread and row tile
+  static constexpr int kConsumers = kWarpgroups * 128;
+  static constexpr int kThreads = kConsumers + 32;
+  static constexpr int kWeightBytes = kRows * kWideUnit * 2;
+  static constexpr int kStageBytes = WideStageBytes(kRows, kTokens);
+  static constexpr int kSumStride = WideSumStride(kRows);
+  // Where registers allow it the next product's CTAs stand beside this one's and read weights
+  // ahead.
+  static constexpr int kCtas = kWarpgroups * kRowTiles * kSums <= 64 ? 2 : 1;
+
+  static_assert(sizeof(Element) == 2);
+  static_assert(kTokens % 8 == 0 && kTokens <= 256, "the n side of a product");
+  static_assert(kRowTiles * kSums <= 128, "sums of a thread");
+  static_assert(kStageBytes % 1024 == 0 && kWeightBytes % 1024 == 0, "swizzled blocks");
+};
+
+// REQUIRES: TakesWide(a), and a tile that is compiled.
+Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream);
+
+// Whether the copy engine and the stores can take the operands: K a multiple of 64, N of 16, rows
+// that begin on 16 bytes, no norm. Does not ask for the device.
+bool TakesWide(const LinearArgs& a);
+
+// One instantiation each, in linear_wgmma_<dtype>.cu.
+template <typename T>
+Status LaunchWideOf(const WideChoice& choice, const WideParams& p, cudaStream_t stream);
+extern template Status LaunchWideOf<__nv_bfloat16>(const WideChoice&, const WideParams&,
+                                                   cudaStream_t);
+extern template Status LaunchWideOf<__half>(const WideChoice&, const WideParams&, cudaStream_t);
+
+}  // namespace octavo::cuda
