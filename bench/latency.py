@@ -2,22 +2,25 @@
 
     python bench/latency.py --model Qwen3-0.6B
     python bench/latency.py --model Llama-3.1-8B --output latency.json
-    python bench/latency.py --batches 1,128 --kernels
+    python bench/latency.py --model Qwen3-0.6B --busy-threads 2
 
 A step's idle time comes from a trace of the device: the pauses between one step's last kernel and the next
-one's first, which is what the host costs, and those between the kernels of one step. --kernels prints that
-trace kernel by kernel.
+one's first, which is what the host costs, and those between the kernels of one step. With busy threads every
+batch is timed once more, beside as many threads of Python that compute: what a server's other work does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
-from device_trace import as_json, pauses, spans_of, table
 from model_folders import CONFIGS, model_folder
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,7 +37,10 @@ from octavo.version import __version__
 BATCHES = (1, 8, 64, 256)
 PROMPTS = (128, 2048, 8192)
 CONTEXT = 512  # tokens of each prompt of a batch
-STEPS = 30
+STEPS = 30  # of a trace
+TIMED_STEPS = 200
+MOST_AHEAD = 32  # outputs that may wait for the caller
+STEP_GAP_US = 4.0  # kernels of one graph follow each other within less
 
 
 def main() -> int:
@@ -44,16 +49,22 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="Qwen3-0.6B", help=f"a folder, or one of {', '.join(CONFIGS)}")
-    parser.add_argument("--batches", type=sizes, default=BATCHES, help="rows of decode steps, a comma list")
-    parser.add_argument("--kernels", action="store_true", help="print the device's time by kernel")
     parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument(
+        "--busy-threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="time steps beside N threads that hold the GIL",
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="rows of the steps to time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as parent:
         folder = model_folder(args.model, Path(parent))
         load_format = "dummy" if args.model in CONFIGS else "auto"
         llm = LLM(str(folder), device="cuda", load_format=load_format, max_model_len=max(PROMPTS) + 1024)
     first = [first_token(llm, length) for length in PROMPTS]
-    steps = [decode(llm, batch, kernels=args.kernels) for batch in args.batches]
+    steps = [decode(llm, batch, args.busy_threads) for batch in args.batches]
     result = {
         "benchmark": "latency",
         "date": datetime.date.today().isoformat(),
@@ -90,43 +101,81 @@ def first_token(llm: LLM, length: int) -> dict[str, float]:
     return {"prompt_tokens": length, "ms": round(median, 3)}
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """Numbers of rows of a comma list."""
-    return tuple(int(part) for part in text.split(","))
-
-
-def decode(llm: LLM, batch: int, *, kernels: bool = False) -> dict[str, Any]:
-    """Wall time of a decode step, and the device's pauses in it; with `kernels` what each kernel takes."""
+def decode(llm: LLM, batch: int, busy_threads: int) -> dict[str, float]:
+    """Wall time of a decode step, alone and beside busy threads, and the device's pauses in it."""
     engine = llm.llm_engine
     for i in range(batch):
-        params = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+        params = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
         engine.add_request(f"{batch}-{i}", prompt_of(CONTEXT, i), params)
     for _ in range(50):  # past every prompt's end, and past the capture
         engine.step()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        engine.step()
-    wall = 1e3 * (time.perf_counter() - start) / STEPS
+    result = {"batch": batch, "step_ms": round(step_time(llm), 4)}
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        first = engine.core.stats()["steps"]
         for _ in range(STEPS):
             engine.step()
         torch.cuda.synchronize()
-    spans = spans_of(trace)
-    between, within = (us / STEPS for us in pauses(spans))
+    # Steps that were run for nobody yet are in the trace too.
+    between, within = pauses(trace, max(engine.core.stats()["steps"] - first, STEPS))
+    result |= {"idle_between_us": round(between, 2), "idle_within_us": round(within, 2)}
+    if busy_threads:
+        with spinning(busy_threads):
+            result["busy_step_ms"] = round(step_time(llm), 4)
     engine.abort_request(list(engine.unfinished_request_ids()))
     while engine.has_unfinished_requests():
         engine.step()
-    print(f"batch {batch:4}: step {wall:8.3f} ms, idle between {between:5.1f} us, within {within:5.1f} us")
-    result: dict[str, Any] = {
-        "batch": batch,
-        "step_ms": round(wall, 4),
-        "idle_between_us": round(between, 2),
-        "idle_within_us": round(within, 2),
-    }
-    if kernels:
-        print(table(spans, STEPS))
-        result["kernels"] = as_json(spans, STEPS)
+    busy = f", beside {busy_threads} busy threads {result['busy_step_ms']:8.3f} ms" if busy_threads else ""
+    print(
+        f"batch {batch:4}: step {result['step_ms']:8.3f} ms, idle between {between:5.1f} us, "
+        f"within {within:5.1f} us{busy}"
+    )
     return result
+
+
+def step_time(llm: LLM) -> float:
+    """Milliseconds a step, over enough of them that a few waiting outputs do not count."""
+    engine = llm.llm_engine
+    for _ in range(MOST_AHEAD):
+        engine.step()
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        engine.step()
+    return 1e3 * (time.perf_counter() - start) / TIMED_STEPS
+
+
+@contextlib.contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """Threads that compute in Python."""
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    threads = [threading.Thread(target=spin) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def pauses(trace: Any, steps: int) -> tuple[float, float]:
+    """Microseconds of a step in which nothing ran: in pauses as between steps, and in shorter ones."""
+    device = torch.autograd.DeviceType.CUDA
+    spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type == device)
+    long = short = 0.0
+    last = spans[0][1]
+    for start, end in spans:
+        if start - last > STEP_GAP_US:
+            long += start - last
+        elif start > last:
+            short += start - last
+        last = max(last, end)
+    return long / steps, short / steps
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/out_of_memory.h"
@@ -65,6 +66,10 @@ class CoreEngine final : public Engine {
   bool WaitForLoads() { return host_tier_ && host_tier_->WaitForLoads(); }
   const transfer::HostTier* host_tier() const { return host_tier_.get(); }
 
+  // No call locks. Where a loop steps the engine (engine/step_loop.h), everybody holds this while
+  // calling it.
+  std::mutex& gate() const { return gate_; }
+
   int32_t num_running() const { return scheduler_.num_running(); }
   int32_t num_waiting() const { return scheduler_.num_waiting(); }
   const batch::Arena& arena() const { return batch_.arena(); }
@@ -79,6 +84,7 @@ class CoreEngine final : public Engine {
     return OrOutOfMemory(kNoMessage, [&] { return scheduler_.End(request, reason); });
   }
 
+  mutable std::mutex gate_;
   EngineConfig config_;
   kv::KvManager kv_;
   batch::StepBatch batch_;

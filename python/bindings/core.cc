@@ -36,6 +36,12 @@ void Throw(const Status& status) {
   }
 }
 
+py::array ArrayOf(std::span<const StepOutput> outputs) {
+  py::array_t<StepOutput> array(static_cast<py::ssize_t>(outputs.size()));
+  std::memcpy(array.mutable_data(), outputs.data(), outputs.size_bytes());
+  return array;
+}
+
 namespace {
 
 using engine::CoreEngine;
@@ -63,9 +69,7 @@ py::dtype NumpyType(DType type) {
 
 py::array Outputs(const Result<std::span<const StepOutput>>& result) {
   if (!result.ok()) Throw(result.status());
-  py::array_t<StepOutput> array(static_cast<py::ssize_t>(result->size()));
-  std::memcpy(array.mutable_data(), result->data(), result->size_bytes());
-  return array;
+  return ArrayOf(*result);
 }
 
 using ColumnDict = py::typing::Dict<py::str, py::array>;
@@ -327,18 +331,21 @@ uint64_t AddRequest(CoreEngine& engine, const Tokens& prompt, const SamplingPara
     input.retention = {retention->ranges, retention->decode_priority,
                        retention->decode_duration_ms};
   }
+  const Turn turn(engine);
   auto id = engine.AddRequest(input);
   if (!id.ok()) Throw(id.status());
   return Value(*id);
 }
 
 const StepPlan* BeginStep(CoreEngine& engine) {
+  const Turn turn(engine);
   py::gil_scoped_release release;
   return engine.BeginStep();
 }
 
 py::array FinishStep(CoreEngine& engine, uint64_t step_id, const Tokens& tokens) {
   const std::span<const int32_t> span = SpanOf(tokens);
+  const Turn turn(engine);
   Result<std::span<const StepOutput>> result = [&] {
     py::gil_scoped_release release;
     return engine.FinishStep(step_id, span);
@@ -352,26 +359,27 @@ void Check(const Status& status) {
 
 void BindContent(py::class_<CoreEngine>& engine) {
   engine
-      .def("reset_prefix_cache", &CoreEngine::ResetPrefixCache,
+      .def("reset_prefix_cache", InTurn(+[](CoreEngine& e) { return e.ResetPrefixCache(); }),
            "Forgets all cached prefixes; False, and no change, while a request holds blocks.")
-      .def("reset_encoder_cache", &CoreEngine::ResetEncoderCache,
+      .def("reset_encoder_cache", InTurn(+[](CoreEngine& e) { e.ResetEncoderCache(); }),
            "Forgets the embeddings of images and audio that no request uses.")
-      .def("take_events", &EventsOf,
+      .def("take_events", InTurn(&EventsOf),
            "KV events since the last call (needs enable_kv_events): kind, group, block, hash, "
            "parent (of the content before), start (of its first token), token_ids, and extra: the "
            "salt of a first block and the (hash, start in the block, length) of items in it, or "
            "None.")
-      .def_property_readonly(
-          "dropped_events", [](const CoreEngine& e) { return e.kv().events().dropped(); },
-          "Events that take_events came too late for.")
-      .def("cached_content", &ContentOf,
+      .def_property_readonly("dropped_events",
+                             InTurn(+[](const CoreEngine& e) { return e.kv().events().dropped(); }),
+                             "Events that take_events came too late for.")
+      .def("cached_content", InTurn(&ContentOf),
            "The whole prefix cache as stored events, prefixes first: one for each content.");
 }
 
 void BindEngine(py::module_& m) {
   PYBIND11_NUMPY_DTYPE(StepOutput, request, token, sample, stop_token, cached_tokens, finish);
-  py::class_<CoreEngine> engine(
-      m, "Engine", "Scheduler, KV manager and step batch. One thread at a time may call it.");
+  py::class_<CoreEngine> engine(m, "Engine",
+                                "Scheduler, KV manager and step batch. One thread at a time may "
+                                "call it, beside its StepLoop.");
   BindContent(engine);
   BindHostTier(engine);
   engine
@@ -381,47 +389,45 @@ void BindEngine(py::module_& m) {
            py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("retention") = std::nullopt,
            py::arg("encoder_items") = std::vector<EncoderItem>(),
            "Queues a request and returns its id. ValueError names what can never run.")
-      .def(
-          "set_drafts",
-          [](CoreEngine& e, uint64_t id, const Tokens& drafts) {
-            Check(e.SetDrafts(RequestId{id}, SpanOf(drafts)));
-          },
-          py::arg("request"), py::arg("token_ids"),
-          "Proposes what follows the tokens known of a request, for its next row; outputs do not "
-          "depend on it. RuntimeError while its drafts are in an open step.")
+      .def("set_drafts", InTurn(+[](CoreEngine& e, uint64_t id, const Tokens& drafts) {
+             Check(e.SetDrafts(RequestId{id}, SpanOf(drafts)));
+           }),
+           py::arg("request"), py::arg("token_ids"),
+           "Proposes what follows the tokens known of a request, for its next row; outputs do not "
+           "depend on it. RuntimeError while its drafts are in an open step.")
       .def("begin_step", &BeginStep, py::return_value_policy::reference_internal,
            "Plans the next step; None when nothing can be scheduled now.")
       .def("finish_step", &FinishStep, py::arg("step_id"), py::arg("token_ids"),
            "Takes one token a sample (-1: that row failed) of the oldest open step; returns the "
            "outputs.")
-      .def(
-          "fail_step", [](CoreEngine& e, uint64_t step_id) { return Outputs(e.FailStep(step_id)); },
-          py::arg("step_id"), "Ends every request of this step and of all later open ones.")
-      .def(
-          "abort", [](CoreEngine& e, uint64_t id) { Check(e.Abort(RequestId{id})); },
-          py::arg("request"), "Ends a request now. KeyError when it has ended already.")
-      .def(
-          "stop", [](CoreEngine& e, uint64_t id) { Check(e.Stop(RequestId{id})); },
-          py::arg("request"), "Ends a request as finished (the front end saw a stop string).")
+      .def("fail_step",
+           InTurn(+[](CoreEngine& e, uint64_t step_id) { return Outputs(e.FailStep(step_id)); }),
+           py::arg("step_id"), "Ends every request of this step and of all later open ones.")
+      .def("abort", InTurn(+[](CoreEngine& e, uint64_t id) { Check(e.Abort(RequestId{id})); }),
+           py::arg("request"), "Ends a request now. KeyError when it has ended already.")
+      .def("stop", InTurn(+[](CoreEngine& e, uint64_t id) { Check(e.Stop(RequestId{id})); }),
+           py::arg("request"), "Ends a request as finished (the front end saw a stop string).")
       .def("columns", &Columns, py::arg("slot"),
            "The columns of a host slot at full capacity, by name, over the core's own memory.")
       .def("block_table", &BlockTable, py::arg("group") = 0,
            "[max_num_seqs, max_blocks] int32 over the core's own memory; unused entries are block "
            "0.")
-      .def(
-          "set_pause", [](CoreEngine& e, const std::string& mode) { e.SetPause(PauseOf(mode)); },
-          py::arg("mode"),
-          "'new_requests' admits nobody who has not run yet, 'all' plans no step, 'none' goes on. "
-          "Nothing ends by it.")
-      .def_property_readonly(
-          "pause",
-          [](const CoreEngine& e) { return std::string(kPauses[static_cast<int>(e.pause())]); })
-      .def("has_unfinished", &CoreEngine::HasUnfinished,
+      .def("set_pause",
+           InTurn(+[](CoreEngine& e, const std::string& mode) { e.SetPause(PauseOf(mode)); }),
+           py::arg("mode"),
+           "'new_requests' admits nobody who has not run yet, 'all' plans no step, 'none' goes on. "
+           "Nothing ends by it.")
+      .def_property_readonly("pause", InTurn(+[](const CoreEngine& e) {
+                               return std::string(kPauses[static_cast<int>(e.pause())]);
+                             }))
+      .def("has_unfinished", InTurn(+[](const CoreEngine& e) { return e.HasUnfinished(); }),
            "Whether any request has not ended, paused or not.")
-      .def("stats", [](const CoreEngine& e) { return StatsOf(e.Stats()); })
-      .def_property_readonly("num_running", [](const CoreEngine& e) { return e.num_running(); })
-      .def_property_readonly("num_waiting", [](const CoreEngine& e) { return e.num_waiting(); })
-      .def("check_invariants", &CoreEngine::CheckInvariants,
+      .def("stats", InTurn(+[](const CoreEngine& e) { return StatsOf(e.Stats()); }))
+      .def_property_readonly("num_running",
+                             InTurn(+[](const CoreEngine& e) { return e.num_running(); }))
+      .def_property_readonly("num_waiting",
+                             InTurn(+[](const CoreEngine& e) { return e.num_waiting(); }))
+      .def("check_invariants", InTurn(+[](const CoreEngine& e) { e.CheckInvariants(); }),
            "Aborts the process when the core's books do not balance. O(pool); for tests.")
       .def_property_readonly("config", &CoreEngine::config);
 }
@@ -438,5 +444,6 @@ PYBIND11_MODULE(_core, m) {
   octavo::bindings::BindClock(m);
   octavo::bindings::BindEngine(m);
   octavo::bindings::BindKv(m);
+  octavo::bindings::BindLoop(m);
   octavo::bindings::BindSim(m);
 }

@@ -132,6 +132,7 @@ class PythonCopier final : public transfer::BlockCopier {
 };
 
 void AddHostTier(CoreEngine& engine, uint64_t pool, int64_t parent_bytes, int64_t budget_bytes) {
+  const Turn turn(engine);
   const Status s =
       engine.AddHostTier(reinterpret_cast<std::byte*>(pool), parent_bytes, budget_bytes);
   if (!s.ok()) Throw(s);
@@ -143,6 +144,7 @@ void AddDeviceTier(CoreEngine& engine, py::object copier, Bytes memory, int64_t 
     block_bytes.push_back(parent_bytes / engine.kv().pool().split(g));
   }
   const int64_t budget = memory.nbytes();
+  const Turn turn(engine);
   const Status s = engine.AddHostTier(
       std::make_unique<PythonCopier>(std::move(copier), std::move(memory), std::move(block_bytes)),
       parent_bytes, budget);
@@ -150,11 +152,13 @@ void AddDeviceTier(CoreEngine& engine, py::object copier, Bytes memory, int64_t 
 }
 
 bool WaitForLoads(CoreEngine& engine) {
+  const Turn turn(engine);
   py::gil_scoped_release release;
   return engine.WaitForLoads();
 }
 
 py::typing::Dict<py::str, py::int_> StatsOf(const CoreEngine& engine) {
+  const Turn turn(engine);
   const transfer::HostTierStats s =
       engine.host_tier() ? engine.host_tier()->stats() : transfer::HostTierStats{};
   py::typing::Dict<py::str, py::int_> d;

@@ -150,6 +150,7 @@ void BindAttention(nb::module_& m);
 void BindInvariant(nb::module_& m);
 void BindLatent(nb::module_& m);
 void BindMoe(nb::module_& m);
+void BindQueue(nb::module_& m);
 void BindSampling(nb::module_& m);
 void BindState(nb::module_& m);
 void BindTables(nb::module_& m);
@@ -182,6 +183,7 @@ NB_MODULE(_ops, m) {
   BindInvariant(m);
   BindLatent(m);
   BindMoe(m);
+  BindQueue(m);
   BindSampling(m);
   BindState(m);
   BindTables(m);

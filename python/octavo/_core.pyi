@@ -8,7 +8,7 @@ import numpy
 import numpy.dtypes
 import numpy.typing
 import typing
-__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'EncoderItem', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'KVManager', 'ManualClock', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepPlan', 'serve']
+__all__: list[str] = ['BlockPool', 'CacheGroup', 'CostModel', 'EncoderItem', 'Engine', 'EngineConfig', 'GAP_BASE', 'GAP_FIRST', 'GraphSteps', 'KVManager', 'ManualClock', 'PackedLayout', 'PrefixChain', 'Retention', 'SERVE_REQUEST', 'SamplingParams', 'StepLoop', 'StepNews', 'StepPlan', 'StepSizes', 'pack_step', 'serve']
 class CacheGroup:
     """
     Layers that share block tables: what they keep of the past, and how many of their blocks one block of the pool holds (split).
@@ -258,7 +258,7 @@ class ManualClock:
         ...
 class Engine:
     """
-    Scheduler, KV manager and step batch. One thread at a time may call it.
+    Scheduler, KV manager and step batch. One thread at a time may call it, beside its StepLoop.
     """
     def __init__(self, config: EngineConfig, clock: ManualClock | None = None) -> None:
         ...
@@ -420,6 +420,81 @@ class KVManager:
     @property
     def free_blocks(self) -> int:
         ...
+class StepSizes:
+    """
+    Sizes that device steps are padded to; lists rise.
+    """
+    def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool) -> tuple[int, int, int, int, bool]:
+        """
+        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row.
+        """
+class PackedLayout:
+    """
+    Where the columns of a shape lie in the piece that is sent to a device.
+    """
+    def __init__(self, *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, bool], offsets: collections.abc.Mapping[str, typing.SupportsInt | typing.SupportsIndex], bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class GraphSteps:
+    """
+    Steps whose captured graphs are known, launched without Python. All addresses must stay valid as long as it lives.
+    """
+    def __init__(self, engine: Engine, *, queue: typing.SupportsInt | typing.SupportsIndex, sizes: StepSizes, spare_slot: typing.SupportsInt | typing.SupportsIndex, host: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], host_token: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], host_value: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], landing: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], device: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        queue: the address of a DeviceQueue (octavo/executor.h); host, host_token, host_value, landing: pinned memory for packed columns, for the tokens and values of logit edits, and for a step's tokens, an address for each host slot; device: where columns, tokens and values of edits go.
+        """
+    def add(self, layout: PackedLayout, graph: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Steps of this shape are launches of a graph (a cudaGraphExec_t). While the loop waits for its caller, or before it was asked for anything.
+        """
+class StepNews:
+    """
+    A step to launch, or one that is over.
+    """
+    @property
+    def failure(self) -> str | None:
+        """
+        Why the step failed, and with it all that were open; None: it did not.
+        """
+    @property
+    def num_rows(self) -> int:
+        ...
+    @property
+    def outputs(self) -> typing.Any:
+        """
+        As Engine.finish_step returns them.
+        """
+    @property
+    def plan(self) -> StepPlan | None:
+        """
+        The step to launch; None: this tells of one that is over.
+        """
+    @property
+    def step_id(self) -> int:
+        ...
+class StepLoop:
+    """
+    Steps an engine on a thread of its own, which never takes the GIL: up to `depth` steps are open. One thread at a time may call it.
+    """
+    def __init__(self, engine: Engine, steps: GraphSteps, depth: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def fail(self, why: str) -> None:
+        """
+        Fails the steps that are open now.
+        """
+    def launched(self, error: str | None = None) -> None:
+        """
+        The step that `next` handed out runs on the queue, or could not be started.
+        """
+    def next(self) -> StepNews | None:
+        """
+        Lets the engine step, and waits for the next thing to do; None: there is nothing to run. A step that was handed out and not reported as launched fails.
+        """
+    def stop(self) -> None:
+        """
+        Waits for what runs and ends the thread; `next` then returns what was reported before, and None. It can be called twice.
+        """
 class CostModel:
     """
     How long a step takes, without running it.
@@ -434,6 +509,10 @@ class CostModel:
         """
         Measured steps on a grid, linear in between: `rows` rows, one of which computes `extra` tokens besides the one of each, with `context` tokens before.
         """
+def pack_step(engine: Engine, plan: StepPlan, layout: PackedLayout, *, spare_slot: typing.SupportsInt | typing.SupportsIndex, landing: typing.SupportsInt | typing.SupportsIndex, piece: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Writes a step's columns, padded, to the address `piece`; its tokens are to go to `landing`. True: a sample has a penalty or a mask, whose addresses are left 0.
+    """
 def serve(config: EngineConfig, cost: CostModel, requests: numpy.ndarray, *, lag: typing.SupportsInt | typing.SupportsIndex = 0, sample_interval: typing.SupportsFloat | typing.SupportsIndex = 0.1, submit_seconds: typing.SupportsFloat | typing.SupportsIndex = 0.0, max_seconds: typing.SupportsFloat | typing.SupportsIndex = 1000000000.0) -> dict[str, typing.Any]:
     """
     Runs the engine under traffic in virtual time. ValueError names what is wrong with the configuration or a request.

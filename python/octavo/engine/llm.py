@@ -256,7 +256,19 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
         events=_publisher(plan),
         items=items,
         audio=audio,
+        loop=_loop(plan, core_engine, runner),
     )
+
+
+def _loop(plan: Plan, engine: core.Engine, runner: DeviceRunner | ModelRunner) -> core.StepLoop | None:
+    """The loop that launches captured steps; None where Python has a part in every step.
+
+    A host tier's copies are asked for as a step is planned, and events have to be taken step by step.
+    """
+    if plan.cache.offloading_bytes or plan.cache.kv_events.enabled or isinstance(runner, ModelRunner):
+        return None
+    steps = runner.graph_steps
+    return None if steps is None else core.StepLoop(engine, steps, runner.depth)
 
 
 def _publisher(plan: Plan) -> EventSink | None:

@@ -19,7 +19,7 @@ from octavo.engine.core_params import ParamsTranslator
 from octavo.engine.inputs import InputProcessor, Prompt
 from octavo.engine.logprobs import DecodedTokens, LogprobRows
 from octavo.engine.metrics import EngineMetrics, Metric
-from octavo.engine.pipeline import Pipeline, Runner
+from octavo.engine.pipeline import LoopedSteps, Outcome, Pipeline, Runner, Steps
 from octavo.engine.request import Request, Sample
 from octavo.media.audio import AudioInput
 from octavo.media.item import MediaItem
@@ -75,14 +75,17 @@ class LLMEngine:
         events: EventSink | None = None,
         items: MutableMapping[int, Sequence[MediaItem]] | None = None,
         audio: AudioInput | None = None,
+        loop: core.StepLoop | None = None,
     ) -> None:
-        """`items`: where the runner looks for what its encoder takes, by the core's id of the request."""
+        """`items`: where the runner looks for what its encoder takes, by the core's id of the request;
+        `loop`: steps the core on a thread of its own, else the runner is driven from the caller's.
+        """
         self.plan = plan
         self._events = events
         self._lost_events = 0
         self.core = core_engine
         self.runner = runner
-        self._pipeline = Pipeline(core_engine, runner)
+        self._steps: Steps = Pipeline(core_engine, runner) if loop is None else LoopedSteps(loop, runner)
         self.tokenizer = tokenizer
         spec = plan.spec
         start = spec.start if audio is not None else None
@@ -152,7 +155,8 @@ class LLMEngine:
                 sample.core_id = core_id
         except BaseException:
             for core_id in added:
-                self.core.abort(core_id)
+                with contextlib.suppress(KeyError):
+                    self.core.abort(core_id)
             raise
         self._requests[request_id] = request
         self._samples.update((sample.core_id, sample) for sample in request.samples)
@@ -194,38 +198,30 @@ class LLMEngine:
     def _step(self) -> list[RequestOutput]:
         ready, self._ready = self._ready, []
         try:
-            self._pipeline.fill()
-            while not self._pipeline and self.core.wait_for_loads():
-                self._pipeline.fill()  # whoever waited for keys and values has them
-            if not self._pipeline:
+            outcome = self._steps.next()
+            if outcome is None:
                 self._check_idle(ready)
             else:
-                ready += self._finish_oldest()
-            while self._pipeline and not self._samples:
-                ready += self._finish_oldest()  # nobody waits for what is left, but the core does
+                ready += self._take_outcome(outcome)
+            # Nobody waits for what is left, but the core does.
+            while not self._samples and (outcome := self._steps.rest()) is not None:
+                ready += self._take_outcome(outcome)
         except BaseException:
             # Ctrl-C inside a step: its tokens are lost, so its requests end; the engine can go on.
-            self._ready = ready + self._fail("interrupted")
+            failed = self._steps.fail()
+            self._ready = ready + ([] if failed is None else self._take_outcome(failed))
             raise
         return ready
 
-    def _finish_oldest(self) -> list[RequestOutput]:
-        oldest = self._pipeline.oldest
-        assert oldest is not None
-        try:
-            result = oldest.pending.result()
-            changes = self.core.finish_step(oldest.step_id, result.tokens)
-        except Exception as error:
-            logger.error("a step of %d requests failed: %s", oldest.num_rows, error, exc_info=True)
-            return self._fail(f"{type(error).__name__}: {error}")
-        self._pipeline.finished()
-        if result.prompt_logprobs is not None:
+    def _take_outcome(self, outcome: Outcome) -> list[RequestOutput]:
+        result = outcome.result
+        if outcome.changes is None:
+            return []
+        if outcome.failure is not None:
+            return self._take(outcome.changes, failure=outcome.failure)
+        if result is not None and result.prompt_logprobs is not None:
             self._take_prompt_logprobs(result.prompt_logprobs)
-        return self._take(changes, logprobs=result.logprobs)
-
-    def _fail(self, failure: str) -> list[RequestOutput]:
-        changes = self._pipeline.fail()
-        return [] if changes is None else self._take(changes, failure=failure)
+        return self._take(outcome.changes, logprobs=None if result is None else result.logprobs)
 
     def _check_idle(self, ready: list[RequestOutput]) -> None:
         if self._samples and not ready and self.paused is not None:
@@ -323,7 +319,9 @@ class LLMEngine:
             ended = [sample for sample in request.samples if sample.finish_reason is None]
             with self._busy:
                 for sample in ended:
-                    self.core.abort(sample.core_id)
+                    # The core may have ended it in a step whose outputs nobody has taken yet.
+                    with contextlib.suppress(KeyError):
+                        self.core.abort(sample.core_id)
                     self._end(sample, "abort", None)
             self._ready += self._outputs({request: ended}, now)
 

@@ -7,11 +7,15 @@ work waiting. The tokens in between are known to the device only (docs/contracts
 from __future__ import annotations
 
 import contextlib
+import logging
+import weakref
 from collections import deque
 from typing import Any, NamedTuple, Protocol
 
 from octavo import core
 from octavo.runner.batch import PendingStep, StepResult
+
+logger = logging.getLogger("octavo")
 
 
 class Runner(Protocol):
@@ -35,29 +39,71 @@ class OpenStep(NamedTuple):
     pending: PendingStep
 
 
+class Outcome(NamedTuple):
+    """A step that is over: what the core says happened, and what came with it, or why it failed."""
+
+    changes: Any  # None: nobody was in it any more
+    result: StepResult | None = None
+    failure: str | None = None
+
+
+class Steps(Protocol):
+    """Turns the crank of an engine."""
+
+    def next(self) -> Outcome | None:
+        """Finishes the oldest step, and has others under way; None: there is nothing to run."""
+
+    def rest(self) -> Outcome | None:
+        """Finishes a step that nobody waits for; None: none is open."""
+
+    def fail(self) -> Outcome | None:
+        """Ends the open steps and the requests in them, because one was interrupted."""
+
+
 class FailedLaunch:
     """A step that could not be started: it fails when its turn comes, after the older one's tokens are in."""
 
     def __init__(self, error: Exception) -> None:
-        self._error = error
+        self.error = error
 
     def result(self) -> StepResult:
-        raise self._error
+        raise self.error
 
 
 class Pipeline:
-    """Begins steps and hands them out again, oldest first."""
+    """Begins steps and finishes them, oldest first, on the caller's thread."""
 
     def __init__(self, engine: core.Engine, runner: Runner) -> None:
         self._core = engine
         self._runner = runner
         self._open: deque[OpenStep] = deque()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def next(self) -> Outcome | None:
+        """Launches what the runner's depth allows and finishes the oldest step; None: nothing can run."""
+        self._fill()
+        while not self._open and self._core.wait_for_loads():
+            self._fill()  # whoever waited for keys and values has them
+        return self.rest()
 
-    def fill(self) -> None:
-        """Begin and launch steps up to the runner's depth, as far as there is something to plan."""
+    def rest(self) -> Outcome | None:
+        """Finishes the oldest step; None: none is open."""
+        if not self._open:
+            return None
+        oldest = self._open[0]
+        try:
+            result = oldest.pending.result()
+            changes = self._core.finish_step(oldest.step_id, result.tokens)
+        except Exception as error:
+            logger.error("a step of %d requests failed: %s", oldest.num_rows, error, exc_info=True)
+            return Outcome(self._fail(), failure=f"{type(error).__name__}: {error}")
+        self._open.popleft()
+        return Outcome(changes, result)
+
+    def fail(self) -> Outcome | None:
+        """Fails every open step."""
+        return Outcome(self._fail(), failure="interrupted")
+
+    def _fill(self) -> None:
         while len(self._open) < self._runner.depth:
             plan = self._core.begin_step()
             if plan is None:
@@ -71,17 +117,8 @@ class Pipeline:
                 pending = FailedLaunch(error)
             self._open[-1] = OpenStep(step_id, num_rows, pending)
 
-    @property
-    def oldest(self) -> OpenStep | None:
-        """The step to finish next."""
-        return self._open[0] if self._open else None
-
-    def finished(self) -> None:
-        """The oldest step has been finished in the core."""
-        self._open.popleft()
-
-    def fail(self) -> Any:
-        """Fail every open step in the core and return what it says: later ones rest on the oldest.
+    def _fail(self) -> Any:
+        """Fails every open step in the core and returns what it says: later ones rest on the oldest.
 
         They are waited for first: a step that still ran would read tables that the core gives to others.
         """
@@ -95,3 +132,55 @@ class Pipeline:
             with contextlib.suppress(ValueError, RuntimeError):
                 return self._core.fail_step(step.step_id)
         return None
+
+
+class LoopedSteps:
+    """Takes the steps of a loop that runs them on a thread of its own, and launches those that it cannot.
+
+    Shapes that have no graph yet are such, and steps of which more is wanted than their tokens.
+    """
+
+    def __init__(self, loop: core.StepLoop, runner: Runner) -> None:
+        self._loop, self._runner = loop, runner
+        self._launched: dict[int, PendingStep] = {}
+        # Before what the loop works on goes away, and before the interpreter does.
+        weakref.finalize(self, loop.stop)
+
+    def next(self) -> Outcome | None:
+        """The next step that is over; None: nothing can run."""
+        while True:
+            news = self._loop.next()
+            if news is None:
+                return None
+            if news.plan is None:
+                return self._outcome(news)
+            self._launch(news.plan)
+
+    def rest(self) -> Outcome | None:
+        """The same: it does not end before the open steps have."""
+        return self.next()
+
+    def fail(self) -> Outcome | None:
+        """Fails every open step; `next` will tell of it."""
+        self._loop.fail("interrupted")
+        return None
+
+    def _launch(self, plan: core.StepPlan) -> None:
+        step_id, error = plan.step_id, "interrupted"
+        try:
+            self._launched[step_id] = self._runner.launch(plan)
+            error = ""
+        except Exception as failed:
+            self._launched[step_id] = FailedLaunch(failed)
+            error = f"{type(failed).__name__}: {failed}"
+        finally:
+            self._loop.launched(error or None)
+
+    def _outcome(self, news: core.StepNews) -> Outcome:
+        pending = self._launched.pop(news.step_id, None)
+        if news.failure is not None:
+            self._launched.clear()
+            cause = pending.error if isinstance(pending, FailedLaunch) else None
+            logger.error("a step of %d requests failed: %s", news.num_rows, news.failure, exc_info=cause)
+            return Outcome(news.outputs, failure=news.failure)
+        return Outcome(news.outputs, None if pending is None else pending.result())

@@ -34,6 +34,7 @@ from octavo.ops.backends import (
     register_backend,
     set_isa,
     set_num_threads,
+    stream_queue,
     thread_backend,
 )
 from octavo.ops.invariant import (
@@ -109,5 +110,6 @@ __all__ = [
     "soft_cap",
     "ssm_scan",
     "state_mapping",
+    "stream_queue",
     "thread_backend",
 ]

@@ -61,3 +61,10 @@ def set_isa(name: str) -> None:
     it.
     """
     _ops.set_isa(name)
+
+
+def stream_queue(device: int, stream: int, slots: int) -> _ops.StreamQueue:
+    """A CUDA stream as octavo.core.GraphSteps launches on it, by the queue's ``address``; ``slots``: how many
+    steps may be marked in it. Raises ``RuntimeError`` in a build without CUDA.
+    """
+    return _ops.StreamQueue(device, stream, slots)

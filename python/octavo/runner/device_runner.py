@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,18 @@ from octavo.runner.tier import CudaQueues, Queues, TierCopier, host_memory, regi
 from octavo.weights.kv_scales import KvScales
 
 if TYPE_CHECKING:
-    from octavo.core import Engine, StepPlan
+    from octavo.core import Engine, GraphSteps, StepPlan
     from octavo.plan import Plan
+
+Run = Callable[[StepShape], None]
+
+
+class Graphs(Protocol):
+    """octavo.runner.graphs.StepGraphs."""
+
+    def run(self, shape: StepShape) -> None:
+        """Run a step of a shape whose columns are on the device."""
+
 
 # Tokens of a row that is decoded. One of more drafts reads its keys once in the kernel of prompts.
 _MOST_DECODE_QUERIES = 8
@@ -88,6 +98,7 @@ class DeviceRunner:
         self._state_rows = torch.empty((2, rows + 1), dtype=torch.int32, device=device)
         self._shapes = ShapeTable(tokens, rows, drafts)
         self._staging = Staging(
+            engine,
             device,
             max_tokens=tokens,
             max_rows=rows,
@@ -101,9 +112,35 @@ class DeviceRunner:
         self._last_token = torch.zeros(plan.max_num_seqs + 1, dtype=torch.int32, device=device)
         self._token = torch.zeros(samples, dtype=torch.int32, device=device)
         self._landings = tuple(Landing(device, samples) for _ in range(host_slots))
-        self._run = self._compute
+        # What launches captured steps without Python; None where there are no graphs, and where steps need
+        # more than their columns: an encoder is run before its step.
+        self.graph_steps: GraphSteps | None = None
+        self._run: Run = self._compute
         if device.type == "cuda" and not plan.enforce_eager:
-            self._run = self._with_graphs()
+            stream = torch.cuda.current_stream(device)
+            self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, host_slots)
+            self.use_graphs(StepGraphs, self._queue.address)
+
+    def use_graphs(self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int) -> None:
+        """Capture steps from now on, and let them be launched through the queue at this address.
+
+        Their memory is sized by a step of the largest shape that holds nothing.
+        """
+        if self._encoding is None:
+            landing = [landing.address for landing in self._landings]
+            self.graph_steps = self._staging.graph_steps(queue, self._shapes.sizes, landing)
+        graphs = make(self._compute, self._captured)
+        self._run = graphs.run
+        largest = self._shapes.largest_graph
+        with torch.inference_mode():
+            self._staging.send_empty(largest)
+            graphs.run(largest)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _captured(self, shape: StepShape, graph: int) -> None:
+        if self.graph_steps is not None:
+            self.graph_steps.add(self._staging.packed(shape), graph)
 
     def add_host_tier(self, engine: Engine, size: int, queues: Queues | None = None) -> None:
         """Keep what the pool evicts in `size` bytes of pinned memory. MemoryError if there is not so much.
@@ -133,16 +170,6 @@ class DeviceRunner:
                 logprobs, scores = self._compute_scored(step, plan, columns)
             landing.note_end()
         return LaunchedStep(landing, plan.num_samples, logprobs, scores)
-
-    def _with_graphs(self) -> Any:
-        """Graphs, their memory sized by a step of the largest shape that holds nothing."""
-        graphs = StepGraphs(self._compute)
-        largest = self._shapes.largest_graph
-        with torch.inference_mode():
-            self._staging.send_empty(largest)
-            graphs.run(largest)
-        torch.cuda.synchronize()
-        return graphs.run
 
     def _compute(self, shape: StepShape) -> None:
         """A step, from columns to tokens: the kernels of a graph."""

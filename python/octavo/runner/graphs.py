@@ -19,14 +19,17 @@ logger = logging.getLogger("octavo")
 
 
 class StepGraphs:
-    """The graphs of one runner. `compute` runs a shape's kernels on the current stream, always the same.
+    """The graphs of one runner. `compute` runs a shape's kernels on the current stream, always the same;
+    `captured` is told the handle of each shape's graph, a cudaGraphExec_t that lives as long as this.
 
     The first shape to run should be the one that needs the most memory: it sizes the pool, which later graphs
     cut into pieces, where graphs of growing need would each add to it.
     """
 
-    def __init__(self, compute: Callable[[StepShape], None]) -> None:
-        self._compute = compute
+    def __init__(
+        self, compute: Callable[[StepShape], None], captured: Callable[[StepShape, int], None]
+    ) -> None:
+        self._compute, self._captured = compute, captured
         self._graphs: dict[StepShape, torch.cuda.CUDAGraph] = {}
         cuda: Any = torch.cuda
         self._stream = cuda.Stream()
@@ -64,5 +67,6 @@ class StepGraphs:
             logger.warning("steps run kernel by kernel from now on: capturing %s failed: %s", shape, error)
             return
         self._graphs[shape] = graph
+        self._captured(shape, graph.raw_cuda_graph_exec())
         self.seconds += time.perf_counter() - start
         logger.debug("captured %s (%d graphs, %.2f s)", shape, len(self._graphs), self.seconds)

@@ -7,9 +7,10 @@ is wasted, and below them the reading of the weights costs more than the tokens.
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from octavo.core import StepSizes
 
 if TYPE_CHECKING:
     from octavo.core import StepPlan
@@ -44,35 +45,39 @@ class ShapeTable:
 
     def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0) -> None:
         samples = min(max_rows * (1 + max_drafts), max_tokens)  # a row of drafts has one at each token
-        self._max_tokens, self._max_rows, self._drafted = max_tokens, max_rows, 1 + max_drafts
+        self._max_rows = max_rows
         self.decode = _cut([*_DECODE, *_growing(256, samples)], min(samples, max_tokens))
         self.mixed_rows = _cut([*_MIXED_ROWS, *_doubling(512, samples)], samples)
         self.mixed_tokens = _cut(
             [*_DECODE[3:], *_growing(256, MAX_GRAPH_TOKENS)], min(max_tokens, MAX_GRAPH_TOKENS)
         )
+        # The loop in C++ finds shapes too, by the same sizes.
+        self.sizes = StepSizes(
+            decode=self.decode,
+            mixed_rows=self.mixed_rows,
+            mixed_tokens=self.mixed_tokens,
+            eager_grain=_EAGER_GRAIN,
+            max_tokens=max_tokens,
+            max_rows=max_rows,
+            drafted=1 + max_drafts,
+        )
 
     def of(self, plan: StepPlan) -> StepShape:
         """The smallest shape that holds a step."""
-        tokens, rows, samples = plan.num_tokens, plan.num_rows, plan.num_samples
-        longest = plan.max_query_len
-        if longest == 1 or (longest <= self._drafted and samples == tokens):
-            size = _fit(self.decode, tokens)
-            return self._shape(size, size, 1 if longest == 1 else self._drafted, plan.all_greedy)
-        room = min(_fit(self.mixed_rows, max(rows, samples)), self._max_tokens)
-        return self._shape(self._room_for(tokens), room, 0, plan.all_greedy)
-
-    def _shape(self, tokens: int, samples: int, queries: int, greedy: bool) -> StepShape:
-        return StepShape(tokens, min(samples, self._max_rows), samples, queries, greedy)
-
-    def _room_for(self, tokens: int) -> int:
-        if tokens <= self.mixed_tokens[-1]:
-            return _fit(self.mixed_tokens, tokens)
-        return min(-(-tokens // _EAGER_GRAIN) * _EAGER_GRAIN, self._max_tokens)
+        shape = self.sizes.of(
+            tokens=plan.num_tokens,
+            rows=plan.num_rows,
+            samples=plan.num_samples,
+            longest=plan.max_query_len,
+            greedy=plan.all_greedy,
+        )
+        return StepShape(*shape)
 
     @property
     def largest_graph(self) -> StepShape:
         """The graph that needs the most memory."""
-        return self._shape(self.mixed_tokens[-1], self.mixed_rows[-1], 0, False)
+        samples = self.mixed_rows[-1]
+        return StepShape(self.mixed_tokens[-1], min(samples, self._max_rows), samples, 0, False)
 
 
 def _growing(first: int, last: int) -> list[int]:
@@ -94,7 +99,3 @@ def _doubling(first: int, last: int) -> list[int]:
 def _cut(sizes: list[int], limit: int) -> list[int]:
     """The sizes below a limit, and the limit itself."""
     return [*(size for size in sizes if size < limit), limit]
-
-
-def _fit(sizes: list[int], wanted: int) -> int:
-    return sizes[bisect.bisect_left(sizes, wanted)]

@@ -1,24 +1,26 @@
 """The columns of a device step: packed on the host, sent in one copy, read at fixed addresses.
 
 The core writes a step's columns at full capacity; a device wants few bytes and places that never move. So the
-used part of each column is packed for the step's shape into pinned memory, padded, and copied as one piece.
-Every shape has its own layout of the same device memory, which is what its graph reads.
+used part of each column is packed for the step's shape into pinned memory, padded (cpp/batch/packing.h), and
+copied as one piece. Every shape has its own layout of the same device memory, which is what its graph reads.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from octavo.core import GraphSteps, PackedLayout, StepSizes, pack_step
 from octavo.runner.shapes import StepShape
 
 if TYPE_CHECKING:
-    from octavo.core import StepPlan
+    from octavo.core import Engine, StepPlan
 
 _ALIGN = 16  # bytes
 _Array = npt.NDArray[Any]
@@ -89,6 +91,7 @@ class _Layout(NamedTuple):
     host: tuple[Mapping[str, _Array], ...]  # one for each host slot
     host_bytes: tuple[torch.Tensor, ...]
     step: DeviceStep
+    packed: PackedLayout
 
 
 class Staging:
@@ -96,6 +99,7 @@ class Staging:
 
     def __init__(
         self,
+        engine: Engine,
         device: torch.device,
         *,
         max_tokens: int,
@@ -107,7 +111,7 @@ class Staging:
         vocab_size: int,
         encoded: bool = False,
     ) -> None:
-        self._encoded = encoded
+        self._engine, self._encoded = engine, encoded
         largest = StepShape(max_tokens, max_rows, max_samples, 0, False)
         size = _place(columns_of(largest, encoded=encoded))[1]
         self._pin = device.type == "cuda"
@@ -125,7 +129,27 @@ class Staging:
         ]
         self.bias_token = torch.zeros(max_edits, dtype=torch.int32, device=device)
         self.bias_value = torch.zeros(max_edits, dtype=torch.float32, device=device)
-        self._by_address: torch.Tensor | None = None  # what this step's addresses point into
+
+    def packed(self, shape: StepShape) -> PackedLayout:
+        """Where a shape's columns lie in what is sent."""
+        return self._layout(shape).packed
+
+    def graph_steps(self, queue: int, sizes: StepSizes, landing: Sequence[int]) -> GraphSteps:
+        """What sends and launches steps without Python, through the queue of this address.
+
+        landing: the address that the tokens of each host slot's step go to. Keep this object alive meanwhile.
+        """
+        return GraphSteps(
+            self._engine,
+            queue=queue,
+            sizes=sizes,
+            spare_slot=self._spare_slot,
+            host=[memory.data_ptr() for memory in self._host],
+            host_token=[tokens.data_ptr() for tokens, _ in self._edits],
+            host_value=[values.data_ptr() for _, values in self._edits],
+            landing=landing,
+            device=(self._device.data_ptr(), self.bias_token.data_ptr(), self.bias_value.data_ptr()),
+        )
 
     def step(self, shape: StepShape) -> DeviceStep:
         """Where a shape's columns lie on the device."""
@@ -139,12 +163,16 @@ class Staging:
         The device must have read what its host slot held before.
         """
         layout, slot = self._layout(shape), plan.slot
-        _pack(layout.host[slot], plan, columns, self._spare_slot)
-        layout.host[slot]["landing"][0] = landing
+        spare, piece = self._spare_slot, self._host[slot].data_ptr()
+        by_address = pack_step(
+            self._engine, plan, layout.packed, spare_slot=spare, landing=landing, piece=piece
+        )
         if self._encoded:
-            _pack_encoded(layout.host[slot], plan, columns, self._spare_slot)
+            _pack_encoded(layout.host[slot], plan, columns, spare)
         if not shape.greedy:
-            self._pack_sampling(layout.host[slot], plan, columns)
+            self._send_edits(plan, columns)
+        if by_address:
+            self._send_histories(layout.host[slot], plan.num_samples, columns)
         layout.step.bytes.copy_(layout.host_bytes[slot], non_blocking=True)
         return layout.step
 
@@ -170,42 +198,26 @@ class Staging:
             name: self._device[begin:end].view(_torch_dtype(dtype)) for name, dtype, begin, end in places
         }
         step = DeviceStep(shape, device, self._device[:size])
-        return _Layout(host, tuple(memory[:size] for memory in self._host), step)
+        offsets = {name: begin for name, _, begin, _ in places}
+        packed = PackedLayout(shape=astuple(shape), offsets=offsets, bytes=size)
+        return _Layout(host, tuple(memory[:size] for memory in self._host), step, packed)
 
-    def _pack_sampling(
-        self, host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Array]
-    ) -> None:
-        count, slot = plan.num_samples, plan.slot
-        for name, _ in _SAMPLING:
-            if name not in _BY_ADDRESS:
-                host[name][:count] = columns[name][:count]
-            host[name][count:] = 1 if name in ("top_p", "repetition") else 0
-        start, edits = host["bias_start"], int(columns["bias_start"][count])
-        start[: count + 1] = columns["bias_start"][: count + 1]
-        start[count + 1 :] = edits
+    def _send_edits(self, plan: StepPlan, columns: Mapping[str, _Array]) -> None:
+        edits = int(columns["bias_start"][plan.num_samples])
         if edits:
-            tokens, values = self._edits[slot]
+            tokens, values = self._edits[plan.slot]
             tokens.numpy()[:edits] = columns["bias_token"][:edits]
             values.numpy()[:edits] = columns["bias_value"][:edits]
             self.bias_token[:edits].copy_(tokens[:edits], non_blocking=True)
             self.bias_value[:edits].copy_(values[:edits], non_blocking=True)
-        self._send_histories(host, count, columns)
 
     def _send_histories(self, host: Mapping[str, _Array], count: int, columns: Mapping[str, _Array]) -> None:
         """Copy what penalties and masks read, for the rows that have any: they are few and their reads rare.
 
         The memory is the allocator's; it is free for the steps after this one, in the stream's order.
         """
-        host["history"][:count] = 0
-        host["mask"][:count] = 0
-        neutral = (columns["presence"][:count] == 0) & (columns["frequency"][:count] == 0)
-        neutral &= columns["repetition"][:count] == 1
-        host["history_len"][:count][neutral] = 0
-        host["prompt_len"][:count][neutral] = 0
-        penalised = np.flatnonzero(~neutral)
+        penalised = np.flatnonzero(host["history_len"][:count])
         masked = np.flatnonzero(columns["mask"][:count])
-        if not len(penalised) and not len(masked):
-            return
         wanted = [("history", int(i), 4 * int(columns["history_len"][i])) for i in penalised]
         wanted += [("mask", int(i), self._mask_bytes) for i in masked]
         size = sum(_up(bytes_) for _, _, bytes_ in wanted)
@@ -218,26 +230,6 @@ class Staging:
             offset += _up(bytes_)
         target.copy_(packed, non_blocking=True)
         self.held = target
-
-
-def _pack(host: Mapping[str, _Array], plan: StepPlan, columns: Mapping[str, _Array], spare_slot: int) -> None:
-    tokens, rows, samples = plan.num_tokens, plan.num_rows, plan.num_samples
-    for name in ("token_id", "position"):
-        column = host[name]
-        column[:tokens] = columns[name][:tokens]
-        column[tokens:] = 0
-    start, slot, length = host["query_start"], host["row_slot"], host["seq_len"]
-    start[: rows + 1] = columns["query_start"][: rows + 1]
-    start[rows + 1 :] = tokens
-    slot[:rows] = columns["row_slot"][:rows]
-    slot[rows:] = spare_slot
-    length[:rows] = columns["seq_len"][:rows]
-    length[rows:] = 0
-    token, row = host["sample_token"], host["sample_row"]
-    token[:samples] = columns["sample_token"][:samples]
-    token[samples:] = 0
-    row[:samples] = columns["sample_row"][:samples]
-    row[samples:] = len(slot) - 1
 
 
 def _pack_encoded(

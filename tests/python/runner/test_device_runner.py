@@ -28,7 +28,16 @@ LIMITS = [
 LIMIT_IDS = ["unlimited", "chunks-of-16", "preempting"]
 
 
-def engine_of(folder: Path, runner: Any, *, blocks: int = 400, **limits: Any) -> LLMEngine:
+def engine_of(
+    folder: Path,
+    runner: Any,
+    *,
+    blocks: int = 400,
+    looped: bool = False,
+    depth: int | None = None,
+    **limits: Any,
+) -> LLMEngine:
+    """`looped`: stepped by a loop as deep as `depth`, or as the runner says."""
     plan = resolve(
         ModelConfig(model=folder, dtype="float32", max_model_len=128),
         cache=CacheConfig(num_gpu_blocks_override=blocks),
@@ -38,7 +47,9 @@ def engine_of(folder: Path, runner: Any, *, blocks: int = 400, **limits: Any) ->
     engine = core.Engine(core.EngineConfig(**plan.engine_options()))
     model = build(plan.spec)
     load_weights(model, folder, plan.spec)
-    return LLMEngine(plan, core_engine=engine, runner=runner(plan, model, engine), tokenizer=None)
+    made = runner(plan, model, engine)
+    loop = core.StepLoop(engine, made.graph_steps, depth or made.depth) if looped else None
+    return LLMEngine(plan, core_engine=engine, runner=made, tokenizer=None, loop=loop)
 
 
 def run(engine: LLMEngine, prompts: list[list[int]], params: list[SamplingParams]) -> list[RequestOutput]:
