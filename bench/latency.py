@@ -37,9 +37,10 @@ from octavo.version import __version__
 BATCHES = (1, 8, 64, 256)
 PROMPTS = (128, 2048, 8192)
 CONTEXT = 512  # tokens of each prompt of a batch
-STEPS = 30  # of a trace
+STEPS = 40  # of a trace
 TIMED_STEPS = 200
 MOST_AHEAD = 32  # outputs that may wait for the caller
+MARGIN = 8  # steps at either end of a trace
 STEP_GAP_US = 4.0  # kernels of one graph follow each other within less
 
 
@@ -111,12 +112,10 @@ def decode(llm: LLM, batch: int, busy_threads: int) -> dict[str, float]:
         engine.step()
     result = {"batch": batch, "step_ms": round(step_time(llm), 4)}
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        first = engine.core.stats()["steps"]
-        for _ in range(STEPS):
+        for _ in range(MOST_AHEAD + STEPS):
             engine.step()
         torch.cuda.synchronize()
-    # Steps that were run for nobody yet are in the trace too.
-    between, within = pauses(trace, max(engine.core.stats()["steps"] - first, STEPS))
+    between, within = pauses(trace)
     result |= {"idle_between_us": round(between, 2), "idle_within_us": round(within, 2)}
     if busy_threads:
         with spinning(busy_threads):
@@ -163,19 +162,26 @@ def spinning(count: int) -> Iterator[None]:
             thread.join()
 
 
-def pauses(trace: Any, steps: int) -> tuple[float, float]:
+def pauses(trace: Any) -> tuple[float, float]:
     """Microseconds of a step in which nothing ran: in pauses as between steps, and in shorter ones."""
     device = torch.autograd.DeviceType.CUDA
-    spans = sorted((e.time_range.start, e.time_range.end) for e in trace.events() if e.device_type == device)
+    spans = sorted(
+        (e.time_range.start, e.time_range.end, e.name) for e in trace.events() if e.device_type == device
+    )
+    # A step begins with the copy of its columns. The first ones meet a profiler that still starts, the last
+    # ones nobody who launches more.
+    starts = [start for start, _, name in spans if "HtoD" in name][MARGIN:-MARGIN]
     long = short = 0.0
-    last = spans[0][1]
-    for start, end in spans:
+    last = starts[0]
+    for start, end, _ in spans:
+        if not starts[0] <= start <= starts[-1]:
+            continue
         if start - last > STEP_GAP_US:
             long += start - last
         elif start > last:
             short += start - last
         last = max(last, end)
-    return long / steps, short / steps
+    return long / (len(starts) - 1), short / (len(starts) - 1)
 
 
 if __name__ == "__main__":
