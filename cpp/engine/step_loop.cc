@@ -44,13 +44,6 @@ void StepLoop::Launched(Status status) {
   work_.notify_one();
 }
 
-void StepLoop::Fail(Status why) {
-  const Lock lock(gate());
-  Reclaim();
-  if (num_open_ > 0) failure_ = std::move(why);
-  work_.notify_one();
-}
-
 void StepLoop::Stop() {
   {
     const Lock lock(gate());
@@ -97,11 +90,8 @@ void StepLoop::Run() {
   for (;;) {
     work_.wait(lock, [this] { return stopped_ || HasWork(); });
     if (stopped_) break;
-    if (!failure_.ok()) {
-      FailAll(lock, std::exchange(failure_, Status::Ok()));
-    } else if (CanBegin() && Begin(lock)) {
-      continue;
-    } else if (num_open_ > 0) {
+    if (CanBegin() && Begin(lock)) continue;
+    if (num_open_ > 0) {
       FinishOldest(lock);
     } else {
       wanted_ = false;
@@ -118,8 +108,7 @@ bool StepLoop::CanBegin() const {
 }
 
 bool StepLoop::HasWork() const {
-  if (!failure_.ok() || CanBegin()) return true;
-  return num_open_ > 0 && open_[first_].stage >= Stage::kRunning;
+  return CanBegin() || (num_open_ > 0 && open_[first_].stage >= Stage::kRunning);
 }
 
 // False: there is nothing to begin now.
@@ -150,7 +139,7 @@ void StepLoop::FinishOldest(Lock& lock) {
     lock.unlock();
     const Result<std::span<const int32_t>> tokens = device_.Wait(step.plan);
     lock.lock();
-    if (!failure_.ok() || stopped_) return;  // it is to fail
+    if (stopped_) return;
     failure = tokens.status();
     if (failure.ok()) {
       const auto outputs = engine_.FinishStep(step.plan.step_id, tokens.value());

@@ -7,7 +7,7 @@
 // begun before Next is called, and from then on until nothing is left to do, but never more than
 // kMostAhead reports ahead of the caller.
 //
-// Every call of the engine, by whomever, is made under its gate. Next, Launched, Fail and Stop are
+// Every call of the engine, by whomever, is made under its gate. Next, Launched and Stop are
 // called by one thread at a time, without the gate. The loop allocates nothing once warm.
 #pragma once
 
@@ -65,8 +65,6 @@ class StepLoop {
   // The step that Next handed out runs on the device; or, not ok, it could not be started: it then
   // fails when its turn comes.
   void Launched(Status status);
-  // Fails the steps that are open now as if the device had.
-  void Fail(Status why);
   // Waits for the open steps and ends the thread; what they sampled is lost. Can be called twice.
   void Stop();
 
@@ -117,7 +115,6 @@ class StepLoop {
   bool report_taken_ = false;  // by the caller, who reads the first one
   bool wanted_ = false;        // Next was called, and there may be something to do
   bool stopped_ = false;
-  Status failure_;  // of Fail
 
   std::thread thread_;  // last: it sees everything above
 };

@@ -236,13 +236,6 @@ void BindStepLoop(py::module_& m) {
       .def("launched", &Launched, py::arg("error") = std::nullopt,
            "The step that `next` handed out runs on the queue, or could not be started.")
       .def(
-          "fail",
-          [](StepLoop& loop, const std::string& why) {
-            py::gil_scoped_release release;
-            loop.Fail(Status(StatusCode::kCancelled, why));
-          },
-          py::arg("why"), "Fails the steps that are open now.")
-      .def(
           "stop",
           [](StepLoop& loop) {
             py::gil_scoped_release release;

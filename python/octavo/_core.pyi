@@ -479,10 +479,6 @@ class StepLoop:
     """
     def __init__(self, engine: Engine, steps: GraphSteps, depth: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def fail(self, why: str) -> None:
-        """
-        Fails the steps that are open now.
-        """
     def launched(self, error: str | None = None) -> None:
         """
         The step that `next` handed out runs on the queue, or could not be started.

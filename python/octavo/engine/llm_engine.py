@@ -85,7 +85,9 @@ class LLMEngine:
         self._lost_events = 0
         self.core = core_engine
         self.runner = runner
-        self._steps: Steps = Pipeline(core_engine, runner) if loop is None else LoopedSteps(loop, runner)
+        self._steps: Steps = Pipeline(core_engine, runner)
+        if loop is not None:
+            self._steps = LoopedSteps(core_engine, loop, runner)
         self.tokenizer = tokenizer
         spec = plan.spec
         start = spec.start if audio is not None else None

@@ -17,6 +17,8 @@ from octavo.runner.batch import PendingStep, StepResult
 
 logger = logging.getLogger("octavo")
 
+_ERROR = core.FINISH_REASONS.index("error")
+
 
 class Runner(Protocol):
     """What runs planned steps: octavo.runner's, or a stand-in in tests.
@@ -57,7 +59,7 @@ class Steps(Protocol):
         """Finishes a step that nobody waits for; None: none is open."""
 
     def fail(self) -> Outcome | None:
-        """Ends the open steps and the requests in them, because one was interrupted."""
+        """Ends the requests whose tokens an interrupt has lost."""
 
 
 class FailedLaunch:
@@ -140,30 +142,37 @@ class LoopedSteps:
     Shapes that have no graph yet are such, and steps of which more is wanted than their tokens.
     """
 
-    def __init__(self, loop: core.StepLoop, runner: Runner) -> None:
-        self._loop, self._runner = loop, runner
+    def __init__(self, engine: core.Engine, loop: core.StepLoop, runner: Runner) -> None:
+        self._core, self._loop, self._runner = engine, loop, runner
         self._launched: dict[int, PendingStep] = {}
+        self._taken: Any = None  # what the caller is busy with
         # Before what the loop works on goes away, and before the interpreter does.
         weakref.finalize(self, loop.stop)
 
     def next(self) -> Outcome | None:
         """The next step that is over; None: nothing can run."""
-        while True:
-            news = self._loop.next()
-            if news is None:
-                return None
+        self._taken = None
+        while (news := self._loop.next()) is not None:
             if news.plan is None:
+                self._taken = news.outputs
                 return self._outcome(news)
             self._launch(news.plan)
+        return None
 
     def rest(self) -> Outcome | None:
         """The same: it does not end before the open steps have."""
         return self.next()
 
     def fail(self) -> Outcome | None:
-        """Fails every open step; `next` will tell of it."""
-        self._loop.fail("interrupted")
-        return None
+        """Ends the requests of the step that was handed out last. The open ones go on."""
+        if self._taken is None:
+            return None
+        lost = self._taken.copy()
+        lost["token"], lost["finish"] = -1, _ERROR
+        for core_id in lost["request"].tolist():
+            with contextlib.suppress(KeyError):  # it ended in that step, or was named twice
+                self._core.abort(core_id)
+        return Outcome(lost, failure="interrupted")
 
     def _launch(self, plan: core.StepPlan) -> None:
         step_id, error = plan.step_id, "interrupted"

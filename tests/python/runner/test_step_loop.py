@@ -190,10 +190,14 @@ def test_ctrl_c_while_outputs_are_made_leaves_the_engine_usable(tiny_folder: Any
     take: Callable[..., Any] = engine._take
     engine.add_request("a", [5, 6, 7], greedy(60))
     engine.step()
-    engine._take = lambda *_, **__: interrupt(None)  # type: ignore[method-assign]
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        engine._take = take  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    engine._take = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         engine.step()
-    engine._take = take  # type: ignore[method-assign]
     last = None
     while engine.has_unfinished_requests():
         last = (engine.step() or [last])[-1]
