@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TESTS = ROOT / "tests"
-CONTRACTS = ["kv", "batch", "step", "transfer", "encoder"]
+CONTRACTS = ["kv", "batch", "step", "loop", "transfer", "encoder"]
 
 
 def known_names() -> set[str]:

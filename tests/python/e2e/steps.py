@@ -58,7 +58,7 @@ def run_ahead(llm: LLM, depth: int) -> LateRunner:
     """Makes an LLM keep `depth` steps open."""
     engine = llm.llm_engine
     runner = LateRunner(engine.runner, engine.core, depth)
-    engine.runner = engine._pipeline._runner = runner
+    engine.runner = engine._steps._runner = runner
     return runner
 
 
