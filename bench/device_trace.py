@@ -79,6 +79,18 @@ def pauses(spans: Iterable[Span]) -> tuple[float, float]:
     return long, short
 
 
+def whole_steps(spans: Sequence[Span], margin: int) -> tuple[Sequence[Span], int]:
+    """Return the spans of whole steps, each of which begins with the copy of its columns, and their number.
+
+    `margin` steps at either end are left out: the first ones meet a profiler that still starts, the last ones
+    nobody who launches more.
+    """
+    starts = [i for i, span in enumerate(spans) if "HtoD" in span.name][margin : -margin or None]
+    if len(starts) < 2:
+        raise ValueError(f"the trace has {len(starts)} whole steps, need 2: trace more of them")
+    return spans[starts[0] : starts[-1]], len(starts) - 1
+
+
 def table(spans: Sequence[Span], steps: int = 1, most: int = 16) -> str:
     """Return a table of the kernels that take the most time, of so many steps; calls and us are a step's."""
     if not spans:

@@ -3,10 +3,12 @@
     python bench/latency.py --model Qwen3-0.6B
     python bench/latency.py --model Llama-3.1-8B --output latency.json
     python bench/latency.py --model Qwen3-0.6B --busy-threads 2
+    python bench/latency.py --batches 1,128 --kernels
 
 A step's idle time comes from a trace of the device: the pauses between one step's last kernel and the next
 one's first, which is what the host costs, and those between the kernels of one step. With busy threads every
 batch is timed once more, beside as many threads of Python that compute: what a server's other work does.
+--kernels prints the trace kernel by kernel.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from device_trace import as_json, pauses, spans_of, table, whole_steps
 from model_folders import CONFIGS, model_folder
 from torch.profiler import ProfilerActivity, profile
 
@@ -41,7 +44,6 @@ STEPS = 40  # of a trace
 TIMED_STEPS = 200
 MOST_AHEAD = 32  # outputs that may wait for the caller
 MARGIN = 8  # steps at either end of a trace
-STEP_GAP_US = 4.0  # kernels of one graph follow each other within less
 
 
 def main() -> int:
@@ -58,14 +60,15 @@ def main() -> int:
         metavar="N",
         help="time steps beside N threads that hold the GIL",
     )
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="rows of the steps to time")
+    parser.add_argument("--batches", type=sizes, default=BATCHES, help="rows of decode steps, a comma list")
+    parser.add_argument("--kernels", action="store_true", help="print the device's time by kernel")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as parent:
         folder = model_folder(args.model, Path(parent))
         load_format = "dummy" if args.model in CONFIGS else "auto"
         llm = LLM(str(folder), device="cuda", load_format=load_format, max_model_len=max(PROMPTS) + 1024)
     first = [first_token(llm, length) for length in PROMPTS]
-    steps = [decode(llm, batch, args.busy_threads) for batch in args.batches]
+    steps = [decode(llm, batch, args.busy_threads, kernels=args.kernels) for batch in args.batches]
     result = {
         "benchmark": "latency",
         "date": datetime.date.today().isoformat(),
@@ -102,20 +105,29 @@ def first_token(llm: LLM, length: int) -> dict[str, float]:
     return {"prompt_tokens": length, "ms": round(median, 3)}
 
 
-def decode(llm: LLM, batch: int, busy_threads: int) -> dict[str, float]:
-    """Wall time of a decode step, alone and beside busy threads, and the device's pauses in it."""
+def sizes(text: str) -> tuple[int, ...]:
+    """Numbers of rows of a comma list."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def decode(llm: LLM, batch: int, busy_threads: int, *, kernels: bool = False) -> dict[str, Any]:
+    """Wall time of a decode step, alone and beside busy threads, and the device's pauses in it.
+
+    `kernels`: print what each kernel takes, too.
+    """
     engine = llm.llm_engine
     for i in range(batch):
         params = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
         engine.add_request(f"{batch}-{i}", prompt_of(CONTEXT, i), params)
     for _ in range(50):  # past every prompt's end, and past the capture
         engine.step()
-    result = {"batch": batch, "step_ms": round(step_time(llm), 4)}
+    result: dict[str, Any] = {"batch": batch, "step_ms": round(step_time(llm), 4)}
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         for _ in range(MOST_AHEAD + STEPS):
             engine.step()
         torch.cuda.synchronize()
-    between, within = pauses(trace)
+    spans, steps = whole_steps(spans_of(trace), MARGIN)
+    between, within = (us / steps for us in pauses(spans))
     result |= {"idle_between_us": round(between, 2), "idle_within_us": round(within, 2)}
     if busy_threads:
         with spinning(busy_threads):
@@ -128,6 +140,9 @@ def decode(llm: LLM, batch: int, busy_threads: int) -> dict[str, float]:
         f"batch {batch:4}: step {result['step_ms']:8.3f} ms, idle between {between:5.1f} us, "
         f"within {within:5.1f} us{busy}"
     )
+    if kernels:
+        print(table(spans, steps))
+        result["kernels"] = as_json(spans, steps)
     return result
 
 
@@ -160,28 +175,6 @@ def spinning(count: int) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join()
-
-
-def pauses(trace: Any) -> tuple[float, float]:
-    """Microseconds of a step in which nothing ran: in pauses as between steps, and in shorter ones."""
-    device = torch.autograd.DeviceType.CUDA
-    spans = sorted(
-        (e.time_range.start, e.time_range.end, e.name) for e in trace.events() if e.device_type == device
-    )
-    # A step begins with the copy of its columns. The first ones meet a profiler that still starts, the last
-    # ones nobody who launches more.
-    starts = [start for start, _, name in spans if "HtoD" in name][MARGIN:-MARGIN]
-    long = short = 0.0
-    last = starts[0]
-    for start, end, _ in spans:
-        if not starts[0] <= start <= starts[-1]:
-            continue
-        if start - last > STEP_GAP_US:
-            long += start - last
-        elif start > last:
-            short += start - last
-        last = max(last, end)
-    return long / (len(starts) - 1), short / (len(starts) - 1)
 
 
 if __name__ == "__main__":

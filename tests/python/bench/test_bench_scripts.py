@@ -64,6 +64,17 @@ def test_a_table_names_how_many_kernels_it_leaves_out(script: Any) -> None:
     assert trace.table([]) == "nothing ran on the device"
 
 
+def test_whole_steps_leave_out_the_ends_of_a_trace(script: Any) -> None:
+    trace = script("device_trace")
+    ran = []
+    for t in (0.0, 10.0, 20.0, 30.0, 40.0, 50.0):
+        ran += spans(trace, ("Memcpy HtoD", t, t + 1), ("kernel", t + 2, t + 9))
+    cut, count = trace.whole_steps(ran, 1)
+    assert (count, cut[0].start, cut[-1].end) == (3, 10.0, 39.0)
+    with pytest.raises(ValueError, match="has 0 whole steps"):
+        trace.whole_steps(ran, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "short"),
     [
