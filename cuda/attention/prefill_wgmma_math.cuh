@@ -16,6 +16,9 @@ namespace octavo::cuda {
 inline constexpr int kTurnBarrier = 1;  // named barriers: a warpgroup's turn to issue
 inline constexpr int kNoColumns = 16;   // of a descriptor whose operand has rows along k: unused
 inline constexpr int kConsumerThreads = 2 * kWarpgroupSize;
+// A row's maximum is only there to keep its weights in range: what rises by less (log2) leaves it
+// as it is, and the sums as they are. Weights then stay below 2^8, which 16 bits hold as exactly.
+inline constexpr float kLeastRise = 8.0f;
 
 template <class S>
 class WgmmaConsumer {
@@ -188,13 +191,17 @@ class WgmmaConsumer {
     }
     low = MaxOfQuad(low);
     high = MaxOfQuad(high);
-    low_factor_ = Exp2((low_max_ - low) * scale_);
-    high_factor_ = Exp2((high_max_ - high) * scale_);
-    low_max_ = low;
-    high_max_ = high;
-    low_sum_ *= low_factor_;
-    high_sum_ *= high_factor_;
-    const float low_offset = low * scale_, high_offset = high * scale_;
+    rises_ = __any_sync(kFullWarp, (low - low_max_) * scale_ > kLeastRise ||
+                                       (high - high_max_) * scale_ > kLeastRise);
+    if (rises_) {
+      low_factor_ = Exp2((low_max_ - low) * scale_);
+      high_factor_ = Exp2((high_max_ - high) * scale_);
+      low_max_ = low;
+      high_max_ = high;
+      low_sum_ *= low_factor_;
+      high_sum_ *= high_factor_;
+    }
+    const float low_offset = low_max_ * scale_, high_offset = high_max_ * scale_;
 #pragma unroll
     for (int i = 0; i < kScores; i += 4) {
       s_[i] = Exp2InPlace(fmaf(s_[i], scale_, -low_offset));
@@ -227,6 +234,7 @@ class WgmmaConsumer {
   }
 
   __device__ __forceinline__ void Rescale() {
+    if (!rises_) return;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) o_[i] *= i % 4 >= 2 ? high_factor_ : low_factor_;
   }
@@ -286,8 +294,10 @@ class WgmmaConsumer {
   float o_[kSums];
   float s_[kScores];
   uint32_t weights_[kKeySteps][4];
-  float low_max_ = 0.0f, high_max_ = 0.0f;  // of the scores, before scale_
+  // What the weights are relative to: about the maximum of the scores so far, before scale_.
+  float low_max_ = 0.0f, high_max_ = 0.0f;
   float low_sum_ = 0.0f, high_sum_ = 0.0f;
+  bool rises_ = false;  // whether the sums so far have to be multiplied with the factors
   float low_factor_ = 0.0f, high_factor_ = 0.0f;
 };
 
