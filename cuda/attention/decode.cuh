@@ -36,18 +36,24 @@ template <class S>
 __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     const __grid_constant__ DecodeParams p) {
   unsigned char* const shared = DynamicShared();
-  if (!p.plan_ready) GridDependencyWait();
+  // The prefill kernel lets this one begin after it has itself waited for what both read. Whoever
+  // waits for this kernel relies on its rows as well, so the wait is made up for at the end.
+  const bool beside = p.beside_prefill;
+  if (!beside && !p.plan_ready) GridDependencyWait();
   const CtaWork work = p.ctas[blockIdx.x];
   float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
   const int warp = threadIdx.x / kWarpSize;
   TileStream<S> stream(p, work, SharedAddress(shared));
   stream.Find();
-  if (p.plan_ready) {
+  if (!beside && p.plan_ready) {
     stream.Prefetch();
     GridDependencyWait();
   }
   GridDependencyLaunch();
-  if (work.segments == 0) return;
+  if (work.segments == 0) {
+    if (beside) GridDependencyWait();
+    return;
+  }
   stream.Start();
   Segment g = work.first;
   SoftmaxState<S> state;
@@ -71,6 +77,7 @@ __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     if (g.slot >= 0) MergeSplits<S>(p, g, merge);
     g = next;
   }
+  if (beside) GridDependencyWait();
 }
 
 template <class S>

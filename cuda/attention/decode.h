@@ -22,6 +22,9 @@ struct DecodeParams {
   float* sums;
   float2* stats;
   bool plan_ready;  // as AttentionPlan::ready
+  // Whether the kernel in front is the prefill of the same call, which it runs beside: both read
+  // what came before them and write rows of their own.
+  bool beside_prefill;
 };
 
 inline constexpr int kColumnsOfMma = 8;  // the n side of mma m16n8k16
