@@ -17,13 +17,18 @@ StepLoop::StepLoop(CoreEngine& engine, StepDevice& device, int depth)
 }
 
 LoopNews StepLoop::Next(std::chrono::microseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
   Lock lock(gate());
   Want();
-  LoopNews news;
-  news_.wait_for(lock, patience, [&] {
-    news = Poll();
-    return news.turn != LoopTurn::kNotYet;
-  });
+  LoopNews news = Poll();
+  for (bool late = false; news.turn == LoopTurn::kNotYet && !late; news = Poll()) {
+    if (HasWork()) {
+      Drive(lock);
+    } else {
+      late = news_.wait_until(lock, deadline) == std::cv_status::timeout;
+    }
+  }
+  if (HasWork()) work_.notify_one();
   return news;
 }
 
@@ -31,7 +36,10 @@ LoopNews StepLoop::TryNext() {
   const Lock lock(gate(), std::try_to_lock);
   if (!lock.owns_lock()) return {};
   Want();
-  return Poll();
+  const LoopNews news = Poll();
+  // Who hears nothing calls Next, and does the work himself.
+  if (news.turn != LoopTurn::kNotYet && HasWork()) work_.notify_one();
+  return news;
 }
 
 void StepLoop::Launched(Status status) {
@@ -62,7 +70,6 @@ void StepLoop::Want() {
     --num_reports_;
   }
   wanted_ = true;
-  work_.notify_one();
 }
 
 // Who asks for something else does not launch what was handed out.
@@ -70,6 +77,7 @@ void StepLoop::Reclaim() {
   if (num_open_ == 0 || newest().stage != Stage::kHandedOut) return;
   newest().stage = Stage::kRefused;
   newest().refusal = {StatusCode::kCancelled, "the launch of a step was interrupted"};
+  work_.notify_one();
 }
 
 LoopNews StepLoop::Poll() {
@@ -90,7 +98,15 @@ void StepLoop::Run() {
   for (;;) {
     work_.wait(lock, [this] { return stopped_ || HasWork(); });
     if (stopped_) break;
-    if (CanBegin() && Begin(lock)) continue;
+    Drive(lock);
+  }
+  FailAll(lock, {StatusCode::kCancelled, "the engine was stopped"});
+}
+
+// Begins a step, finishes one, or finds that there is nothing to do.
+void StepLoop::Drive(Lock& lock) {
+  driving_ = true;
+  if (!CanBegin() || !Begin(lock)) {
     if (num_open_ > 0) {
       FinishOldest(lock);
     } else {
@@ -98,8 +114,7 @@ void StepLoop::Run() {
       news_.notify_one();
     }
   }
-  FailAll(lock, {StatusCode::kCancelled, "the engine was stopped"});
-  news_.notify_one();
+  driving_ = false;
 }
 
 bool StepLoop::CanBegin() const {
@@ -108,6 +123,7 @@ bool StepLoop::CanBegin() const {
 }
 
 bool StepLoop::HasWork() const {
+  if (driving_) return false;
   return CanBegin() || (num_open_ > 0 && open_[first_].stage >= Stage::kRunning);
 }
 

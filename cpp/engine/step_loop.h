@@ -86,10 +86,13 @@ class StepLoop {
   void Reclaim();
   LoopNews Poll();
 
-  // The loop's side.
+  // The thread's.
   void Run();
+
+  // The work, of one thread at a time.
   bool CanBegin() const;
   bool HasWork() const;
+  void Drive(Lock& lock);
   bool Begin(Lock& lock);
   void FinishOldest(Lock& lock);
   void FailAll(Lock& lock, Status why);
@@ -104,7 +107,7 @@ class StepLoop {
   const size_t depth_;
 
   // All below is guarded by the gate.
-  std::condition_variable work_;  // the loop waits here
+  std::condition_variable work_;  // the thread waits here
   std::condition_variable news_;  // the caller waits here
   std::array<OpenStep, kMaxStepsInFlight> open_;
   size_t first_ = 0;
@@ -114,6 +117,7 @@ class StepLoop {
   size_t num_reports_ = 0;
   bool report_taken_ = false;  // by the caller, who reads the first one
   bool wanted_ = false;        // Next was called, and there may be something to do
+  bool driving_ = false;       // somebody is in Drive, which lets go of the gate
   bool stopped_ = false;
 
   std::thread thread_;  // last: it sees everything above

@@ -13,9 +13,9 @@
 namespace octavo::cuda {
 namespace {
 
-// A step that ends within this time is seen at once. For a longer one the thread sleeps: the device
-// has its next step by then, and waking up takes a fraction of that.
-constexpr std::chrono::microseconds kSpin{100};
+// A step that ends within this time is seen at once. For a longer one the thread sleeps: waking up
+// takes tens of microseconds.
+constexpr std::chrono::milliseconds kSpin{10};
 
 class EventQueue final : public StreamQueue {
  public:
