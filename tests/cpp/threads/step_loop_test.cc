@@ -145,10 +145,18 @@ struct World {
 
 // What a request gets when it is alone and every step is finished before the next.
 std::vector<int32_t> Alone(std::span<const int32_t> prompt, int32_t count) {
-  Harness h(ConfigOf(1));
-  const RequestId id = h.Add(prompt, Greedy(count));
-  h.Drain();
-  return h.done(id).tokens;
+  const EngineConfig config = ConfigOf(1);
+  ManualClock clock;
+  CoreEngine engine(config, clock, SystemMemory());
+  sim::HashModel model(config, engine.arena());
+  REQUIRE(engine.AddRequest(prompt, Greedy(count)).ok());
+  std::vector<int32_t> tokens;
+  while (engine.HasUnfinished()) {
+    const auto outputs = engine.Step(model);
+    REQUIRE(outputs.ok());
+    for (const StepOutput& o : *outputs) tokens.push_back(o.token);
+  }
+  return tokens;
 }
 
 TEST_CASE("a loop gives every request the tokens that it gets alone, whoever launches its steps") {
