@@ -1,7 +1,8 @@
 """Steps that have begun and are not finished: one on a CPU, two where the runner runs beside the host.
 
 With two, the host plans and launches a step while the one before it runs, so that the device finds its next
-work waiting. The tokens in between are known to the device only (docs/contracts/batch.md, clause 7).
+work waiting. The tokens in between are known to the device only (docs/contracts/batch.md, clause 7). Where
+steps are captured, a loop in C++ does so on a thread of its own (docs/contracts/loop.md).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from octavo.core import Engine, GraphSteps, StepPlan
     from octavo.plan import Plan
 
+# Tokens of a row that is decoded. One of more drafts reads its keys once in the kernel of prompts.
+_MOST_DECODE_QUERIES = 8
+
 Run = Callable[[StepShape], None]
 
 
@@ -37,10 +42,6 @@ class Graphs(Protocol):
 
     def run(self, shape: StepShape) -> None:
         """Run a step of a shape whose columns are on the device."""
-
-
-# Tokens of a row that is decoded. One of more drafts reads its keys once in the kernel of prompts.
-_MOST_DECODE_QUERIES = 8
 
 
 class DeviceRunner:
@@ -116,10 +117,14 @@ class DeviceRunner:
         # more than their columns: an encoder is run before its step.
         self.graph_steps: GraphSteps | None = None
         self._run: Run = self._compute
-        if device.type == "cuda" and not plan.enforce_eager:
+        self._in_stream: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if device.type == "cuda":
+            # Whoever launches a step and wherever: all steps are in the order of one stream.
             stream = torch.cuda.current_stream(device)
-            self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, host_slots)
-            self.use_graphs(StepGraphs, self._queue.address)
+            self._in_stream = partial(torch.cuda.stream, stream)
+            if not plan.enforce_eager:
+                self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, host_slots)
+                self.use_graphs(StepGraphs, self._queue.address)
 
     def use_graphs(self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int) -> None:
         """Capture steps from now on, and let them be launched through the queue at this address.
@@ -156,7 +161,7 @@ class DeviceRunner:
         """Start the step whose columns the core has written. Tokens keep the order of the samples."""
         columns, landing = self._columns[plan.slot], self._landings[plan.slot]
         landing.wait()  # the step that had this host slot before may have failed unread
-        with torch.inference_mode():
+        with self._in_stream(), torch.inference_mode():
             if plan.num_copies:
                 self._copy(plan.num_copies, columns)
             if self._encoding is not None:

@@ -113,16 +113,16 @@ class TierCopier:
 
 
 class CudaQueues:
-    """Streams beside the current one, which steps run on."""
+    """Streams beside the one that is current now, which steps run on."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device, self._steps = device, torch.cuda.current_stream(device)
 
     def make(self) -> CopyQueue:
         return _CudaQueue(self._device)
 
     def hold_steps(self, mark: Any) -> None:
-        torch.cuda.current_stream(self._device).wait_event(mark)
+        self._steps.wait_event(mark)
 
 
 class _CudaQueue:
