@@ -20,7 +20,7 @@ namespace {
 constexpr double kRotatedBytes = 260e6;  // more than four times L2
 constexpr int64_t kMostWeights = int64_t{2} * 128256 * 4096;
 constexpr int kSamples = 7;
-constexpr int64_t kManyM[] = {8, 16, 17, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512};
+constexpr int64_t kManyM[] = {16, 32, 64, 96, 128, 192, 256, 512};
 
 struct Cell {
   const char* name;
@@ -30,9 +30,9 @@ struct Cell {
 constexpr Cell kCells[] = {
     {"0.6B qkv", 4096, 1024, false, false},    {"0.6B o", 1024, 2048, false, true},
     {"0.6B gate_up", 6144, 1024, true, false}, {"0.6B down", 1024, 3072, false, true},
-    {"0.6B head", 151936, 1024, false, false}, {"8B qkv", 6144, 4096, false, false},
-    {"8B o", 4096, 4096, false, true},         {"8B gate_up", 28672, 4096, true, false},
-    {"8B down", 4096, 14336, false, true},     {"8B head", 128256, 4096, false, false},
+    {"8B qkv", 6144, 4096, false, false},      {"8B o", 4096, 4096, false, true},
+    {"8B gate_up", 28672, 4096, true, false},  {"8B down", 4096, 14336, false, true},
+    {"0.6B head", 151936, 1024, false, false}, {"8B head", 128256, 4096, false, false},
 };
 
 void Check(cudaError_t e, const char* what) {
@@ -133,24 +133,23 @@ class Bench {
 // next product's CTA.
 std::vector<WideChoice> Choices(const Cell& cell, int64_t m, const DeviceFacts& facts) {
   std::vector<WideChoice> found;
-  const int64_t units = cell.k / kWideUnit;
   for (const WideTile& tile : kWideTiles) {
     if (tile.tokens > 32 && tile.tokens >= 2 * m) continue;
     if (m > 4 * tile.tokens) continue;
     for (const int splits : {1, 2, 3, 4, 6, 8}) {
       const int64_t ctas = CeilDiv(cell.n, tile.rows) * CeilDiv(m, tile.tokens) * splits;
-      if (splits > units || (splits > 1 && ctas > 2 * facts.multiprocessors)) continue;
+      if (splits > WideUnits({tile.rows, tile.tokens}, cell.k) ||
+          (splits > 1 && ctas > 2 * facts.multiprocessors))
+        continue;
       if (splits < 8 && ctas < facts.multiprocessors / 3) continue;
       int before = 0;
       for (const int shared :
            {facts.shared_per_block, facts.shared_per_multiprocessor / 2 - 1024}) {
-        WideChoice c{tile.rows, tile.tokens, splits, 0, 1};
-        c.stages = WideStages(c, units, shared);
+        WideChoice c{tile.rows, tile.tokens, splits, 0};
+        c.stages = WideStages(c, cell.k, shared);
         if (c.stages == before || WideSharedBytes(c) > shared) continue;
         before = c.stages;
-        for (; c.sharers <= 4 && splits * c.sharers <= kMaxWideCluster; c.sharers *= 2) {
-          found.push_back(c);
-        }
+        found.push_back(c);
       }
     }
   }
@@ -160,18 +159,18 @@ std::vector<WideChoice> Choices(const Cell& cell, int64_t m, const DeviceFacts& 
 void Run(bool all) {
   const DeviceFacts facts = CurrentDeviceFacts().value();
   Bench bench;
-  std::printf("%-13s %4s %5s %6s %6s %6s %7s %8s %7s\n", "shape", "m", "rows", "tokens", "splits",
-              "stages", "sharers", "us", "GB/s");
+  std::printf("%-13s %4s %5s %6s %6s %6s %8s %7s\n", "shape", "m", "rows", "tokens", "splits",
+              "stages", "us", "GB/s");
   const auto print = [](const Cell& cell, int64_t m, const WideChoice& c, double us,
                         const char* what) {
-    std::printf("%-13s %4d %5d %6d %6d %6d %7d %8.2f %7.0f %s\n", cell.name, static_cast<int>(m),
-                c.rows, c.tokens, c.splits, c.stages, c.sharers, us,
+    std::printf("%-13s %4d %5d %6d %6d %6d %8.2f %7.0f %s\n", cell.name, static_cast<int>(m),
+                c.rows, c.tokens, c.splits, c.stages, us,
                 2e-3 * static_cast<double>(cell.n * cell.k) / us, what);
   };
   for (const Cell& cell : kCells) {
     for (const int64_t m : kManyM) {
-      const WideChoice chosen = ChooseWide({m, cell.n, cell.k / kWideUnit}, facts.multiprocessors,
-                                           facts.shared_per_block);
+      const WideChoice chosen =
+          ChooseWide({m, cell.n, cell.k}, facts.multiprocessors, facts.shared_per_block);
       print(cell, m, chosen, bench.Time(cell, m, chosen), "chosen");
       WideChoice best;
       double least = 0.0;

@@ -52,6 +52,11 @@ __device__ __forceinline__ void WaitBarrier(uint32_t barrier, uint32_t parity) {
   } while (done == 0);
 }
 
+// Has the copy engine fetch a map before its first copy does.
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Copies the map's box at these coordinates, the innermost first, to shared memory and completes
 // its bytes on the barrier. What lies outside the tensor becomes zeros and counts as bytes too.
 __device__ __forceinline__ void CopyBox5(uint32_t shared, const CUtensorMap& map, uint32_t barrier,
@@ -60,29 +65,6 @@ __device__ __forceinline__ void CopyBox5(uint32_t shared, const CUtensorMap& map
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared),
       "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
-      : "memory");
-}
-
-// The same to every CTA of the cluster whose bit is set in `ctas`: to the same place there, its
-// bytes completed on the same barrier there.
-__device__ __forceinline__ void CopyBox5ToCluster(uint32_t shared, const CUtensorMap& map,
-                                                  uint32_t barrier, int ctas, int c0, int c1,
-                                                  int c2, int c3, int c4) {
-  asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared),
-      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4),
-      "h"(static_cast<uint16_t>(ctas))
-      : "memory");
-}
-
-// Arrives at the same barrier in CTA `rank` of the cluster. REQUIRES: it has begun, made the
-// barrier, and does not end before.
-__device__ __forceinline__ void ArriveBarrierIn(uint32_t barrier, int rank) {
-  asm volatile(
-      "{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(barrier),
-      "r"(rank)
       : "memory");
 }
 

@@ -9,15 +9,16 @@ namespace {
 
 constexpr int64_t kHalf = 8;  // rows of the gate, or of what they open, side by side in a tile
 
-// [1, N / 16, 2, 8, K]: the rows in the order of the tiles.
+// [K / 64, N / 16, 2, 8, 64]: the rows in the order of the tiles.
 TensorView WeightOf(const LinearArgs& a) {
   TensorView v = a.weight;
   const int64_t n = a.weight.shape[0], row = a.weight.stride[0];
   const int64_t open = a.gate == Gate::kNone ? kHalf : n / 2;
   v.rank = kMapRank;
-  const int64_t shape[kMapRank] = {1, n / (2 * kHalf), 2, kHalf, a.weight.shape[1]};
+  const int64_t shape[kMapRank] = {a.weight.shape[1] / kWideBlock, n / (2 * kHalf), 2, kHalf,
+                                   kWideBlock};
   const int64_t groups = a.gate == Gate::kNone ? 2 * kHalf : kHalf;
-  const int64_t stride[kMapRank] = {0, groups * row, open * row, row, 1};
+  const int64_t stride[kMapRank] = {kWideBlock, groups * row, open * row, row, 1};
   for (int i = 0; i < kMapRank; ++i) {
     v.shape[i] = shape[i];
     v.stride[i] = stride[i];
@@ -28,8 +29,8 @@ TensorView WeightOf(const LinearArgs& a) {
 TensorView InputsOf(const LinearArgs& a) {
   TensorView v = a.x;
   v.rank = kMapRank;
-  const int64_t shape[kMapRank] = {1, 1, 1, a.x.shape[0], a.x.shape[1]};
-  const int64_t stride[kMapRank] = {0, 0, 0, a.x.stride[0], 1};
+  const int64_t shape[kMapRank] = {a.x.shape[1] / kWideBlock, 1, 1, a.x.shape[0], kWideBlock};
+  const int64_t stride[kMapRank] = {kWideBlock, 0, 0, a.x.stride[0], 1};
   for (int i = 0; i < kMapRank; ++i) {
     v.shape[i] = shape[i];
     v.stride[i] = stride[i];
@@ -41,7 +42,7 @@ TensorView InputsOf(const LinearArgs& a) {
 
 bool TakesWide(const LinearArgs& a) {
   const int64_t k = a.x.shape[1], n = a.weight.shape[0];
-  if (a.norm.has_value() || k == 0 || k % kWideUnit != 0 || n % (2 * kHalf) != 0) return false;
+  if (a.norm.has_value() || k == 0 || k % kWideBlock != 0 || n % (2 * kHalf) != 0) return false;
   if (!WideRows(a.x, k) || !WideRows(a.weight, k) || !WideRows(a.out, kHalf)) return false;
   if (a.bias.has_value() && !WideRows(*a.bias, kHalf)) return false;
   return FitsTensorMap(WeightOf(a)) && FitsTensorMap(InputsOf(a));
@@ -50,18 +51,19 @@ bool TakesWide(const LinearArgs& a) {
 Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream) {
   WideParams p{};
   const auto groups = static_cast<uint32_t>(choice.rows / (2 * kHalf));
-  const auto tokens = static_cast<uint32_t>(choice.tokens / choice.sharers);
-  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(WeightOf(a), {1, groups, 2, kHalf, kWideUnit}, &p.weight));
-  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(InputsOf(a), {1, 1, 1, tokens, kWideUnit}, &p.x));
+  const auto tokens = static_cast<uint32_t>(choice.tokens);
+  const auto blocks = static_cast<uint32_t>(WideBlocks(choice.rows, choice.tokens));
+  OCTAVO_RETURN_IF_ERROR(
+      EncodeTensorMap(WeightOf(a), {blocks, groups, 2, kHalf, kWideBlock}, &p.weight));
+  OCTAVO_RETURN_IF_ERROR(EncodeTensorMap(InputsOf(a), {blocks, 1, 1, tokens, kWideBlock}, &p.x));
   p.out = a.out.ptr<char>();
   p.bias = a.bias.has_value() ? a.bias->ptr<char>() : nullptr;
   p.out_stride = StridesOf(a.out).token;
   p.m = static_cast<int32_t>(a.x.shape[0]);
   p.n = static_cast<int32_t>(a.out.shape[1]);
-  p.units = static_cast<int32_t>(a.x.shape[1] / kWideUnit);
+  p.units = static_cast<int32_t>(WideUnits(choice, a.x.shape[1]));
   p.stages = choice.stages;
   p.splits = choice.splits;
-  p.sharers = choice.sharers;
   p.token_tiles = CeilDiv(p.m, choice.tokens);
   p.weight_ready = a.weight_ready;
   p.add = a.add;

@@ -4,13 +4,12 @@
 // Shapes: x [M, K], weight [N, K], bias [N], out [M, N]; K a multiple of 64, N of 16. The weight is
 // the m side of the products and x their n side, so that few rows of x waste nothing.
 //
-// Grid: a cluster for each tile of the weight's rows and of x's, or for some tiles of one x: those
-// copy a part of x each, to all of them. The CTAs of a tile share its k, one range each; clusters
-// of one weight stand side by side. In a CTA one warp keeps a ring of stages filled, {weight [rows,
-// 64], x [tokens, 64]} each, swizzled; the weights of a whole ring are asked for before the kernel
-// in front has ended. The other warps multiply, leave their sums in shared memory where the ring
-// was, and each CTA of the tile adds and stores a part of it, the sums in the order of k: the bits
-// depend on the shapes alone.
+// Grid: a cluster for each tile of the weight's rows and of x's, those of one weight side by side.
+// The CTAs of a cluster share the tile's k, one range each. In a CTA one warp keeps a ring of
+// stages filled, one or two blocks of {weight [rows, 64], x [tokens, 64]} each, swizzled; the
+// weights of a whole ring are asked for before the kernel in front has ended. The other warps
+// multiply, leave their sums in shared memory where the ring was, and each CTA of the cluster adds
+// and stores a part of the tile, the sums in the order of k: the bits depend on the shapes alone.
 //
 // With a gate the tile's rows are, eight and eight, rows of the gate and those that they open, and
 // N / 2 columns come out.
@@ -33,29 +32,19 @@ inline constexpr int kPieceColumns = 8;   // of out, 16 bytes: what a thread sto
 inline constexpr int kSwizzledRow = 128;  // bytes
 inline constexpr int kSwizzledRows = 8 * kSwizzledRow;  // what swizzled operands are aligned to
 
-// A CTA's tile and its share of k. Ranks of a cluster: the CTAs of its first tile in the order of
-// k, those of the next one, ...
+// A CTA's tile and its share of k.
 template <class S>
 struct WideWork {
-  int row_tile, token_tile;
-  int split, member;  // of the tile's CTAs, of the cluster's tiles
-  int begin, end;     // units of k
+  int row_tile, token_tile, rank;
+  int begin, end;  // units of k
 
   __device__ __forceinline__ explicit WideWork(const WideParams& p) {
-    const int size = p.splits * p.sharers;
-    const int cluster = static_cast<int>(blockIdx.x) / size;
-    const int rank = static_cast<int>(blockIdx.x) - cluster * size;
-    member = rank / p.splits;
-    split = rank - member * p.splits;
-    const int group = cluster / p.token_tiles;
-    row_tile = group * p.sharers + member;
-    token_tile = cluster - group * p.token_tiles;
-    begin = static_cast<int>(int64_t{p.units} * split / p.splits);
-    end = static_cast<int>(int64_t{p.units} * (split + 1) / p.splits);
-  }
-  // The CTA of the cluster that has the same k of another tile.
-  __device__ __forceinline__ int RankOf(const WideParams& p, int other) const {
-    return other * p.splits + split;
+    const int tile = static_cast<int>(blockIdx.x) / p.splits;
+    rank = static_cast<int>(blockIdx.x) - tile * p.splits;
+    row_tile = tile / p.token_tiles;
+    token_tile = tile - row_tile * p.token_tiles;
+    begin = static_cast<int>(int64_t{p.units} * rank / p.splits);
+    end = static_cast<int>(int64_t{p.units} * (rank + 1) / p.splits);
   }
   __device__ __forceinline__ int first_token() const { return token_tile * S::kTokens; }
   __device__ __forceinline__ int tokens(const WideParams& p) const {
@@ -79,10 +68,10 @@ struct WideRing {
   __device__ __forceinline__ uint32_t x(int stage) const { return weight(stage) + S::kWeightBytes; }
 
   // One thread's part; a __syncthreads follows.
-  __device__ __forceinline__ void Init(int sharers) const {
+  __device__ __forceinline__ void Init() const {
     for (int i = 0; i < stages; ++i) {
       InitBarrier(full(i), 1);
-      InitBarrier(empty(i), S::kConsumers / kWarpSize * sharers);
+      InitBarrier(empty(i), S::kConsumers / kWarpSize);
     }
     FenceBarrierInit();
     FenceAsyncShared();
@@ -107,35 +96,14 @@ template <class S>
 __device__ __forceinline__ void CopyWeight(const WideParams& p, const WideWork<S>& work,
                                            const WideRing<S>& ring, int stage, int unit) {
   ArriveBarrierExpecting(ring.full(stage), S::kStageBytes);
-  CopyBox5(ring.weight(stage), p.weight, ring.full(stage), unit * kWideUnit, 0, 0,
-           work.row_tile * (S::kRows / 16), 0);
+  CopyBox5(ring.weight(stage), p.weight, ring.full(stage), 0, 0, 0, work.row_tile * (S::kRows / 16),
+           unit * S::kBlocks);
 }
 
-// The CTA's part of x, to all that share it.
 template <class S>
 __device__ __forceinline__ void CopyInputs(const WideParams& p, const WideWork<S>& work,
                                            const WideRing<S>& ring, int stage, int unit) {
-  if (p.sharers == 1) {
-    CopyBox5(ring.x(stage), p.x, ring.full(stage), unit * kWideUnit, work.first_token(), 0, 0, 0);
-    return;
-  }
-  const int first = S::kTokens / p.sharers * work.member;
-  int ctas = 0;
-  for (int i = 0; i < p.sharers; ++i) ctas |= 1 << work.RankOf(p, i);
-  CopyBox5ToCluster(ring.x(stage) + first * kSwizzledRow, p.x, ring.full(stage), ctas,
-                    unit * kWideUnit, work.first_token() + first, 0, 0, 0);
-}
-
-// One warp's part of letting a stage be overwritten, by all who write to it.
-template <class S>
-__device__ __forceinline__ void Release(const WideParams& p, const WideWork<S>& work,
-                                        const WideRing<S>& ring, int stage) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  if (p.sharers == 1) {
-    if (lane == 0) ArriveBarrier(ring.empty(stage));
-  } else if (lane < p.sharers) {
-    ArriveBarrierIn(ring.empty(stage), work.RankOf(p, lane));
-  }
+  CopyBox5(ring.x(stage), p.x, ring.full(stage), 0, work.first_token(), 0, 0, unit * S::kBlocks);
 }
 
 // The thread that keeps the ring full. It makes the barriers and asks for the weights of a whole
@@ -148,7 +116,8 @@ class WideProducer {
       : p_(p), work_(work), ring_(ring), ahead_(Min(work.end, work.begin + p.stages)) {}
 
   __device__ __forceinline__ void Begin() const {
-    ring_.Init(p_.sharers);
+    PrefetchMap(p_.x);
+    ring_.Init();
     if (!p_.weight_ready) GridDependencyWait();
 #pragma unroll 1
     for (int unit = work_.begin; unit < ahead_; ++unit) {
@@ -157,7 +126,6 @@ class WideProducer {
     GridDependencyLaunch();
   }
 
-  // REQUIRES: all barriers that are written to have been made.
   __device__ __forceinline__ void Run() const {
     GridDependencyWait();
     FenceAsyncGlobal();  // other kernels wrote x by ordinary stores
@@ -205,7 +173,7 @@ class WideSums {
       Issue<false>(Advance(weights, place.at * S::kStageBytes),
                    Advance(inputs, place.at * S::kStageBytes));
       WgmmaWait<1>();  // the stage before this one has been read
-      Release(p, work, ring, before);
+      if (threadIdx.x % kWarpSize == 0) ArriveBarrier(ring.empty(before));
     }
     WgmmaWait<0>();
 #pragma unroll
@@ -234,18 +202,24 @@ class WideSums {
   using T = typename S::Element;
   static constexpr int kNoColumns = 16;  // of a descriptor whose operand has rows along k: unused
   static constexpr int kStepBytes = 32;  // 16 elements of a row
-  static constexpr int kRowTileBytes = 64 * kWideUnit * 2;
+  static constexpr int kBlockSteps = kWideBlock / 16;
+  static constexpr int kRowTileBytes = 64 * kWideBlock * 2;
 
   template <bool kFirst>
   __device__ __forceinline__ void Issue(uint64_t weights, uint64_t inputs) {
     WgmmaFence();
 #pragma unroll
     for (int t = 0; t < S::kRowTiles; ++t) {
-      WgmmaShared<T, !kFirst>(d_[t], Advance(weights, t * kRowTileBytes), inputs);
 #pragma unroll
-      for (int step = kStepBytes; step < kWideUnit * 2; step += kStepBytes) {
-        WgmmaShared<T, true>(d_[t], Advance(weights, t * kRowTileBytes + step),
-                             Advance(inputs, step));
+      for (int step = 0; step < S::kBlocks * kBlockSteps; ++step) {
+        const int block = step / kBlockSteps, within = step % kBlockSteps * kStepBytes;
+        const uint64_t a = Advance(weights, t * kRowTileBytes + block * S::kWeightBlock + within);
+        const uint64_t b = Advance(inputs, block * S::kInputBlock + within);
+        if (kFirst && step == 0) {
+          WgmmaShared<T, false>(d_[t], a, b);
+        } else {
+          WgmmaShared<T, true>(d_[t], a, b);
+        }
       }
     }
     WgmmaCommit();
@@ -255,20 +229,18 @@ class WideSums {
 };
 
 // What a CTA of a cluster stores of the tile: pieces of eight columns, dealt out to all threads of
-// the cluster.
-template <class S>
+// the cluster. kCut: there is more than one CTA.
+template <class S, bool kGated, bool kCut>
 class WideStore {
  public:
+  // Begins to read what `add` needs.
   __device__ __forceinline__ WideStore(const WideParams& p, const WideWork<S>& work, float* sums)
       : p_(p),
-        gated_(p.gate != Gate::kNone),
         sums_(sums),
-        first_rank_(work.RankOf(p, work.member) - work.split),
-        pieces_((gated_ ? S::kRows / 2 : S::kRows) / kPieceColumns),
-        first_column_(work.row_tile * pieces_ * kPieceColumns),
+        first_column_(work.row_tile * kPieces * kPieceColumns),
         first_token_(work.first_token()),
-        items_(work.tokens(p) * pieces_),
-        item_(work.split * S::kThreads + static_cast<int>(threadIdx.x)) {
+        items_(work.tokens(p) * kPieces),
+        item_(work.rank * S::kThreads + static_cast<int>(threadIdx.x)) {
     Look();
   }
 
@@ -276,15 +248,15 @@ class WideStore {
   __device__ __forceinline__ void Run() {
 #pragma unroll 1
     while (item_ < items_) {
-      const int token = item_ / pieces_, piece = item_ - token * pieces_;
+      const int token = item_ / kPieces, piece = item_ % kPieces;
       const int column = first_column_ + piece * kPieceColumns;
       T* const to = At(token, column);
       const Piece before = before_;
-      item_ += S::kThreads * p_.splits;
+      item_ += S::kThreads * (kCut ? p_.splits : 1);
       Look();
       if (column >= p_.n) continue;
       float value[kPieceColumns];
-      if (gated_) {
+      if constexpr (kGated) {
         Gated(token, piece, column, value);
       } else {
         Sum(token, piece * kPieceColumns, column, value);
@@ -293,7 +265,7 @@ class WideStore {
         float was[kPieceColumns];
         ToFloats(before, was);
 #pragma unroll
-        for (int i = 0; i < kPieceColumns; ++i) value[i] += was[i];
+        for (int i = 0; i < kPieceColumns; ++i) value[i] = Rounded<T>(value[i]) + was[i];
       }
       StoreElements<T, kPieceColumns>(to, value);
     }
@@ -302,6 +274,8 @@ class WideStore {
  private:
   using T = typename S::Element;
   using Piece = ElementPack<T, kPieceColumns>;
+  static constexpr int kReadAtOnce = 4;                                               // CTAs
+  static constexpr int kPieces = (kGated ? S::kRows / 2 : S::kRows) / kPieceColumns;  // of a token
 
   __device__ __forceinline__ T* At(int token, int column) const {
     return reinterpret_cast<T*>(p_.out + int64_t{first_token_ + token} * p_.out_stride) + column;
@@ -311,29 +285,35 @@ class WideStore {
   // have left there what out held before.
   __device__ __forceinline__ void Look() {
     if (!p_.add || item_ >= items_) return;
-    const int token = item_ / pieces_, piece = item_ - token * pieces_;
-    const int column = first_column_ + piece * kPieceColumns;
+    const int column = first_column_ + item_ % kPieces * kPieceColumns;
     if (column >= p_.n) return;
-    const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(At(token, column)));
+    const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(At(item_ / kPieces, column)));
     memcpy(&before_, &bits, sizeof(bits));
   }
 
-  // Four rows' sums over the cluster, in the order of k.
+  // Four rows' sums, over the cluster in the order of k.
   __device__ __forceinline__ void Add(float* here, float* sum) const {
-    float4 part[kMaxWideCluster] = {};  // zeros where there is no CTA
+    float4 all;
+    if constexpr (!kCut) {
+      all = *reinterpret_cast<const float4*>(here);
+    } else {
+      all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
-    for (int s = 0; s < kMaxWideCluster; ++s) {
-      if (s >= p_.splits) continue;
-      part[s] = *reinterpret_cast<const float4*>(
-          p_.splits == 1 ? here : InClusterCta(here, first_rank_ + s));
-    }
-    float4 all = part[0];
+      for (int first = 0; first < kMaxWideCluster; first += kReadAtOnce) {
+        float4 part[kReadAtOnce] = {};  // zeros where there is no CTA
 #pragma unroll
-    for (int s = 1; s < kMaxWideCluster; ++s) {
-      all.x += part[s].x;
-      all.y += part[s].y;
-      all.z += part[s].z;
-      all.w += part[s].w;
+        for (int i = 0; i < kReadAtOnce; ++i) {
+          if (first + i >= p_.splits) continue;
+          part[i] = *reinterpret_cast<const float4*>(InClusterCta(here, first + i));
+        }
+#pragma unroll
+        for (int i = 0; i < kReadAtOnce; ++i) {
+          all.x += part[i].x;
+          all.y += part[i].y;
+          all.z += part[i].z;
+          all.w += part[i].w;
+        }
+      }
     }
     sum[0] = all.x;
     sum[1] = all.y;
@@ -341,22 +321,20 @@ class WideStore {
     sum[3] = all.w;
   }
 
-  // Eight rows' sums, biased and rounded as the product alone would be.
+  // Eight rows' sums, biased.
   __device__ __forceinline__ void Sum(int token, int row, int bias,
                                       float (&value)[kPieceColumns]) const {
     float* const here = sums_ + token * S::kSumStride + row;
     Add(here, value);
     Add(here + 4, value + 4);
-    if (p_.bias != nullptr) {
-      float b[kPieceColumns];
-      LoadElements<T, kPieceColumns>(reinterpret_cast<const T*>(p_.bias) + bias, b);
+    if (p_.bias == nullptr) return;
+    float b[kPieceColumns];
+    LoadElements<T, kPieceColumns>(reinterpret_cast<const T*>(p_.bias) + bias, b);
 #pragma unroll
-      for (int i = 0; i < kPieceColumns; ++i) value[i] += b[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kPieceColumns; ++i) value[i] = Rounded<T>(value[i]);
+    for (int i = 0; i < kPieceColumns; ++i) value[i] += b[i];
   }
 
+  // Both products are rounded as they would be stored alone.
   __device__ __forceinline__ void Gated(int token, int piece, int column,
                                         float (&value)[kPieceColumns]) const {
     float gate[kPieceColumns];
@@ -364,21 +342,34 @@ class WideStore {
     Sum(token, piece * 16 + 8, p_.n + column, value);
 #pragma unroll
     for (int i = 0; i < kPieceColumns; ++i) {
-      const float open = p_.gate == Gate::kSilu ? Silu::Of(gate[i]) : GeluTanh::Of(gate[i]);
-      value[i] = Rounded<T>(open * value[i]);
+      const float x = Rounded<T>(gate[i]);
+      const float open = p_.gate == Gate::kSilu ? Silu::Of(x) : GeluTanh::Of(x);
+      value[i] = open * Rounded<T>(value[i]);
     }
   }
 
   const WideParams& p_;
-  const bool gated_;
   float* const sums_;
-  const int first_rank_;  // of the tile's CTAs
-  const int pieces_;      // of a token
   const int first_column_, first_token_;
   const int items_;
   int item_;
   Piece before_{};
 };
+
+// Every thread of the CTA, after it has left its sums.
+template <class S, bool kGated, bool kCut>
+__device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>& work,
+                                          float* sums) {
+  WideStore<S, kGated, kCut> store(p, work, sums);
+  if constexpr (kCut) {
+    SyncCluster();
+    store.Run();
+    SyncCluster();  // somebody may still read what this CTA has left
+  } else {
+    __syncthreads();
+    store.Run();
+  }
+}
 
 template <class S>
 __global__ __launch_bounds__(S::kThreads,
@@ -394,11 +385,7 @@ __global__ __launch_bounds__(S::kThreads,
   constexpr int kProducer = S::kConsumers;
   if (threadIdx.x == kProducer) producer.Begin();
   __syncwarp();
-  if (p.sharers == 1) {
-    __syncthreads();
-  } else {
-    SyncCluster();  // the others' barriers are there too
-  }
+  __syncthreads();
   const int warp = __shfl_sync(kFullWarp, threadIdx.x / kWarpSize, 0);
   if (warp == kProducer / kWarpSize) {
     if (threadIdx.x == kProducer) producer.Run();
@@ -410,25 +397,21 @@ __global__ __launch_bounds__(S::kThreads,
     sums.Leave(left, work.tokens(p));
   }
   GridDependencyWait();
-  WideStore<S> store(p, work, left);
+  const bool gated = p.gate != Gate::kNone;
   if (p.splits == 1) {
-    __syncthreads();
+    gated ? StoreWide<S, true, false>(p, work, left) : StoreWide<S, false, false>(p, work, left);
   } else {
-    SyncCluster();
+    gated ? StoreWide<S, true, true>(p, work, left) : StoreWide<S, false, true>(p, work, left);
   }
-  store.Run();
-  // Somebody may still read what this CTA has left, or arrive at its barriers.
-  if (p.splits * p.sharers > 1) SyncCluster();
 #endif
 }
 
 template <class S>
 Status LaunchWideShape(const WideChoice& choice, const WideParams& p, cudaStream_t stream) {
-  const int rows = p.gate == Gate::kNone ? p.n : 2 * p.n;
-  const int groups = CeilDiv(CeilDiv(rows, S::kRows), p.sharers);
+  const int row_tiles = CeilDiv(p.gate == Gate::kNone ? p.n : 2 * p.n, S::kRows);
   LaunchShape shape;
-  shape.cluster = static_cast<unsigned>(p.splits * p.sharers);
-  shape.grid = static_cast<unsigned>(groups * p.token_tiles) * shape.cluster;
+  shape.grid = static_cast<unsigned>(row_tiles * p.token_tiles * p.splits);
+  shape.cluster = static_cast<unsigned>(p.splits);
   shape.threads = S::kThreads;
   shape.shared_bytes = WideSharedBytes(choice);
   shape.stream = stream;

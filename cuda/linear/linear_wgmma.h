@@ -13,16 +13,15 @@
 namespace octavo::cuda {
 
 struct WideParams {
-  CUtensorMap weight;  // [1, N / 16, 2, 8, K]: eight rows of the gate, eight that they open
-  CUtensorMap x;       // [1, 1, 1, M, K]
+  CUtensorMap weight;  // [K / 64, N / 16, 2, 8, 64]: eight rows of the gate, eight they open
+  CUtensorMap x;       // [K / 64, 1, 1, M, 64]
   char* out;
   const char* bias;    // or null
   int64_t out_stride;  // bytes
   int32_t m, n;        // n: columns of out
   int32_t units;       // of k
   int32_t stages;
-  int32_t splits;   // CTAs that share a tile's k
-  int32_t sharers;  // tiles that share their rows of x
+  int32_t splits;  // CTAs that share a tile's k
   int32_t token_tiles;
   bool weight_ready;  // as LinearParams
   bool add;
@@ -40,7 +39,10 @@ struct WideShape {
   static constexpr int kSums = kTokens / 2;  // of a thread and row tile
   static constexpr int kConsumers = kWarpgroups * 128;
   static constexpr int kThreads = kConsumers + 32;
-  static constexpr int kWeightBytes = kRows * kWideUnit * 2;
+  static constexpr int kBlocks = WideBlocks(kRows, kTokens);  // of a stage
+  static constexpr int kWeightBlock = kRows * kWideBlock * 2;
+  static constexpr int kInputBlock = kTokens * kWideBlock * 2;
+  static constexpr int kWeightBytes = kBlocks * kWeightBlock;
   static constexpr int kStageBytes = WideStageBytes(kRows, kTokens);
   static constexpr int kSumStride = WideSumStride(kRows);
   // Where registers allow it the next product's CTAs stand beside this one's and read weights
@@ -50,7 +52,7 @@ struct WideShape {
   static_assert(sizeof(Element) == 2);
   static_assert(kTokens % 8 == 0 && kTokens <= 256, "the n side of a product");
   static_assert(kRowTiles * kSums <= 128, "sums of a thread");
-  static_assert(kStageBytes % 1024 == 0 && kWeightBytes % 1024 == 0, "swizzled blocks");
+  static_assert(kInputBlock % 1024 == 0 && kWeightBlock % 1024 == 0, "swizzled blocks");
 };
 
 // REQUIRES: TakesWide(a), and a tile that is compiled.

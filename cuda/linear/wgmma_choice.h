@@ -2,29 +2,34 @@
 // GPU.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "common/host_device.h"
 
 namespace octavo::cuda {
 
-inline constexpr int kWideUnit = 64;        // k of a stage: the 128 bytes of a swizzled row
+inline constexpr int kWideBlock = 64;       // k of the 128 bytes of a swizzled row
 inline constexpr int kMaxWideTokens = 512;  // of x: from there on a BLAS is as fast
 inline constexpr int kMaxWideCluster = 8;   // CTAs of a portable cluster
 inline constexpr int kMaxWideStages = 16;
 inline constexpr int kWideHead = 1024;  // bytes in front of the ring: its barriers
 
-// Rows of the weight and rows of x that a CTA's tile has, the CTAs that share the tile's k, the
-// stages of a CTA's ring, and the tiles that lie side by side and load their x for each other.
+// Rows of the weight and rows of x that a CTA's tile has, the CTAs that share the tile's k, and the
+// stages of a CTA's ring.
 struct WideChoice {
   int rows = 128;
   int tokens = 64;
   int splits = 1;
   int stages = 4;
-  int sharers = 1;
 };
 
-constexpr int WideStageBytes(int rows, int tokens) { return (rows + tokens) * kWideUnit * 2; }
+// Blocks of k in a stage, its unit: small tiles would wait for barriers more than for copies.
+constexpr int WideBlocks(int rows, int tokens) { return rows + tokens <= 192 ? 2 : 1; }
+
+constexpr int WideStageBytes(int rows, int tokens) {
+  return (rows + tokens) * WideBlocks(rows, tokens) * kWideBlock * 2;
+}
 
 // Floats from one token's sums to the next one's: lanes that write neighbouring tokens meet in no
 // bank.
@@ -45,34 +50,43 @@ inline constexpr WideTile kWideTiles[] = {{64, 32},   {64, 64},  {64, 128},  {64
                                           {128, 32},  {128, 64}, {128, 128}, {128, 192},
                                           {128, 256}, {256, 64}, {256, 128}};
 
-// A product of m rows, with n rows of the weight, over so many units of k.
+// A product of m rows of k, with n rows of the weight.
 struct WideProblem {
   int64_t m = 17;
   int64_t n = 0;
-  int64_t units = 0;
+  int64_t k = 0;
 };
 
-// The most stages that fit, and no more than the CTA has units.
-inline int WideStages(WideChoice c, int64_t units, int shared_per_block) {
-  c.stages = kMaxWideStages;
-  while (c.stages > 2 && WideSharedBytes(c) > shared_per_block) --c.stages;
-  return static_cast<int>(Min<int64_t>(c.stages, CeilDiv(units, c.splits)));
+inline int64_t WideUnits(const WideChoice& c, int64_t k) {
+  return CeilDiv(k, WideBlocks(c.rows, c.tokens) * kWideBlock);
 }
 
-// What a choice costs, in nanoseconds of a multiprocessor of an H200.
+// The most stages that fit, and no more than the CTA has units.
+inline int WideStages(WideChoice c, int64_t k, int shared_per_block) {
+  c.stages = kMaxWideStages;
+  while (c.stages > 2 && WideSharedBytes(c) > shared_per_block) --c.stages;
+  return static_cast<int>(Min<int64_t>(c.stages, CeilDiv(WideUnits(c, k), c.splits)));
+}
+
+// What a choice costs on an H200, in nanoseconds; fitted to `bench_linear all`.
 inline double WideCost(const WideChoice& c, const WideProblem& problem, int multiprocessors) {
-  constexpr double kBytesANanosecond = 33.0;  // of weights, its share of memory's
-  constexpr double kInputs = 0.5;             // of x from L2, as a part of as many bytes of weights
-  constexpr double kProductsANanosecond = 2800.0;
-  constexpr double kTileEnd = 900.0;
-  constexpr double kSumsANanosecond = 60.0;
-  const int64_t tiles = CeilDiv(problem.n, c.rows) * CeilDiv(problem.m, c.tokens);
-  const auto rounds = static_cast<double>(CeilDiv(tiles * c.splits, multiprocessors));
-  const auto k = static_cast<double>(CeilDiv(problem.units, c.splits) * kWideUnit);
-  const double bytes = k * 2 * (c.rows + kInputs * c.tokens) / kBytesANanosecond;
-  const double products = k * c.rows * c.tokens / kProductsANanosecond;
-  const double sums = c.rows * c.tokens / kSumsANanosecond * (c.splits > 1 ? 2 : 1);
-  return rounds * (Max(bytes, products) + sums + kTileEnd);
+  constexpr double kMemory = 3600.0, kCache = 11000.0;  // bytes a nanosecond
+  constexpr double kProducts = 6300.0;                  // FLOPs a nanosecond of a multiprocessor
+  constexpr double kBlock = 105.0;                      // at least, of 64 k of a tile
+  constexpr double kRound = 2000.0;
+  constexpr double kSum = 0.16, kSharedSum = 0.05;  // of an element, and of one in a cluster
+  const auto token_tiles = static_cast<double>(CeilDiv(problem.m, c.tokens));
+  const auto tiles = static_cast<double>(CeilDiv(problem.n, c.rows)) * token_tiles;
+  const double rounds = std::ceil(tiles * c.splits / multiprocessors);
+  const auto tokens = static_cast<double>(Min<int64_t>(problem.m, c.tokens));
+  const auto k = static_cast<double>(problem.k);
+  const double weight = static_cast<double>(problem.n) * k * 2;
+  const double bytes =
+      Max(weight / kMemory, (weight * token_tiles + tiles * tokens * k * 2) / kCache);
+  const double block = Max(kBlock, 2.0 * c.rows * c.tokens * kWideBlock / kProducts);
+  const double blocks = std::ceil(k / kWideBlock / c.splits);
+  const double sums = c.rows * tokens * (kSum + (c.splits > 1 ? kSharedSum : 0.0));
+  return rounds * (kRound + sums) + Max(bytes, rounds * blocks * block);
 }
 
 inline WideChoice ChooseWide(const WideProblem& problem, int multiprocessors,
@@ -80,15 +94,16 @@ inline WideChoice ChooseWide(const WideProblem& problem, int multiprocessors,
   WideChoice best;
   double least = 0.0;
   for (const WideTile& tile : kWideTiles) {
-    for (int splits = 1; splits <= kMaxWideCluster && splits <= problem.units; splits *= 2) {
-      const WideChoice c{tile.rows, tile.tokens, splits, 0, 1};
+    for (int splits = 1; splits <= kMaxWideCluster; ++splits) {
+      const WideChoice c{tile.rows, tile.tokens, splits, 0};
+      if (splits > WideUnits(c, problem.k)) break;
       const double cost = WideCost(c, problem, multiprocessors);
       if (least != 0.0 && cost >= least) continue;
       best = c;
       least = cost;
     }
   }
-  best.stages = WideStages(best, problem.units, shared_per_block);
+  best.stages = WideStages(best, problem.k, shared_per_block);
   return best;
 }
 

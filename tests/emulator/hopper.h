@@ -19,13 +19,9 @@ namespace octavo::emulator {
 void InitMbarrier(uint32_t address, int arrivals, Where where);
 // One arrival, after the phase has been told to wait for so many bytes more.
 void ArriveMbarrier(uint32_t address, int bytes, Where where);
-// The same in a CTA of the cluster, without bytes.
-void ArriveMbarrierIn(uint32_t address, int rank, Where where);
 void WaitMbarrier(uint32_t address, uint32_t parity, Where where);
 
-// To the CTAs of the cluster whose bits are set, or to this one.
-inline constexpr int kThisCta = 0;
-void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (&at)[5], int ctas,
+void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (&at)[5],
              Where where);
 
 // Sums and operands of one product. `a` is in registers, or null where a_descriptor says where it

@@ -53,10 +53,10 @@ void InitMbarrier(uint32_t address, int arrivals, Where where) {
   memcpy(cta.At(address, 8, where), &s, sizeof(s));
 }
 
-namespace {
-
-void Arrive(unsigned char* at, int bytes, Where where) {
+void ArriveMbarrier(uint32_t address, int bytes, Where where) {
   Cta& cta = Cta::Current();
+  cta.MayYield(4);
+  unsigned char* const at = cta.At(address, 8, where);
   State s = LoadChecked(at, where);
   if (s.missing == 0) cta.Fault("an arrival too many at an mbarrier's phase", where);
   if (bytes < 0 || s.bytes + bytes > kMaxBytes) cta.Fault("an mbarrier's bytes", where);
@@ -66,29 +66,10 @@ void Arrive(unsigned char* at, int bytes, Where where) {
   cta.MayYield(4);
 }
 
-}  // namespace
-
-void ArriveMbarrier(uint32_t address, int bytes, Where where) {
-  Cta& cta = Cta::Current();
-  cta.MayYield(4);
-  Arrive(cta.At(address, 8, where), bytes, where);
-}
-
-void ArriveMbarrierIn(uint32_t address, int rank, Where where) {
-  Cta& cta = Cta::Current();
-  cta.MayYield(4);
-  void* const there = cta.Map(cta.At(address, 8, where), rank, where);
-  Arrive(static_cast<unsigned char*>(there), 0, where);
-}
-
 unsigned char* FindMbarrier(uint32_t address, Where where) {
   unsigned char* const at = Cta::Current().At(address, 8, where);
   LoadChecked(at, where);
   return at;
-}
-
-void CheckMbarrier(const void* mbarrier, Where where) {
-  LoadChecked(static_cast<const unsigned char*>(mbarrier), where);
 }
 
 void CompleteBytes(unsigned char* mbarrier, int bytes) {

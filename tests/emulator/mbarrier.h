@@ -9,8 +9,6 @@ namespace octavo::emulator {
 
 // The barrier's bytes; ends the kernel if it was not initialised.
 unsigned char* FindMbarrier(uint32_t address, Where where);
-// Ends the kernel if these eight bytes, of any CTA, were not initialised.
-void CheckMbarrier(const void* mbarrier, Where where);
 // Bytes have landed that a phase waits for.
 void CompleteBytes(unsigned char* mbarrier, int bytes);
 

@@ -75,28 +75,9 @@ const char* RowOf(const Map& m, const int (&at)[kRank], int row) {
   return from;
 }
 
-// The rows of a box, null outside of the tensor, to the lines of a CTA; `to` is their address.
-void Land(unsigned char* lines, uint32_t to, unsigned char* mbarrier,
-          const std::vector<const char*>& from) {
-  uint32_t address = to;
-  for (const char* row : from) {
-    unsigned char* const line = lines + (address - to);
-    for (uint32_t piece = 0; piece < 8; ++piece) {
-      unsigned char* const piece_to = line + ((piece ^ (address / kSwizzledRow)) % 8) * kPiece;
-      if (row == nullptr) {
-        memset(piece_to, 0, kPiece);
-      } else {
-        memcpy(piece_to, row + piece * kPiece, kPiece);
-      }
-    }
-    address += kSwizzledRow;
-  }
-  CompleteBytes(mbarrier, static_cast<int>(from.size()) * kSwizzledRow);
-}
-
 }  // namespace
 
-void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (&at)[5], int ctas,
+void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (&at)[5],
              Where where) {
   Cta& cta = Cta::Current();
   Map m;
@@ -115,18 +96,22 @@ void CopyBox(uint32_t to, const CUtensorMap& map, uint32_t mbarrier, const int (
   unsigned char* const first = cta.At(to, kSwizzledRow, where);
   cta.At(to + static_cast<uint32_t>((rows - 1) * kSwizzledRow), kSwizzledRow, where);
   unsigned char* const barrier = FindMbarrier(mbarrier, where);
-  const auto land = [&](void* there, void* barrier_there) {
-    auto* const lines = static_cast<unsigned char*>(there);
-    auto* const reports = static_cast<unsigned char*>(barrier_there);
-    cta.Defer([lines, to, reports, from] { Land(lines, to, reports, from); });
-  };
-  if (ctas == kThisCta) land(first, barrier);
-  for (int rank = 0; ctas >> rank != 0; ++rank) {
-    if ((ctas >> rank & 1) == 0) continue;
-    void* const barrier_there = cta.Map(barrier, rank, where);
-    CheckMbarrier(barrier_there, where);
-    land(cta.Map(first, rank, where), barrier_there);
-  }
+  cta.Defer([first, to, barrier, from = std::move(from)] {
+    uint32_t address = to;
+    for (const char* row : from) {
+      unsigned char* const line = first + (address - to);
+      for (uint32_t piece = 0; piece < 8; ++piece) {
+        unsigned char* const piece_to = line + ((piece ^ (address / kSwizzledRow)) % 8) * 16;
+        if (row == nullptr) {
+          memset(piece_to, 0, 16);
+        } else {
+          memcpy(piece_to, row + piece * 16, 16);
+        }
+      }
+      address += kSwizzledRow;
+    }
+    CompleteBytes(barrier, static_cast<int>(from.size()) * kSwizzledRow);
+  });
   cta.MayYield(8);
 }
 

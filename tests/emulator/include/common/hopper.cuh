@@ -22,21 +22,15 @@ inline void ArriveBarrier(uint32_t barrier, Where where = Where::current()) {
 inline void ArriveBarrierExpecting(uint32_t barrier, int bytes, Where where = Where::current()) {
   emulator::ArriveMbarrier(barrier, bytes, where);
 }
-inline void ArriveBarrierIn(uint32_t barrier, int rank, Where where = Where::current()) {
-  emulator::ArriveMbarrierIn(barrier, rank, where);
-}
 inline void WaitBarrier(uint32_t barrier, uint32_t parity, Where where = Where::current()) {
   emulator::WaitMbarrier(barrier, parity, where);
 }
 
+inline void PrefetchMap(const CUtensorMap&) {}
+
 inline void CopyBox5(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int c0, int c1,
                      int c2, int c3, int c4, Where where = Where::current()) {
-  emulator::CopyBox(shared, map, barrier, {c0, c1, c2, c3, c4}, emulator::kThisCta, where);
-}
-inline void CopyBox5ToCluster(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int ctas,
-                              int c0, int c1, int c2, int c3, int c4,
-                              Where where = Where::current()) {
-  emulator::CopyBox(shared, map, barrier, {c0, c1, c2, c3, c4}, ctas, where);
+  emulator::CopyBox(shared, map, barrier, {c0, c1, c2, c3, c4}, where);
 }
 
 inline void FenceAsyncShared() {}
