@@ -119,12 +119,17 @@ class DeviceRunner:
         self._run: Run = self._compute
         self._in_stream: Callable[[], AbstractContextManager[Any]] = nullcontext
         if device.type == "cuda":
-            # Whoever launches a step and wherever: all steps are in the order of one stream.
-            stream = torch.cuda.current_stream(device)
-            self._in_stream = partial(torch.cuda.stream, stream)
-            if not plan.enforce_eager:
-                self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, host_slots)
-                self.use_graphs(StepGraphs, self._queue.address)
+            self._use_stream(torch.cuda.current_stream(device), None if plan.enforce_eager else host_slots)
+
+    def _use_stream(self, stream: torch.cuda.Stream, slots: int | None) -> None:
+        """Keep all steps in the order of one stream, whoever launches them and wherever.
+
+        `slots`: how many may be marked in it by what launches graphs; None: no graphs.
+        """
+        self._in_stream = partial(torch.cuda.stream, stream)
+        if slots is not None:
+            self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, slots)
+            self.use_graphs(StepGraphs, self._queue.address)
 
     def use_graphs(self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int) -> None:
         """Capture steps from now on, and let them be launched through the queue at this address.

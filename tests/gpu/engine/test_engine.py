@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,30 @@ def test_a_step_that_finds_no_memory_fails_its_requests_and_nothing_else(llm: Ma
     assert {output.outputs[0].finish_reason for output in outputs} == {"error"}
     assert all("memory" in str(output.outputs[0].stop_reason) for output in outputs)
     assert tokens_of(engine, prompts, greedy(8)) == before
+
+
+def test_steps_go_on_while_the_interpreter_is_held(llm: Make) -> None:
+    """The loop needs no GIL: captured steps run until it is as far ahead as it may be."""
+    made = llm("llama")
+    tokens_of(made, [[5, 6, 7]], greedy(40))
+    engine = made.llm_engine
+    engine.add_request("a", [5, 6, 7, 8], greedy(200))
+    before = engine.core.stats()["steps"]
+    for _ in range(4):
+        engine.step()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5)
+    try:
+        end = time.perf_counter() + 0.3
+        while time.perf_counter() < end:
+            pass
+        assert engine.core.stats()["steps"] >= before + 30
+    finally:
+        sys.setswitchinterval(interval)
+    last = None
+    while engine.has_unfinished_requests():
+        last = (engine.step() or [last])[-1]
+    assert last is not None and len(last.outputs[0].token_ids) == 200
 
 
 def test_requests_come_and_go_for_a_while_and_each_gets_its_own_tokens(llm: Make) -> None:
