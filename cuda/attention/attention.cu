@@ -87,8 +87,6 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
   if (options.max_queries == 0 || options.max_queries > options.decode_queries) {
     s.prefill_tokens =
         call.wgmma ? WgmmaTokens(s.group) : PrefillTokens(call.choice.head_dim, s.group);
-    s.beside = call.wgmma && call.dependent ? 1 : 0;
-    s.prefill_ctas = call.facts.multiprocessors;
     s.prefill_classes = call.wgmma ? kWgmmaCostClasses : kPrefillCostClasses;
   }
   return s;
@@ -240,8 +238,9 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
                                       : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
   if (call.shape.decode_queries == 0) return Status::Ok();
+  const bool beside = call.shape.prefill_tokens > 0 && call.wgmma && call.dependent;
   const DecodeParams p{MakeLayer(a), parts.ctas,  parts.segments,  parts.arrived,
-                       parts.sums,   parts.stats, call.plan_ready, call.shape.beside != 0};
+                       parts.sums,   parts.stats, call.plan_ready, beside};
   launch.grid = static_cast<unsigned>(call.shape.ctas);
   return LaunchDecode(call.choice, p, launch);
 }

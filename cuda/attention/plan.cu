@@ -215,7 +215,6 @@ __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
 // is nearly that of the rows.
 __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int longest) {
   __shared__ int bucket_end[kCostBuckets];
-  __shared__ unsigned long long keys;
   const PlanShape& s = p.shape;
   const int tiles = m.tiles[s.rows];
   const int t = threadIdx.x;
@@ -223,11 +222,9 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
     p.parts.prefill[kPrefillCount] = tiles;
     p.parts.prefill[kPrefillTicket] = 0;
     p.parts.prefill[kPrefillDone] = 0;
-    p.parts.prefill[kPrefillCtas] = 1;
-    keys = 0;
   }
   if (tiles == 0) return;
-  const auto make = [&](int i) {
+  const auto make = [&](int i, int* bucket) {
     const int row = FindOwner(m.tiles, s.rows, i);
     const int skip = (i - m.tiles[row]) * s.prefill_tokens;
     const int start = m.start[row], queries = m.start[row + 1] - start;
@@ -237,35 +234,25 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
     tile.tokens = Min(queries - skip, s.prefill_tokens);
     tile.length = m.length[row];
     tile.position = tile.length - queries + skip;
-    return tile;
-  };
-  const auto keys_of = [&](const PrefillTile& tile) {
-    return tile.position + tile.tokens - FirstSeen(tile.position, s.window);
-  };
-  const auto bucket_of = [&](int64_t tile_keys) {
+    const int64_t keys = tile.position + tile.tokens - FirstSeen(tile.position, s.window);
     const int lowest = s.prefill_classes - 1;
-    return lowest - static_cast<int>(tile_keys * lowest / longest);
+    *bucket = lowest - static_cast<int>(keys * lowest / longest);
+    return tile;
   };
   if (t < kCostBuckets) bucket_end[t] = 0;
   __syncthreads();
-  int64_t mine = 0;
+  int bucket;
   for (int i = t; i < tiles; i += kPlanThreads) {
-    const int64_t tile_keys = keys_of(make(i));
-    mine += tile_keys;
-    atomicAdd(&bucket_end[bucket_of(tile_keys)], 1);
+    make(i, &bucket);
+    atomicAdd(&bucket_end[bucket], 1);
   }
-  atomicAdd(&keys, static_cast<unsigned long long>(mine));
   __syncthreads();
-  if (t == 0) {
-    const int64_t cost = static_cast<int64_t>(keys) / kTileTokens * s.kv_heads;
-    p.parts.prefill[kPrefillCtas] = PrefillCtas(s.prefill_ctas, cost, m.cost[s.rows] * s.beside);
-  }
   const int before = SumBefore<int32_t, 1>(t < kCostBuckets ? bucket_end[t] : 0);
   if (t < kCostBuckets) bucket_end[t] = before;
   __syncthreads();
   for (int i = t; i < tiles; i += kPlanThreads) {
-    const PrefillTile tile = make(i);
-    p.parts.tiles[atomicAdd(&bucket_end[bucket_of(keys_of(tile))], 1)] = tile;
+    const PrefillTile tile = make(i, &bucket);
+    p.parts.tiles[atomicAdd(&bucket_end[bucket], 1)] = tile;
   }
 }
 

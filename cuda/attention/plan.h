@@ -13,15 +13,14 @@ struct PlanParts {
   CtaWork* ctas = nullptr;       // [shape.ctas]
   Segment* segments = nullptr;   // [decode segments]
   PrefillTile* tiles = nullptr;  // [prefill tiles], the most expensive first
-  int32_t* prefill = nullptr;    // {tiles, next item to take, CTAs that are done, CTAs that work}
+  int32_t* prefill = nullptr;    // {tiles, next item to take, CTAs that are done}
   uint32_t* arrived = nullptr;   // [slots]: splits of an item whose partial result is written
   float* sums = nullptr;         // [slots, columns, head dim]: softmax-weighted sums of V
   float2* stats = nullptr;       // [slots, columns]: maximum (log2) and sum of weights
   int64_t bytes = 0;
 };
 
-inline constexpr int kPrefillCount = 0, kPrefillTicket = 1, kPrefillDone = 2, kPrefillCtas = 3;
-inline constexpr int kPrefillWords = 4;
+inline constexpr int kPrefillCount = 0, kPrefillTicket = 1, kPrefillDone = 2, kPrefillWords = 3;
 
 struct PlanCapacity {
   int64_t segments = 0;

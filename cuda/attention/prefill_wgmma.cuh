@@ -54,8 +54,6 @@ __global__ __launch_bounds__(S::kThreads,
   __syncthreads();
   GridDependencyWait();
   GridDependencyLaunch();
-  // The other multiprocessors are the decode kernel's.
-  if (static_cast<int>(blockIdx.x) >= p.prefill.prefill[kPrefillCtas]) return;
   const int warpgroup = __shfl_sync(kFullWarp, threadIdx.x / kWarpgroupSize, 0);
   if (warpgroup == 0) {
     LoadWarpgroup<S>(p, pipe, tickets);

@@ -8,13 +8,12 @@
 namespace octavo::cuda {
 
 // One thread draws items in their order, up to kTickets ahead of the slowest reader, and writes an
-// empty ticket behind the last. The last of the CTAs that work puts the counters back for the next
-// layer.
+// empty ticket behind the last. The last CTA to end puts the counters back for the next layer.
 template <class S>
 __device__ __forceinline__ void DrawTickets(const PrefillParams& p, const WgmmaPipe<S>& pipe,
                                             PrefillTile* tickets) {
   const int heads = p.layer.kv_heads, window = p.layer.window;
-  const int items = p.prefill[kPrefillCount] * heads, ctas = p.prefill[kPrefillCtas];
+  const int items = p.prefill[kPrefillCount] * heads;
   RingPlace<S::kTickets> place;
   int item = static_cast<int>(blockIdx.x);
   bool more = true;
@@ -28,14 +27,14 @@ __device__ __forceinline__ void DrawTickets(const PrefillParams& p, const WgmmaP
       tile.kv_head = item - index * heads;
       tile.first_keys = FirstSeen(tile.position, window) / S::kKeys;
       tile.last_keys = (tile.position + tile.tokens - 1) / S::kKeys;
-      item = ctas + atomicAdd(&p.prefill[kPrefillTicket], 1);
+      item = static_cast<int>(gridDim.x) + atomicAdd(&p.prefill[kPrefillTicket], 1);
     }
     WaitBarrier(pipe.ticket_empty(place.at), place.parity ^ 1);
     tickets[place.at] = tile;
     ArriveBarrier(pipe.ticket_full(place.at));
     place.Step();
   }
-  if (atomicAdd(&p.prefill[kPrefillDone], 1) + 1 == ctas) {
+  if (atomicAdd(&p.prefill[kPrefillDone], 1) + 1 == static_cast<int>(gridDim.x)) {
     p.prefill[kPrefillTicket] = 0;
     p.prefill[kPrefillDone] = 0;
   }

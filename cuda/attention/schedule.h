@@ -43,16 +43,6 @@ OCTAVO_HOST_DEVICE int64_t Quotient(int64_t a, int32_t b) {
   return a / b;
 }
 
-// CTAs of the wgmma prefill kernel, `ctas` at most, that work while as many multiprocessors less
-// are left to the decode kernel beside it. Costs are 16 keys of a tile for each KV head, which take
-// a multiprocessor about as long in either kernel.
-OCTAVO_HOST_DEVICE int32_t PrefillCtas(int32_t ctas, int64_t prefill, int64_t decode) {
-  if (prefill == 0) return 1;
-  const auto share =
-      static_cast<int32_t>((prefill * ctas + prefill + decode - 1) / (prefill + decode));
-  return Max(1, Min(share, ctas));
-}
-
 // What is the same for every row of a plan.
 struct PlanShape {
   int32_t rows = 0;
@@ -64,8 +54,6 @@ struct PlanShape {
   int32_t ctas = 0;
   int32_t warps = 0;  // of a decode CTA
   int32_t fixed_split = 0;
-  int32_t beside = 0;           // 1: the decode kernel runs beside the prefill kernel
-  int32_t prefill_ctas = 0;     // of the wgmma kernel, one on a multiprocessor
   int32_t prefill_tokens = 0;   // of a prefill tile; 0: there is no prefill kernel
   int32_t prefill_classes = 1;  // of cost, by which prefill tiles are sorted
 };

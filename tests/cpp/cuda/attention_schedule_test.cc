@@ -174,19 +174,6 @@ TEST_CASE("a step without rows of its kind has no segments") {
   CHECK(p.Work(2).prefill_tiles == 0);
 }
 
-TEST_CASE("prefill leaves decode its share of the device") {
-  CHECK(PrefillCtas(132, 1000, 0) == 132);
-  CHECK(PrefillCtas(132, 1000, 1000) == 66);
-  CHECK(PrefillCtas(132, 1, INT64_C(1) << 40) == 1);
-  CHECK(PrefillCtas(132, 0, 1000) == 1);  // somebody has to put the counters back
-  for (int64_t prefill = 1; prefill < 5000; prefill += 37) {
-    const int32_t ctas = PrefillCtas(132, prefill, 2500);
-    CHECK(ctas >= 1);
-    CHECK(int64_t{ctas} * (prefill + 2500) >= 132 * prefill);
-    CHECK(ctas <= PrefillCtas(132, prefill + 37, 2500));
-  }
-}
-
 TEST_CASE("fixed splits depend on the row alone") {
   PlanShape s = Shape(132, 4);
   s.fixed_split = 1;
