@@ -68,13 +68,14 @@ inline int WideStages(WideChoice c, int64_t k, int shared_per_block) {
   return static_cast<int>(Min<int64_t>(c.stages, CeilDiv(WideUnits(c, k), c.splits)));
 }
 
-// What a choice costs on an H200, in nanoseconds; fitted to `bench_linear all`.
+// What a choice costs on an H200, in nanoseconds. Fitted to `bench_linear all` of 16 to 128 rows,
+// where the cheapest choice is on average 3 % slower than the fastest.
 inline double WideCost(const WideChoice& c, const WideProblem& problem, int multiprocessors) {
-  constexpr double kMemory = 3600.0, kCache = 11000.0;  // bytes a nanosecond
-  constexpr double kProducts = 6300.0;                  // FLOPs a nanosecond of a multiprocessor
-  constexpr double kBlock = 105.0;                      // at least, of 64 k of a tile
-  constexpr double kRound = 2000.0;
-  constexpr double kSum = 0.16, kSharedSum = 0.05;  // of an element, and of one in a cluster
+  constexpr double kMemory = 4200.0, kCache = 10600.0;  // bytes a nanosecond
+  constexpr double kProducts = 3800.0;                  // FLOPs a nanosecond of a multiprocessor
+  constexpr double kBlock = 73.0;                       // at least, of 64 k of a tile
+  constexpr double kRound = 2750.0, kCluster = 490.0;
+  constexpr double kSum = 0.22, kSharedSum = 0.11;  // of an element, and of one in a cluster
   const auto token_tiles = static_cast<double>(CeilDiv(problem.m, c.tokens));
   const auto tiles = static_cast<double>(CeilDiv(problem.n, c.rows)) * token_tiles;
   const double rounds = std::ceil(tiles * c.splits / multiprocessors);
@@ -86,7 +87,8 @@ inline double WideCost(const WideChoice& c, const WideProblem& problem, int mult
   const double block = Max(kBlock, 2.0 * c.rows * c.tokens * kWideBlock / kProducts);
   const double blocks = std::ceil(k / kWideBlock / c.splits);
   const double sums = c.rows * tokens * (kSum + (c.splits > 1 ? kSharedSum : 0.0));
-  return rounds * (kRound + sums) + Max(bytes, rounds * blocks * block);
+  return rounds * (kRound + sums) + (c.splits > 1 ? kCluster : 0.0) +
+         Max(bytes, rounds * blocks * block);
 }
 
 inline WideChoice ChooseWide(const WideProblem& problem, int multiprocessors,

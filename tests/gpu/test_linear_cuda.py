@@ -28,6 +28,20 @@ def test_a_product_equals_float64(dtype: torch.dtype, n: int, k: int, rows: int,
     assert error < {torch.bfloat16: 3e-3, torch.float16: 4e-4}[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "k"), [(1024, 3072), (4096, 1024), (6144, 4096), (28672, 1024)])
+@pytest.mark.parametrize("rows", [17, 32, 33, 64, 100, 128, 200, 257, 512])
+def test_a_product_of_many_rows_equals_float64(dtype: torch.dtype, n: int, k: int, rows: int) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma is of compute capability 9.0")
+    x, weight, bias = operands(rows, n, k, dtype)
+    out = torch.full((rows, n), torch.nan, dtype=dtype, device="cuda")
+    ops.linear(out, x, weight, bias)
+    want = x.double() @ weight.double().T + bias.double()
+    error = (out.double() - want).norm() / want.norm()
+    assert error < {torch.bfloat16: 3e-3, torch.float16: 4e-4}[dtype]
+
+
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 def test_a_row_has_the_same_bits_alone_and_among_others(n: int, k: int) -> None:
     x, weight, _ = operands(16, n, k, torch.bfloat16)

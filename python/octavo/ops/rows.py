@@ -92,10 +92,10 @@ def linear(
     """``out = x weight^T + bias`` for few rows: it reads the weight once, at the speed of memory.
 
     out: [M, N], x: [M, K], weight: [N, K], bias: [N] of T. A row's result is the same bits for any M (on CUDA
-    up to 16) and any number of threads. CUDA takes bfloat16 and float16, M up to 16 and K a multiple of 8; with
-    compute capability 9.0 M up to 512 too, K then a multiple of 64, N of 16, out and bias on 16 bytes, and no
-    norm. With ``weight_ready`` (nothing enqueued before writes weight, bias or norm) it reads ahead while the
-    kernel in front of it still runs.
+    up to 16) and any number of threads. CUDA takes bfloat16 and float16, M up to 16 and K a multiple of 8.
+    With compute capability 9.0 it takes M up to 512, from 17 on with K a multiple of 64, N of 16, out and
+    bias on 16 bytes, and no norm. With ``weight_ready`` (nothing enqueued before writes weight, bias or norm)
+    it reads ahead while the kernel in front of it still runs.
 
     On the way: ``norm`` [K] makes the input ``rms_norm(x)`` with that weight, ``eps`` and ``norm_offset``;
     ``gate`` (``silu`` or ``gelu_tanh``) takes the product as [gate | up] and stores ``act(gate) * up``

@@ -33,5 +33,16 @@ TEST_CASE("a wide product is cut into a tile that is compiled, and shared memory
   }
 }
 
+TEST_CASE(
+    "k is cut where tiles leave multiprocessors idle, and tiles are small where rows are few") {
+  const auto choose = [](int64_t m, int64_t n, int64_t k) {
+    return ChooseWide({m, n, k}, kH200, kShared90);
+  };
+  CHECK(choose(32, 1024, 3072).splits > 1);
+  CHECK(choose(32, 6144, 1024).splits == 1);
+  CHECK(choose(32, 4096, 1024).tokens == 32);
+  CHECK(choose(64, 28672, 4096).rows > choose(64, 4096, 1024).rows);
+}
+
 }  // namespace
 }  // namespace octavo::cuda
