@@ -18,7 +18,7 @@ import torch
 from octavo.weights.safetensors_file import SafetensorsFile, TensorInfo
 
 PIECE_BYTES = 16 << 20  # large enough for the bus, small enough that all threads share a large tensor
-_MAX_THREADS = 8
+_MAX_THREADS = 16  # 16 GB took 0.70 s with them and 0.91 s with 8, on 16 cores beside an H200
 _BUFFERS = 2  # of one thread: one is read into while the other is sent
 
 
