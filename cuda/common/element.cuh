@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 #include <cstring>
@@ -30,43 +31,82 @@ inline constexpr int kWideBytes = 16;
 template <typename T>
 inline constexpr int kWideElements = kWideBytes / static_cast<int>(sizeof(T));
 
-// kWidth neighbours, in one access: kWidth is 1 or kWideElements<T>.
+// kWidth neighbours as they are stored: one element, or the words of one wide access. As an array
+// of elements the compiler would take a pack apart at once: twice the registers, and a load is
+// waited for before the next is under way.
 template <typename T, int kWidth>
-struct alignas(kWidth * sizeof(T)) ElementPack {
-  T element[kWidth];
+struct ElementPack {
+  static_assert(kWidth == kWideElements<T>);
+  static constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  uint4 words;
+
+  __device__ __forceinline__ uint32_t Word(int i) const {
+    return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
+  }
+  __device__ __forceinline__ float operator[](int i) const {
+    const uint32_t word = Word(i / kPerWord);
+    if constexpr (std::is_same_v<T, float>) {
+      return __uint_as_float(word);
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+    } else {
+      __half2 pair;
+      memcpy(static_cast<void*>(&pair), &word, sizeof(pair));
+      return i % 2 == 0 ? __low2float(pair) : __high2float(pair);
+    }
+  }
 };
 
-// One access of 16 bytes. A pack that is assigned, or read through a reference, is loaded an
-// element at a time where the compiler sees through it.
+template <typename T>
+struct ElementPack<T, 1> {
+  T element;
+
+  __device__ __forceinline__ float operator[](int) const { return ToFloat(element); }
+};
+
 template <typename T, int kWidth>
 __device__ __forceinline__ ElementPack<T, kWidth> LoadPack(const T* from) {
-  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
+  return *reinterpret_cast<const ElementPack<T, kWidth>*>(from);
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void StorePack(T* to, const ElementPack<T, kWidth>& pack) {
+  *reinterpret_cast<ElementPack<T, kWidth>*>(to) = pack;
+}
+
+// The word that holds two neighbours, or the one, rounded.
+__device__ __forceinline__ uint32_t WordOf(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t word;
+  memcpy(&word, static_cast<const void*>(&pair), sizeof(word));
+  return word;
+}
+__device__ __forceinline__ uint32_t WordOf(float low, float high, __half) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t word;
+  memcpy(&word, static_cast<const void*>(&pair), sizeof(word));
+  return word;
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ ElementPack<T, kWidth> PackOf(const float (&x)[kWidth]) {
   ElementPack<T, kWidth> pack;
   if constexpr (kWidth == 1) {
-    pack.element[0] = *from;
+    Store(&pack.element, x[0]);
+  } else if constexpr (std::is_same_v<T, float>) {
+    pack.words = {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                  __float_as_uint(x[3])};
   } else {
-    const uint4 bytes = *reinterpret_cast<const uint4*>(from);
-    static_assert(sizeof(bytes) == sizeof(pack));
-    memcpy(static_cast<void*>(&pack), &bytes, sizeof(pack));
+    pack.words = {WordOf(x[0], x[1], T()), WordOf(x[2], x[3], T()), WordOf(x[4], x[5], T()),
+                  WordOf(x[6], x[7], T())};
   }
   return pack;
 }
 
 template <typename T, int kWidth>
-__device__ __forceinline__ void StorePack(T* to, const ElementPack<T, kWidth>& pack) {
-  if constexpr (kWidth == 1) {
-    *to = pack.element[0];
-  } else {
-    uint4 bytes;
-    memcpy(&bytes, &pack, sizeof(bytes));
-    *reinterpret_cast<uint4*>(to) = bytes;
-  }
-}
-
-template <typename T, int kWidth>
 __device__ __forceinline__ void ToFloats(const ElementPack<T, kWidth>& pack, float (&x)[kWidth]) {
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) x[i] = ToFloat(pack.element[i]);
+  for (int i = 0; i < kWidth; ++i) x[i] = pack[i];
 }
 
 template <typename T, int kWidth>
@@ -76,11 +116,13 @@ __device__ __forceinline__ void LoadElements(const T* from, float (&x)[kWidth]) 
 
 template <typename T, int kWidth>
 __device__ __forceinline__ void StoreElements(T* to, const float (&x)[kWidth]) {
-  static_assert(kWidth == 1 || kWidth == kWideElements<T>);
-  ElementPack<T, kWidth> pack;
-#pragma unroll
-  for (int i = 0; i < kWidth; ++i) Store(&pack.element[i], x[i]);
-  StorePack(to, pack);
+  StorePack(to, PackOf<T>(x));
+}
+
+// What T holds of x.
+template <typename T, int kWidth>
+__device__ __forceinline__ void RoundElements(float (&x)[kWidth]) {
+  ToFloats(PackOf<T>(x), x);
 }
 
 }  // namespace octavo::cuda

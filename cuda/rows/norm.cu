@@ -47,15 +47,15 @@ __device__ __forceinline__ ElementPack<T, kWidth> AddToResidual(const ElementPac
   float x[kWidth], r[kWidth];
   ToFloats(was, r);
   ToFloats(a, x);
-  ElementPack<T, kWidth> sum;
 #pragma unroll
-  for (int j = 0; j < kWidth; ++j) Store(&sum.element[j], x[j] + r[j]);
+  for (int j = 0; j < kWidth; ++j) x[j] += r[j];
+  const ElementPack<T, kWidth> sum = PackOf<T>(x);
   StorePack(residual, sum);
   return sum;
 }
 
 template <typename T, int kWidth, bool kAdd>
-__global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant__ NormParams p) {
+__global__ void __launch_bounds__(kMaxThreads, 1) NormKernel(const __grid_constant__ NormParams p) {
   __shared__ float scratch[kMaxThreads / kWarpSize];
   GridDependencyWait();
   GridDependencyLaunch();
@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
     ToFloats(kept[v], a);
     sum = AddSquares(sum, a);
   }
+#pragma unroll 1
   for (int i = first + kKept * step; i < p.n; i += step) {
     Pack a = LoadPack<T, kWidth>(x + i);
     if constexpr (kAdd) {
@@ -114,6 +115,7 @@ __global__ void __launch_bounds__(kMaxThreads) NormKernel(const __grid_constant_
   for (int v = 0; v < kKept; ++v) {
     if (first + v * step < p.n) store(kept[v], first + v * step);
   }
+#pragma unroll 1
   for (int i = first + kKept * step; i < p.n; i += step) {
     store(LoadPack<T, kWidth>((kAdd ? residual : x) + i), i);
   }

@@ -45,8 +45,7 @@ __device__ __forceinline__ void StorePart(char* to, int i, float (&x)[kWidth], f
     StoreElements<T, kWidth>(reinterpret_cast<T*>(to) + i, x);
     return;
   }
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) x[j] = Rounded<T>(x[j]);
+  RoundElements<T>(x);
   StoreCodes(to + i, x, scale);
 }
 

@@ -3,10 +3,11 @@
 //
 // Shapes as in ops.h. Grid: a CTA a token, or several where tokens are few. A lane holds one piece
 // of each half of a head, so both elements of a pair are in its registers; 4 to 16 lanes share a
-// head, and a CTA's groups of lanes take the heads of its token in rounds. A lane loads its pieces
-// of several rounds before it looks at the position, the angles and the slot, of which each waits
-// for the one before. Sums over a head run in the order of rms_norm. Bound by bytes: q, k and v
-// read once, q and the cache written once.
+// head, and a CTA's groups of lanes take the heads of its token in turn. A lane loads its pieces
+// before it looks at the position, the angles and the slot, of which each waits for the one before;
+// loading several heads ahead was slower on an H200, where it left room for fewer CTAs. Sums over a
+// head run in the order of rms_norm. Bound by bytes: q, k and v read once, q and the cache written
+// once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -21,8 +22,7 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kPairThreads = 128;
-constexpr int kPairCtas = 5;         // of a multiprocessor
-constexpr int kRounds = 2;           // whose loads are under way together
+constexpr int kPairCtas = 7;  // of a multiprocessor: threads count for more than loads of each
 constexpr int64_t kFewTokens = 256;  // up to here every CTA takes one round of heads
 constexpr int kMaxLanes = 16;  // of a head: rms_norm gives every lane of a warp at most one piece
 
@@ -34,24 +34,34 @@ struct HeadPlace {
   float scale;  // of a cache in e4m3; 0: T is stored
 };
 
-// Heads are numbered over q, k and v.
-__device__ __forceinline__ char* SourceOfHead(const QkvParams& p, int64_t token, int head) {
-  if (head < p.q_heads) return p.q + token * p.q_stride.token + head * p.q_stride.head;
-  head -= p.q_heads;
-  if (head < p.kv_heads) return p.k + token * p.k_stride.token + head * p.k_stride.head;
-  head -= p.kv_heads;
-  return const_cast<char*>(p.v) + token * p.v_stride.token + head * p.v_stride.head;
+// One multiplication: FitsPairs keeps strides of heads within 32 bits.
+__device__ __forceinline__ int64_t OffsetOfHead(int head, int64_t stride) {
+  return int64_t{head} * static_cast<int32_t>(stride);
 }
 
-__device__ __forceinline__ HeadPlace PlaceOfHead(const QkvParams& p, int64_t token, int head,
+// Heads are numbered over q, k and v.
+__device__ __forceinline__ char* SourceOfHead(const QkvParams& p, int64_t token, int head) {
+  if (head < p.q_heads) {
+    return p.q + token * p.q_stride.token + OffsetOfHead(head, p.q_stride.head);
+  }
+  head -= p.q_heads;
+  if (head < p.kv_heads) {
+    return p.k + token * p.k_stride.token + OffsetOfHead(head, p.k_stride.head);
+  }
+  head -= p.kv_heads;
+  return const_cast<char*>(p.v) + token * p.v_stride.token + OffsetOfHead(head, p.v_stride.head);
+}
+
+__device__ __forceinline__ HeadPlace PlaceOfHead(const QkvParams& p, char* source, int head,
                                                  int64_t slot_offset) {
-  if (head < p.q_heads) return {SourceOfHead(p, token, head), p.q_norm, true, 0.0f};
-  if (p.place.cache == nullptr) return {SourceOfHead(p, token, head), p.k_norm, true, 0.0f};
+  if (head < p.q_heads) return {source, p.q_norm, true, 0.0f};
+  if (p.place.cache == nullptr) return {source, p.k_norm, true, 0.0f};
   head -= p.q_heads;
   const bool is_v = head >= p.kv_heads;
   head -= is_v ? p.kv_heads : 0;
-  char* const slot =
-      slot_offset < 0 ? nullptr : p.place.cache + slot_offset + head * p.place.head_stride;
+  char* const slot = slot_offset < 0
+                         ? nullptr
+                         : p.place.cache + slot_offset + OffsetOfHead(head, p.place.head_stride);
   if (!is_v) return {slot, p.k_norm, true, p.place.k_scale};
   return {slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false, p.place.v_scale};
 }
@@ -83,8 +93,7 @@ __device__ __forceinline__ void NormPiece(const char* weight, int at, float inve
   float w[kWidth];
   LoadElements<T, kWidth>(reinterpret_cast<const T*>(weight) + at, w);
   ScaleByWeight(x, w, inverse, offset);
-#pragma unroll
-  for (int j = 0; j < kWidth; ++j) x[j] = Rounded<T>(x[j]);  // what rms_norm would have stored
+  RoundElements<T>(x);  // what rms_norm would have stored
 }
 
 // A lane's part of a head, as it is stored.
@@ -121,11 +130,8 @@ __device__ __forceinline__ void FinishPiece(const QkvParams& p, const HeadPlace&
   }
   if (place.to == nullptr || !there) return;
   if (place.scale != 0.0f) {
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) {
-      a[j] = Rounded<T>(a[j]);
-      b[j] = Rounded<T>(b[j]);
-    }
+    RoundElements<T>(a);
+    RoundElements<T>(b);
     StoreCodes(place.to + at, a, place.scale);
     StoreCodes(place.to + half + at, b, place.scale);
     return;
@@ -144,21 +150,15 @@ __global__ void __launch_bounds__(kPairThreads, kPairCtas)
   const int half = p.head_dim / 2, lanes = half / kWidth;
   const int group = threadIdx.x / lanes, groups = kPairThreads / lanes;
   const int at = (threadIdx.x - group * lanes) * kWidth;
-  const int step = static_cast<int>(gridDim.y) * groups;
   const int32_t position = p.position[token];
   const int64_t slot = p.place.cache == nullptr ? -1 : p.slot[token];
 #pragma unroll 1
-  for (int begin = static_cast<int>(blockIdx.y) * groups; begin < p.token_heads;
-       begin += kRounds * step) {
-    HeadPiece<T> piece[kRounds];
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (begin + r * step >= p.token_heads) break;
-      const int head = Min(begin + r * step + group, p.token_heads - 1);
-      const T* const from = reinterpret_cast<const T*>(SourceOfHead(p, token, head)) + at;
-      piece[r].first = LoadPack<T, kWidth>(from);
-      piece[r].second = LoadPack<T, kWidth>(from + half);
-    }
+  for (int first = static_cast<int>(blockIdx.y) * groups; first < p.token_heads;
+       first += static_cast<int>(gridDim.y) * groups) {
+    const int head = Min(first + group, p.token_heads - 1);
+    char* const source = SourceOfHead(p, token, head);
+    const T* const from = reinterpret_cast<const T*>(source) + at;
+    const HeadPiece<T> piece{LoadPack<T, kWidth>(from), LoadPack<T, kWidth>(from + half)};
     // The loads above wait for neither the position nor the slot.
     const float* const cos = p.table.Of(position);
     float c[kWidth] = {}, s[kWidth] = {};
@@ -166,14 +166,8 @@ __global__ void __launch_bounds__(kPairThreads, kPairCtas)
       LoadFloats(cos + at, c);
       LoadFloats(cos + half + at, s);
     }
-    const int64_t slot_offset = SlotOffset(p.place, slot);
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (begin + r * step >= p.token_heads) break;
-      const int head = begin + r * step + group;
-      const HeadPlace place = PlaceOfHead(p, token, Min(head, p.token_heads - 1), slot_offset);
-      FinishPiece(p, place, piece[r], at, lanes, c, s, cos != nullptr, head < p.token_heads);
-    }
+    const HeadPlace place = PlaceOfHead(p, source, head, SlotOffset(p.place, slot));
+    FinishPiece(p, place, piece, at, lanes, c, s, cos != nullptr, first + group < p.token_heads);
   }
 }
 
@@ -184,7 +178,13 @@ bool FitsPairs(DType dtype, const QkvParams& p, bool wide) {
   const bool power = lanes > 0 && lanes <= kMaxLanes && (lanes & (lanes - 1)) == 0;
   const bool wide_angles = reinterpret_cast<uintptr_t>(p.table.cos_sin) % kWideBytes == 0 &&
                            p.table.stride % kWideElements<float> == 0;
-  return wide && wide_angles && power && lanes * 2 * kWideBytes == p.head_dim * DTypeSize(dtype) &&
+  bool near = true;
+  for (const int64_t stride :
+       {p.q_stride.head, p.k_stride.head, p.v_stride.head, p.place.head_stride}) {
+    near = near && stride >= 0 && stride <= INT32_MAX;
+  }
+  return wide && wide_angles && near && power &&
+         lanes * 2 * kWideBytes == p.head_dim * DTypeSize(dtype) &&
          p.table.half * 2 == p.head_dim && !p.table.interleaved && p.tokens <= INT32_MAX;
 }
 

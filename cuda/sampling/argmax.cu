@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   const int64_t row = blockIdx.x / team.size;
   const T* const x = static_cast<const T*>(p.logits) + row * p.stride;
   LargestOfThread mine;
-  ForEach<kWidth, kAheadOfLargest>(team, x, p.vocab,
-                                   [&](int i, float value) { mine.Take(i, value); });
+  ForEach<kWidth, kAheadOfLargest<kWidth>>(team, x, p.vocab,
+                                           [&](int i, float value) { mine.Take(i, value); });
   team.Sync();  // all have begun: their shared memory is there
   const Largest largest = FindLargest(team, x, mine, &scratch);
   if (threadIdx.x == 0 && team.rank == 0) p.token[row] = largest.nan ? -1 : largest.id;

@@ -14,8 +14,9 @@ namespace octavo::cuda {
 
 inline constexpr int kBins = 2048;
 inline constexpr int kLevels = 3;
-inline constexpr int kGathered = 2048;  // elements that are sorted in shared memory
-static_assert(kBins == 2 * kRowThreads && kGathered == 2 * kRowThreads, "a thread owns two");
+inline constexpr int kGathered = 2048;              // elements that are sorted in shared memory
+inline constexpr int kOwned = kBins / kRowThreads;  // bins of a thread, and gathered elements
+static_assert(kBins == kOwned * kRowThreads && kGathered == kOwned * kRowThreads);
 
 struct BinScratch {
   uint32_t count[kBins];
@@ -62,11 +63,11 @@ __device__ __forceinline__ void AddToBin(BinScratch* s, int bin, uint32_t key, b
 // Makes the bins of every CTA those of the whole row.
 __device__ inline void MergeBins(const RowTeam& team, bool mass, BinScratch* s) {
   if (team.size == 1) return;
-  uint32_t count[2] = {}, low[2] = {}, high[2] = {};
+  uint32_t count[kOwned] = {}, low[kOwned] = {}, high[kOwned] = {};
   team.Sync();
   for (int r = 0; r < team.size; ++r) {
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < kOwned; ++j) {
       const int b = j * kRowThreads + static_cast<int>(threadIdx.x);
       count[j] += *team.Of(&s->count[b], r);
       if (!mass) continue;
@@ -76,7 +77,7 @@ __device__ inline void MergeBins(const RowTeam& team, bool mass, BinScratch* s) 
   }
   team.Sync();
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
+  for (int j = 0; j < kOwned; ++j) {
     const int b = j * kRowThreads + static_cast<int>(threadIdx.x);
     s->count[b] = count[j];
     s->low[b] = low[j];
@@ -117,33 +118,38 @@ __device__ void FillBins(const RowTeam& team, ForEachKey for_each, int level, ui
 __device__ inline bool FindBin(int level, uint32_t prefix, int count, double fraction,
                                CountAndMass above, double* total, BinScratch* s) {
   const int bits = level == kLevels - 1 ? 10 : 11;
-  CountAndMass mine[2];
-  int bin[2];
+  CountAndMass mine[kOwned], sum;
+  const int top = kBins - 1 - kOwned * static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    bin[j] = kBins - 1 - (2 * static_cast<int>(threadIdx.x) + j);
-    mine[j].count = static_cast<int>(s->count[bin[j]]);
-    const uint32_t key = (prefix << bits | static_cast<uint32_t>(bin[j])) << LevelShift(level);
-    if (fraction >= 0.0 && mine[j].count > 0) mine[j].mass = MassOfBin(*s, bin[j], key);
+  for (int j = 0; j < kOwned; ++j) {
+    const int bin = top - j;
+    mine[j].count = static_cast<int>(s->count[bin]);
+    const uint32_t key = (prefix << bits | static_cast<uint32_t>(bin)) << LevelShift(level);
+    if (fraction >= 0.0 && mine[j].count > 0) mine[j].mass = MassOfBin(*s, bin, key);
+    sum = sum + mine[j];
   }
   CountAndMass all;
-  const CountAndMass before = above + SumBefore(mine[0] + mine[1], &s->scan, &all);
+  const CountAndMass before = above + SumBefore(sum, &s->scan, &all);
   if (level == 0) *total = all.mass;
   const double mass = fraction >= 0.0 ? fraction * *total : 0.0;
-  const CountAndMass after[2] = {before + mine[0], before + mine[0] + mine[1]};
+  CountAndMass after = before;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
+  for (int j = 0; j < kOwned; ++j) {
+    after = after + mine[j];
     if (mine[j].count == 0) continue;
-    if (after[j].count >= count && after[j].mass >= mass) atomicMax(&s->bin, bin[j]);
-    atomicMin(&s->last_bin, bin[j]);
+    if (after.count >= count && after.mass >= mass) atomicMax(&s->bin, top - j);
+    atomicMin(&s->last_bin, top - j);
   }
   __syncthreads();
   const int found = s->bin >= 0 ? s->bin : s->last_bin;
+  after = before;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    if (bin[j] != found) continue;
-    s->above = j == 0 ? before : after[0];
-    s->in_bin = mine[j].count;
+  for (int j = 0; j < kOwned; ++j) {
+    if (top - j == found) {
+      s->above = after;
+      s->in_bin = mine[j].count;
+    }
+    after = after + mine[j];
   }
   __syncthreads();
   return found < kBins;
@@ -245,8 +251,7 @@ __device__ inline void SortFalling(unsigned long long* words, int n) {
   for (int block = 2; block <= size; block *= 2) {
     for (int step = block / 2; step > 0; step /= 2) {
       __syncthreads();
-      const int t = static_cast<int>(threadIdx.x);
-      if (t < size / 2) {
+      for (int t = threadIdx.x; t < size / 2; t += kRowThreads) {
         const int i = 2 * t - t % step, j = i + step;
         const unsigned long long a = words[i], b = words[j];
         const bool falling = (i & block) == 0;

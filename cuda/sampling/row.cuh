@@ -12,7 +12,8 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kRowThreads = 1024;
+// A larger CTA would leave a thread 64 registers, which the loops here do not get by with.
+inline constexpr int kRowThreads = 512;
 inline constexpr int kRowWarps = kRowThreads / kWarpSize;
 static_assert(kRowWarps <= kWarpSize, "one warp scans the warps' sums");
 
@@ -39,7 +40,7 @@ __device__ __forceinline__ void ForEach(const RowTeam& team, const T* x, int n, 
     for (int b = 0; b < kBatch; ++b) {
       if (i + b * step >= whole) break;
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) f(i + b * step + j, ToFloat(loaded[b].element[j]));
+      for (int j = 0; j < kWidth; ++j) f(i + b * step + j, loaded[b][j]);
     }
   }
   if (whole + first < n) f(whole + first, ToFloat(x[whole + first]));
@@ -133,8 +134,9 @@ __device__ __forceinline__ unsigned long long LargestKey(float x, int id) {
   return static_cast<unsigned long long>(OrderedBits(x)) << 32 | static_cast<uint32_t>(~id);
 }
 
-// Elements, or bytes of as many floats, that a search for the largest loads ahead.
-inline constexpr int kAheadOfLargest = 16;
+// The same where the largest is searched for, and little else is done.
+template <int kWidth>
+inline constexpr int kAheadOfLargest = kWidth == 1 ? 4 : 24;
 
 // The largest of the elements that a thread has looked at, in rising order: two comparisons each.
 struct LargestOfThread {
@@ -209,24 +211,15 @@ __device__ __forceinline__ double ToDouble(float x) {
   return x == 0.0f ? 0.0 : __longlong_as_double(bits);
 }
 
-// A lane's part of a piece of a row, as it is stored: less registers than floats would be.
+// A lane's part of a piece of a row that it has all of, as it is stored.
 template <int kWidth, typename T>
 struct LanePart {
   ElementPack<T, kWidth> pack[kLanePart / kWidth];
   static_assert(kLanePart % kWidth == 0);
 
-  __device__ __forceinline__ void Load(const T* x, int at, int n) {
+  __device__ __forceinline__ void Load(const T* x) {
 #pragma unroll
-    for (int j = 0; j < kLanePart; j += kWidth) {
-      if (at + j + kWidth <= n) {
-        pack[j / kWidth] = LoadPack<T, kWidth>(x + at + j);
-        continue;
-      }
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        if (at + j + i < n) pack[j / kWidth].element[i] = x[at + j + i];
-      }
-    }
+    for (int j = 0; j < kLanePart / kWidth; ++j) pack[j] = LoadPack<T, kWidth>(x + j * kWidth);
   }
 };
 
@@ -245,15 +238,22 @@ __device__ void SumChunks(const RowTeam& team, const T* x, int n, Weight weight,
     for (int i = lane * kLanePart; i < size; i += kPiece) {
       LanePart<kWidth, T> part[kTogether];
 #pragma unroll
-      for (int t = 0; t < kTogether; ++t) part[t].Load(x, (c + t * warps) * size + i, n);
+      for (int t = 0; t < kTogether; ++t) {
+        const int at = (c + t * warps) * size + i;
+        if (at + kLanePart <= n) part[t].Load(x + at);
+      }
 #pragma unroll
       for (int t = 0; t < kTogether; ++t) {
         const int at = (c + t * warps) * size + i;
+        if (at + kLanePart <= n) {
 #pragma unroll
-        for (int j = 0; j < kLanePart; ++j) {
-          const float value = ToFloat(part[t].pack[j / kWidth].element[j % kWidth]);
-          sum[t] += at + j < n ? ToDouble(weight(at + j, value)) : 0.0;
+          for (int j = 0; j < kLanePart; ++j) {
+            sum[t] += ToDouble(weight(at + j, part[t].pack[j / kWidth][j % kWidth]));
+          }
+          continue;
         }
+#pragma unroll 1
+        for (int j = at; j < n; ++j) sum[t] += ToDouble(weight(j, ToFloat(x[j])));
       }
     }
 #pragma unroll

@@ -73,21 +73,27 @@ static __device__ __noinline__ int DrawGathered(int n, int top_k, float top_p, d
                                                 bool all_there, double u, SearchScratch* s) {
   SortFalling(s->gathered, n);
   n = Min(n, top_k);
-  const int first = 2 * static_cast<int>(threadIdx.x);
-  const auto weight_at = [&](int i) {
+  const int first = kOwned * static_cast<int>(threadIdx.x);
+  const auto before_own = [&](const auto& weight_at, CountAndMass* all) {
+    double own = 0.0;
+    for (int j = 0; j < kOwned; ++j) own += weight_at(first + j);
+    return SumBefore({0, own}, &s->pick.scan, all).mass;
+  };
+  const auto falling = [&](int i) {
     if (i >= n) return 0.0;
     return static_cast<double>(__uint_as_float(static_cast<uint32_t>(s->gathered[i] >> 32)));
   };
   CountAndMass all;
-  double a = weight_at(first), b = weight_at(first + 1);
-  double before = SumBefore({0, a + b}, &s->pick.scan, &all).mass;
+  double running = before_own(falling, &all);
   if (threadIdx.x == 0) s->pick.chunk = n;
   __syncthreads();
   if (top_p < 1.0f) {
     const double goal = static_cast<double>(top_p) * (total < 0.0 ? all.mass : total);
     if (!all_there && goal > all.mass) return -1;
-    if (first < n && before + a >= goal) atomicMin(&s->pick.chunk, first + 1);
-    if (first + 1 < n && before + (a + b) >= goal) atomicMin(&s->pick.chunk, first + 2);
+    for (int i = first; i < Min(first + kOwned, n); ++i) {
+      running += falling(i);
+      if (running >= goal) atomicMin(&s->pick.chunk, i + 1);
+    }
     __syncthreads();
   }
   n = s->pick.chunk;
@@ -98,18 +104,18 @@ static __device__ __noinline__ int DrawGathered(int n, int top_k, float top_p, d
   }
   __syncthreads();
   SortFalling(s->gathered, n);
-  const auto weight_of = [&](int i) {
+  const auto in_order = [&](int i) {
     if (i >= n) return 0.0;
     return static_cast<double>(__uint_as_float(static_cast<uint32_t>(s->gathered[i])));
   };
-  a = weight_of(first);
-  b = weight_of(first + 1);
-  before = SumBefore({0, a + b}, &s->pick.scan, &all).mass;
+  running = before_own(in_order, &all);
   if (threadIdx.x == 0) s->pick.chunk = n - 1;
   __syncthreads();
   const double goal = u * all.mass;
-  if (first < n && before + a > goal) atomicMin(&s->pick.chunk, first);
-  if (first + 1 < n && before + (a + b) > goal) atomicMin(&s->pick.chunk, first + 1);
+  for (int i = first; i < Min(first + kOwned, n); ++i) {
+    running += in_order(i);
+    if (running > goal) atomicMin(&s->pick.chunk, i);
+  }
   __syncthreads();
   return static_cast<int>(~static_cast<uint32_t>(s->gathered[s->pick.chunk] >> 32));
 }
@@ -211,7 +217,7 @@ __device__ int SampleRow(const SampleParams& p, const RowTeam& team, int64_t s, 
                          const RowLimits& limits, const uint32_t* words,
                          const RowScratch& scratch) {
   LargestOfThread mine;
-  ForEach<kWidth, kAheadOfLargest>(team, x, p.vocab, [&](int i, float value) {
+  ForEach<kWidth, kAheadOfLargest<kWidth>>(team, x, p.vocab, [&](int i, float value) {
     float kept = value;
     if constexpr (std::is_same_v<T, float>) {
       kept = Masked(value, i, words);
