@@ -21,10 +21,6 @@ FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
 # On an H200: up to 8 rows, and up to 16 where the weight is so short that a BLAS leaves multiprocessors idle
 # (bench/results/ops_h200.txt). The vocabulary's rows are left to the BLAS.
 _FEW_CUDA_ROWS = ((8, 32768), (16, 4096))  # rows of x, rows of the weight
-_MOST_FEW_ROWS = 16  # of ops.linear's product that norms on its way; beyond, it takes what is normed already
-# From 17 rows on by warpgroups, on compute capability 9.0 alone: up to 64 rows, and up to 128 where the
-# weight is short (bench_linear on an H200). Beyond, the BLAS reads x less often.
-_WIDE_CUDA_ROWS = ((64, 32768), (128, 1024))  # rows of x, rows of the weight
 
 
 _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
@@ -42,12 +38,11 @@ def product(
         return gated(F.linear(tensor_of(x), weight, bias), gate)
     columns = weight.shape[0] if gate is None else weight.shape[0] // 2
     out = rows.new_empty((rows.shape[0], columns))
-    if isinstance(x, Normed) and (rows.is_cpu or rows.shape[0] <= _MOST_FEW_ROWS):
+    if isinstance(x, Normed):
         norm = x.norm
         ops.linear(out, rows, weight, bias, True, norm.weight, norm.eps, norm.offset, gate)
     else:
-        # The loader wrote the weight long ago.
-        ops.linear(out, tensor_of(x), weight, bias, weight_ready=True, gate=gate)
+        ops.linear(out, rows, weight, bias, weight_ready=True, gate=gate)  # the loader wrote it long ago
     return out
 
 
@@ -91,17 +86,7 @@ def streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
         return x.shape[0] <= FEW_ROWS.get(x.dtype, 0)
     if not x.is_cuda or x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
         return False
-    if _within(_FEW_CUDA_ROWS, x, weight):
-        return True
-    if x.shape[0] <= _MOST_FEW_ROWS or not _within(_WIDE_CUDA_ROWS, x, weight):
-        return False
-    # What the copy engine and the products of a warpgroup take: the rule of TakesWide in cuda/linear.
-    fits = x.shape[1] % 64 == 0 and weight.shape[0] % 16 == 0 and x.stride(0) % 8 == 0
-    return fits and torch.cuda.get_device_capability(x.device) == (9, 0)
-
-
-def _within(limits: Sequence[tuple[int, int]], x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in limits)
+    return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in _FEW_CUDA_ROWS)
 
 
 _WEIGHTS_ON: ContextVar[str | None] = ContextVar("weights_on", default=None)  # None: torch's device

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from octavo import ops
-from octavo.layers.attention import AttentionPlans, EncodedRows
+from octavo.layers.attention import AttentionContext, AttentionPlans, EncodedRows
 from octavo.media.item import MediaItem
 from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
@@ -83,11 +83,7 @@ class DeviceRunner:
         self.pool, self._copy, self._pool_bytes = pool.memory, pool.copy, pool.bytes
         tables = [engine.block_table(group) for group in range(len(self._kinds))]
         self._tables = [BlockTable(table, device) for table in tables]
-        self._context = pool.context([table.lines for table in self._tables], scales)
-        self._context.invariant = plan.batch_invariant
-        if device.type != "cpu":
-            decode_queries = 0 if plan.batch_invariant else min(1 + drafts, _MOST_DECODE_QUERIES)
-            self._context.plans = AttentionPlans(tokens, rows + 1, decode_queries)
+        self._context = self._make_context(plan, pool, drafts, scales)
         self._encoding: CrossEncoding | None = None
         if plan.spec.encoder is not None:
             # Not `items or {}`: it is empty now and filled later.
@@ -120,6 +116,16 @@ class DeviceRunner:
         self._in_stream: Callable[[], AbstractContextManager[Any]] = nullcontext
         if device.type == "cuda":
             self._use_stream(torch.cuda.current_stream(device), None if plan.enforce_eager else host_slots)
+
+    def _make_context(
+        self, plan: Plan, pool: Pool, drafts: int, scales: Mapping[int, KvScales] | None
+    ) -> AttentionContext:
+        context = pool.context([table.lines for table in self._tables], scales)
+        context.invariant = plan.batch_invariant
+        if self._device.type != "cpu":
+            decode_queries = 0 if plan.batch_invariant else min(1 + drafts, _MOST_DECODE_QUERIES)
+            context.plans = AttentionPlans(plan.max_num_batched_tokens, plan.max_num_seqs + 1, decode_queries)
+        return context
 
     def _use_stream(self, stream: torch.cuda.Stream, slots: int | None) -> None:
         """Keep all steps in the order of one stream, whoever launches them and wherever.
