@@ -18,7 +18,7 @@ from octavo.models.registry import CausalLM
 from octavo.plan.footprint import SCORE_CHUNK_BYTES
 from octavo.runner.batch import PendingStep
 from octavo.runner.encoding import CrossEncoding
-from octavo.runner.graphs import StepGraphs
+from octavo.runner.graphs import StepGraphs, tells_handles
 from octavo.runner.landing import Landing, LaunchedStep, Scores, Tensors, landed
 from octavo.runner.pool import Pool
 from octavo.runner.runner import logprob_tensors, sample
@@ -135,14 +135,17 @@ class DeviceRunner:
         self._in_stream = partial(torch.cuda.stream, stream)
         if slots is not None:
             self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, slots)
-            self.use_graphs(StepGraphs, self._queue.address)
+            self.use_graphs(StepGraphs, self._queue.address if tells_handles() else None)
 
-    def use_graphs(self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int) -> None:
+    def use_graphs(
+        self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int | None
+    ) -> None:
         """Capture steps from now on, and let them be launched through the queue at this address.
 
-        Their memory is sized by a step of the largest shape that holds nothing.
+        Their memory is sized by a step of the largest shape that holds nothing. Without a queue it is left to
+        Python to launch them.
         """
-        if self._encoding is None:
+        if self._encoding is None and queue is not None:
             landing = [landing.address for landing in self._landings]
             self.graph_steps = self._staging.graph_steps(queue, self._shapes.sizes, landing)
         graphs = make(self._compute, self._captured)

@@ -18,9 +18,15 @@ from octavo.runner.shapes import StepShape
 logger = logging.getLogger("octavo")
 
 
+def tells_handles() -> bool:
+    """Whether this torch gives away the handles of its graphs; else only Python can launch them."""
+    return hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph_exec")
+
+
 class StepGraphs:
     """The graphs of one runner. `compute` runs a shape's kernels on the current stream, always the same;
-    `captured` is told the handle of each shape's graph, a cudaGraphExec_t that lives as long as this.
+    `captured` is told the handle of each shape's graph, a cudaGraphExec_t that lives as long as this, where
+    torch tells it.
 
     The first shape to run should be the one that needs the most memory: it sizes the pool, which later graphs
     cut into pieces, where graphs of growing need would each add to it.
@@ -67,6 +73,7 @@ class StepGraphs:
             logger.warning("steps run kernel by kernel from now on: capturing %s failed: %s", shape, error)
             return
         self._graphs[shape] = graph
-        self._captured(shape, graph.raw_cuda_graph_exec())
+        if tells_handles():
+            self._captured(shape, graph.raw_cuda_graph_exec())
         self.seconds += time.perf_counter() - start
         logger.debug("captured %s (%d graphs, %.2f s)", shape, len(self._graphs), self.seconds)

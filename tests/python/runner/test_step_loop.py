@@ -65,6 +65,21 @@ def test_tokens_are_those_of_steps_driven_from_python(
     engine.core.check_invariants()
 
 
+def test_graphs_whose_handles_nobody_knows_are_launched_from_python(tiny_folder: Any) -> None:
+    queue = LateQueue(1)
+
+    def make(plan: Any, model: Any, engine: core.Engine) -> DeviceRunner:
+        runner = DeviceRunner(plan, model, engine)
+        runner.use_graphs(functools.partial(LateGraphs, queue), None)
+        assert runner.graph_steps is None
+        return runner
+
+    prompts = tiny_models.random_prompts(6, low=1, high=60, seed=33)
+    expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner), prompts, [greedy(20)] * 6))
+    assert tokens(run(engine_of(tiny_folder("llama"), make), prompts, [greedy(20)] * 6)) == expected
+    assert queue.launches == 0
+
+
 def test_what_a_graph_cannot_do_is_launched_from_python_in_its_order(tiny_folder: Any) -> None:
     """Penalties, masks, log-probabilities and scores, beside requests that want none of them."""
     kinds: list[dict[str, Any]] = [
