@@ -46,8 +46,8 @@ struct WideShape {
   static constexpr int kStageBytes = WideStageBytes(kRows, kTokens);
   static constexpr int kSumStride = WideSumStride(kRows);
   // Where registers allow it the next product's CTAs stand beside this one's and read weights
-  // ahead.
-  static constexpr int kCtas = kWarpgroups * kRowTiles * kSums <= 64 ? 2 : 1;
+  // ahead. Two of two warpgroups would have 96 registers a thread, and spill.
+  static constexpr int kCtas = kWarpgroups == 1 && kRowTiles * kSums <= 64 ? 2 : 1;
 
   static_assert(sizeof(Element) == 2);
   static_assert(kTokens % 8 == 0 && kTokens <= 256, "the n side of a product");
