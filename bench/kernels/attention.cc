@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "attention/call.h"
+#include "replay.h"
 
 namespace octavo::cuda {
 namespace {
@@ -24,7 +25,6 @@ constexpr int64_t kBlockSize = 16, kLayers = 8;
 constexpr int64_t kBlocks = 40000;
 constexpr int64_t kMostElements = 2 * 8 * kBlockSize * 128;  // of a block and layer: 21 GB in all
 constexpr int64_t kMostQueries = 8192 * 32 * 128;            // elements
-constexpr double kRotatedBytes = 260e6;                      // more than four times L2
 constexpr int kSamples = 15;
 
 struct Heads {
@@ -72,47 +72,6 @@ constexpr Cell kPrefillCells[] = {
     {"2k+64@4k", kLlama, {1, 2048, 2048}, {64, 1, 4096}, 349.9, 0},
 };
 
-void Check(cudaError_t e, const char* what) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(e));
-  std::exit(1);
-}
-
-void Check(const Status& s) {
-  if (s.ok()) return;
-  std::fprintf(stderr, "%s\n", s.message().c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T* Allocate(int64_t count) {
-  void* p = nullptr;
-  Check(cudaMalloc(&p, static_cast<size_t>(count) * sizeof(T)), "cudaMalloc");
-  return static_cast<T*>(p);
-}
-
-template <typename T>
-T* Upload(const std::vector<T>& v) {
-  T* p = Allocate<T>(static_cast<int64_t>(v.size()));
-  Check(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
-  return p;
-}
-
-// Random bfloat16 of about unit size: a seed on the host, doubled on the device.
-void* RandomElements(int64_t count) {
-  constexpr int64_t kSeed = 1 << 24;
-  std::mt19937 rng(1);
-  std::vector<uint16_t> seed(static_cast<size_t>(std::min(count, kSeed)));
-  for (uint16_t& x : seed) x = static_cast<uint16_t>(0x3f00 | (rng() & 0x80ff));
-  auto* p = Allocate<uint16_t>(count);
-  Check(cudaMemcpy(p, seed.data(), seed.size() * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
-  for (auto done = static_cast<int64_t>(seed.size()); done < count; done *= 2) {
-    const int64_t more = std::min(done, count - done);
-    Check(cudaMemcpy(p + done, p, static_cast<size_t>(more) * 2, cudaMemcpyDeviceToDevice), "copy");
-  }
-  return p;
-}
-
 class Bench {
  public:
   Bench() {
@@ -154,10 +113,11 @@ class Bench {
       Check(EnqueueLayer(a, call, memory, stream_));
     };
     if (plan_us != nullptr) {
-      *plan_us = Replay(16, [&](int) { Check(EnqueuePlan(a, call, memory, stream_)); });
+      *plan_us =
+          Replay(stream_, kSamples, 16, [&](int) { Check(EnqueuePlan(a, call, memory, stream_)); });
     }
     Check(EnqueuePlan(a, call, memory, stream_));
-    const double us = Replay(layers, layer);
+    const double us = Replay(stream_, kSamples, layers, layer);
     Check(cudaFree(memory), "cudaFree");
     Check(cudaFree(a.query_start.data), "cudaFree");
     Check(cudaFree(a.seq_len.data), "cudaFree");
@@ -190,35 +150,6 @@ class Bench {
     a.row_slot = TensorView::Dense(Upload(slot), DType::kI32, {rows});
     a.scale = 1.0f / std::sqrt(static_cast<float>(h.dim));
     return a;
-  }
-
-  // Captures `count` calls into a graph; the median time of a replay over `count`.
-  template <typename F>
-  double Replay(int count, F enqueue) {
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
-    for (int i = 0; i < count; ++i) enqueue(i);
-    Check(cudaStreamEndCapture(stream_, &graph), "capture");
-    Check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    cudaEvent_t events[kSamples + 1];
-    for (cudaEvent_t& e : events) Check(cudaEventCreate(&e), "event");
-    for (int i = 0; i < 2; ++i) Check(cudaGraphLaunch(exec, stream_), "launch");
-    Check(cudaEventRecord(events[0], stream_), "event");
-    for (int i = 0; i < kSamples; ++i) {
-      Check(cudaGraphLaunch(exec, stream_), "launch");
-      Check(cudaEventRecord(events[i + 1], stream_), "event");
-    }
-    Check(cudaStreamSynchronize(stream_), "replay");
-    std::vector<float> ms(kSamples);
-    for (int i = 0; i < kSamples; ++i) {
-      Check(cudaEventElapsedTime(&ms[static_cast<size_t>(i)], events[i], events[i + 1]), "event");
-    }
-    for (cudaEvent_t e : events) cudaEventDestroy(e);
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    std::sort(ms.begin(), ms.end());
-    return static_cast<double>(ms[kSamples / 2]) * 1000.0 / count;
   }
 
   cudaStream_t stream_ = nullptr;

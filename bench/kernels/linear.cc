@@ -7,17 +7,15 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "linear/linear_wgmma.h"
+#include "replay.h"
 
 namespace octavo::cuda {
 namespace {
 
-constexpr double kRotatedBytes = 260e6;  // more than four times L2
 constexpr int64_t kMostWeights = int64_t{2} * 128256 * 4096;
 constexpr int kSamples = 7;
 constexpr int64_t kManyM[] = {16, 32, 64, 96, 128, 192, 256, 512};
@@ -34,35 +32,6 @@ constexpr Cell kCells[] = {
     {"8B gate_up", 28672, 4096, true, false},  {"8B down", 4096, 14336, false, true},
     {"0.6B head", 151936, 1024, false, false}, {"8B head", 128256, 4096, false, false},
 };
-
-void Check(cudaError_t e, const char* what) {
-  if (e == cudaSuccess) return;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(e));
-  std::exit(1);
-}
-
-void Check(const Status& s) {
-  if (s.ok()) return;
-  std::fprintf(stderr, "%s\n", s.message().c_str());
-  std::exit(1);
-}
-
-// Random bfloat16 of about unit size: a seed on the host, doubled on the device.
-uint16_t* RandomElements(int64_t count) {
-  constexpr int64_t kSeed = 1 << 22;
-  std::mt19937 rng(1);
-  std::vector<uint16_t> seed(static_cast<size_t>(std::min(count, kSeed)));
-  for (uint16_t& x : seed) x = static_cast<uint16_t>(0x3f00 | (rng() & 0x80ff));
-  void* memory = nullptr;
-  Check(cudaMalloc(&memory, static_cast<size_t>(count) * 2), "cudaMalloc");
-  auto* const p = static_cast<uint16_t*>(memory);
-  Check(cudaMemcpy(p, seed.data(), seed.size() * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
-  for (auto done = static_cast<int64_t>(seed.size()); done < count; done *= 2) {
-    const int64_t more = std::min(done, count - done);
-    Check(cudaMemcpy(p + done, p, static_cast<size_t>(more) * 2, cudaMemcpyDeviceToDevice), "copy");
-  }
-  return p;
-}
 
 class Bench {
  public:
@@ -86,42 +55,13 @@ class Bench {
     const int64_t copies =
         std::min(kMostWeights / (cell.n * cell.k), static_cast<int64_t>(kRotatedBytes / bytes) + 1);
     const int count = static_cast<int>(std::clamp<int64_t>(copies, 4, 64));
-    return Replay(count, [&](int i) {
+    return Replay(stream_, kSamples, count, [&](int i) {
       a.weight.data = weights_ + i % copies * cell.n * cell.k;
       Check(LaunchWide(a, choice, stream_));
     });
   }
 
  private:
-  // Captures `count` calls into a graph; the median time of a replay over `count`.
-  template <typename F>
-  double Replay(int count, F enqueue) {
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
-    for (int i = 0; i < count; ++i) enqueue(i);
-    Check(cudaStreamEndCapture(stream_, &graph), "capture");
-    Check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    cudaEvent_t events[kSamples + 1];
-    for (cudaEvent_t& e : events) Check(cudaEventCreate(&e), "event");
-    Check(cudaGraphLaunch(exec, stream_), "launch");
-    Check(cudaEventRecord(events[0], stream_), "event");
-    for (int i = 0; i < kSamples; ++i) {
-      Check(cudaGraphLaunch(exec, stream_), "launch");
-      Check(cudaEventRecord(events[i + 1], stream_), "event");
-    }
-    Check(cudaStreamSynchronize(stream_), "replay");
-    std::vector<float> ms(kSamples);
-    for (int i = 0; i < kSamples; ++i) {
-      Check(cudaEventElapsedTime(&ms[static_cast<size_t>(i)], events[i], events[i + 1]), "event");
-    }
-    for (cudaEvent_t e : events) cudaEventDestroy(e);
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    std::sort(ms.begin(), ms.end());
-    return static_cast<double>(ms[kSamples / 2]) * 1000.0 / count;
-  }
-
   cudaStream_t stream_ = nullptr;
   uint16_t* weights_;
   uint16_t* x_;
