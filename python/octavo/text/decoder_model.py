@@ -62,15 +62,15 @@ class DecoderModel:
 
 
 def check_decoder(decoder: dict[str, Any] | None) -> None:
-    """Raises ValueError for a decoder that the `tokenizers` library panics in: one that strips both ends of a
-    token, met with a token of nothing else.
+    """Raises ValueError for a decoder that the `tokenizers` library panics in: one that strips the end of a
+    token, met with an empty token, which other stages make.
     """
     left = [] if decoder is None else [decoder]
     while left:
         stage = left.pop()
         left.extend(stage.get("decoders", []))
-        if stage.get("type") == "Strip" and stage.get("start") and stage.get("stop"):
-            raise ValueError("its decoder strips characters at both ends of a token, which is not supported")
+        if stage.get("type") == "Strip" and stage.get("stop"):
+            raise ValueError("its decoder strips characters at the end of tokens, which is not supported")
 
 
 def model_decoder(decoder: dict[str, Any] | None) -> DecoderModel | None:

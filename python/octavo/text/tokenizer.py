@@ -9,7 +9,8 @@ format are converted by transformers, which is imported for them alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,17 @@ class Tokenizer:
                 raise TypeError(f"text {i} must be str, not {type(text).__name__}")
             if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
                 raise ValueError(f"text {i} has a lone surrogate; encode it as valid Unicode (UTF-8) first")
-        if len(texts) == 1:
-            return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+        with _panics_as_errors():
+            if len(texts) == 1:
+                return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
 
     def decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `token_ids`; ids outside the vocabulary give nothing."""
         ids = [token_ids] if isinstance(token_ids, int) else [int(token_id) for token_id in token_ids]
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        with _panics_as_errors():
+            return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         """Text of each sequence of ids."""
@@ -257,6 +260,18 @@ class Tokenizer:
         return self._template
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Raises ModelError where the `tokenizers` library panics, which is no Exception that anybody expects."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        remedy = "use another version of tokenizers, or another tokenizer.json"
+        raise ModelError(f"the tokenizers library cannot run this tokenizer ({error}); {remedy}") from error
+
+
 def load_tokenizer(folder: str | Path, mode: str = "auto") -> Tokenizer:
     """The tokenizer of a model's folder.
 
@@ -284,7 +299,8 @@ def _load_tokenizer(folder: Path, mode: str) -> Tokenizer:
         backend = _convert_with_transformers(folder)
     else:
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            with _panics_as_errors():
+                backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # The library raises bare Exception for whatever is wrong in the file.
             raise ValueError(f"{path} is not a usable tokenizer: {error}; download the file again") from error
     template = find_chat_template(folder, config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from text.tokenizer_zoo import ZOO
 
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
@@ -128,6 +129,31 @@ def test_damaged_files_are_named(folder_of: Callable[..., Path]) -> None:
     (folder / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(ValueError, match=r"tokenizer\.json is not a usable tokenizer"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_decoder_that_the_library_panics_in_is_not_loaded(
+    folder_of: Callable[..., Path], nested: bool
+) -> None:
+    folder = folder_of("byte_level")
+    path = folder / "tokenizer.json"
+    strip = {"type": "Strip", "content": " ", "start": 0, "stop": 1}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["decoder"] = {"type": "Sequence", "decoders": [strip]} if nested else strip
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="strips characters at the end of tokens"):
+        load_tokenizer(folder)
+
+
+def test_a_panic_of_the_library_is_an_error(load_kind: Callable[[str], Tokenizer]) -> None:
+    class Backend:
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            return str(tokenizers.decoders.Strip(content=" ", left=0, right=1).decode([""]))
+
+    tokenizer = load_kind("byte_level")
+    tokenizer._backend = Backend()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"cannot run this tokenizer \(index out of bounds"):
+        tokenizer.decode([1])
 
 
 def test_another_format_is_converted_by_transformers(tmp_path: Path) -> None:
