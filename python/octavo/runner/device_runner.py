@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -136,6 +136,7 @@ class DeviceRunner:
         if slots is not None:
             self._queue = ops.stream_queue(stream.device_index, stream.cuda_stream, slots)
             self.use_graphs(StepGraphs, self._queue.address if tells_handles() else None)
+            self.run_empty(self._shapes.usual_graphs)
 
     def use_graphs(
         self, make: Callable[[Run, Callable[[StepShape, int], None]], Graphs], queue: int | None
@@ -150,12 +151,17 @@ class DeviceRunner:
             self.graph_steps = self._staging.graph_steps(queue, self._shapes.sizes, landing)
         graphs = make(self._compute, self._captured)
         self._run = graphs.run
-        largest = self._shapes.largest_graph
-        with torch.inference_mode():
-            self._staging.send_empty(largest)
-            graphs.run(largest)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
+        self.run_empty([self._shapes.largest_graph])
+
+    def run_empty(self, shapes: Iterable[StepShape]) -> None:
+        """Run a step of each shape that holds nothing: it loads the kernels, and captures what was not."""
+        for shape in shapes:
+            with torch.inference_mode():
+                self._staging.send_empty(shape)
+                self._run(shape)
+            # The columns of all of them are sent from one place.
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
 
     def _captured(self, shape: StepShape, graph: int) -> None:
         if self.graph_steps is not None:

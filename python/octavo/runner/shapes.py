@@ -22,6 +22,7 @@ _MIXED_ROWS = (8, 64, 256)
 # A step of more tokens keeps the device busy for longer than the host takes to launch its kernels.
 MAX_GRAPH_TOKENS = 2048
 _EAGER_GRAIN = 256
+_MOST_USUAL_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,18 @@ class ShapeTable:
         """The graph that needs the most memory."""
         samples = self.mixed_rows[-1]
         return StepShape(self.mixed_tokens[-1], min(samples, self._max_rows), samples, 0, False)
+
+    @property
+    def usual_graphs(self) -> list[StepShape]:
+        """Graphs that nearly every job meets, the one that needs the most memory first: decode steps of up to
+        256 rows, of greedy requests alone and of others.
+        """
+        sizes = [size for size in reversed(self.decode) if size <= _MOST_USUAL_ROWS]
+        return [
+            StepShape(size, min(size, self._max_rows), size, 1, greedy)
+            for size in sizes
+            for greedy in (False, True)
+        ]
 
 
 def _growing(first: int, last: int) -> list[int]:

@@ -60,3 +60,17 @@ def test_the_largest_graph_holds_every_other_one() -> None:
             shape = table.of(step(tokens, rows, greedy=False))
             assert shape.tokens <= largest.tokens and shape.rows <= largest.rows
     assert not table.of(step(8192, 3)).graphed
+
+
+@pytest.mark.parametrize(("max_tokens", "max_rows", "drafts"), [(8192, 1024, 0), (64, 32, 4), (5, 5, 0)])
+def test_usual_graphs_are_those_that_decode_steps_take(max_tokens: int, max_rows: int, drafts: int) -> None:
+    table = ShapeTable(max_tokens, max_rows, drafts)
+    taken = {
+        table.of(step(rows, rows, longest=1, greedy=greedy))
+        for rows in range(1, min(max_rows, 256) + 1)
+        for greedy in (True, False)
+    }
+    usual = table.usual_graphs
+    assert taken <= set(usual)
+    assert len(usual) == len(set(usual)) <= 30
+    assert [shape.tokens for shape in usual] == sorted((shape.tokens for shape in usual), reverse=True)

@@ -65,6 +65,20 @@ def test_tokens_are_those_of_steps_driven_from_python(
     engine.core.check_invariants()
 
 
+def test_python_launches_no_decode_step_whose_graph_is_there(tiny_folder: Any) -> None:
+    prompts = tiny_models.random_prompts(9, low=1, high=60, seed=36)
+    params = [greedy(5 + 3 * i) for i in range(9)]
+    expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner), prompts, params))
+    engine = looped(tiny_folder("llama"))
+    runner: Any = engine.runner
+    runner.run_empty(runner._shapes.usual_graphs)
+    shapes, launch = [], runner._run
+    runner._run = lambda shape: (shapes.append(shape), launch(shape))[1]
+    assert tokens(run(engine, prompts, params)) == expected
+    assert shapes and all(shape.queries != 1 for shape in shapes)
+    engine.core.check_invariants()
+
+
 def test_graphs_whose_handles_nobody_knows_are_launched_from_python(tiny_folder: Any) -> None:
     queue = LateQueue(1)
 
