@@ -38,7 +38,8 @@ OCTAVO = (
     "step's batch; Python supplies the models, the tokenizer and the command line."
 )
 MODELS = (
-    "Octavo runs Llama, Mistral, Qwen2 and Qwen3 models from a Hugging Face folder with safetensors weights."
+    "Octavo runs Llama, Mistral, Mixtral, Qwen, Gemma, DeepSeek, GPT-OSS, Bamba, Granite and Whisper models "
+    "from a Hugging Face folder with safetensors weights."
 )
 HELLO = "Hello! I am tiny, the small model inside Octavo. Ask me about Octavo, KV caches or LLM inference."
 
