@@ -35,6 +35,7 @@ class Cell:
     kv_heads: int = 8
     head_dim: int = 128
     fp8: bool = False
+    fresh: bool = False  # from the projections on: the newest keys and values are not stored yet
 
     @property
     def tokens(self) -> int:
@@ -71,6 +72,9 @@ OTHERS = [
     Cell("decode", "8 x 8k, Gemma heads", ((1, 8192),) * 8, **GEMMA),
     Cell("decode", "8 x 8k, e4m3", ((1, 8192),) * 8, fp8=True),
     Cell("decode", "64 x 8k, e4m3", ((1, 8192),) * 64, fp8=True),
+    Cell("decode", "1 x 1k, fresh", ((1, 1024),), fresh=True),
+    Cell("decode", "8 x 1k, fresh", ((1, 1024),) * 8, fresh=True),
+    Cell("decode", "16 x 4k, fresh", ((1, 4096),) * 16, fresh=True),
 ]
 PREFILL = [
     Cell("prefill", "1 x 8k", ((8192, 8192),)),
@@ -104,8 +108,8 @@ class Step:
         self.out = torch.full_like(self.q, torch.nan)
         self.scale = cell.head_dim**-0.5
 
-    def ours(self) -> list[Call]:
-        """Return the calls of Octavo's attention. The plan is made once a step, for all layers."""
+    def plan(self) -> ops.AttentionPlan:
+        """Return the plan, which is made once a step for all layers."""
         cell, longest = self.cell, max(queries for queries, _ in self.cell.rows)
         cache, like = self.pool[:, 0], self.q if cell.fp8 else None
         count = ops.attention_plan_bytes(
@@ -114,12 +118,48 @@ class Step:
         plan = ops.AttentionPlan(
             memory=torch.empty(count, dtype=torch.uint8, device="cuda"), max_queries=longest
         )
-        rows = (self.table, self.row_slot, self.query_start, self.seq_len)
-        ops.plan_attention(plan, cache, *rows, cell.tokens, cell.heads, like=like)
+        ops.plan_attention(plan, cache, *self.rows, cell.tokens, cell.heads, like=like)
+        return plan
+
+    @property
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.table, self.row_slot, self.query_start, self.seq_len
+
+    def ours(self) -> list[Call]:
+        """Return the calls of Octavo's attention."""
+        plan, rows = self.plan(), self.rows
 
         def call(i: int) -> Call:
             layer = self.pool[:, i]
             return lambda: ops.paged_attention(self.out, self.q, layer, *rows, self.scale, plan=plan)
+
+        return [call(i) for i in range(self.calls)]
+
+    def fresh(self, *, apart: bool = False) -> list[Call]:
+        """Return the calls of attention from the projections on, in the kernels of the two ops if `apart`.
+
+        Angles are zero and there are no norms, so that what is stored and attended to is what was.
+        """
+        cell, plan, rows = self.cell, self.plan(), self.rows
+        newest = self.seq_len - 1
+        block = self.table[self.row_slot.long(), newest // BLOCK].long()
+        place = (newest % BLOCK).long()
+        angles = torch.zeros(1, cell.head_dim, device="cuda")
+        angles[:, : cell.head_dim // 2] = 1.0  # cosines, then sines
+        where = (torch.zeros_like(newest), angles)
+
+        def call(i: int) -> Call:
+            layer, slot = self.pool[:, i], block * BLOCK + place
+            k, v = (layer[block, kv, :, place].contiguous() for kv in (0, 1))
+            if not apart:
+                given = (self.q, k, v, *where, layer, slot, *rows, self.scale)
+                return lambda: ops.norm_rope_attention(self.out, *given, plan=plan)
+
+            def run() -> None:
+                ops.norm_rope_cache(self.q, k, v, *where, layer, slot)
+                ops.paged_attention(self.out, self.q, layer, *rows, self.scale, plan=plan)
+
+            return run
 
         return [call(i) for i in range(self.calls)]
 
@@ -260,7 +300,7 @@ def peers_of(step: Step) -> Peers:
     if find_spec("flashinfer"):
         for backend in ("fa2", "fa3"):
             found[f"FlashInfer {backend}"] = lambda backend=backend: flashinfer(step, backend)  # type: ignore[misc]
-    return {} if step.cell.fp8 else found
+    return {} if step.cell.fp8 or step.cell.fresh else found
 
 
 def measure(cells: list[Cell]) -> Iterator[Result]:
@@ -268,9 +308,11 @@ def measure(cells: list[Cell]) -> Iterator[Result]:
     in_16_bits: dict[str, float] = {}
     for cell in cells:
         step = Step(cell)
-        calls = step.ours()
+        calls = step.fresh() if cell.fresh else step.ours()
         error, us = error_of(step, calls), time_calls(calls)
         peer = fastest_peer(peers_of(step))
+        if cell.fresh:
+            peer = {"peer": "octavo, two kernels", "peer_us": time_calls(step.fresh(apart=True))}
         if cell.fp8:  # no peer here reads e4m3; what it saves over 16 bits is the question
             peer = {"peer": "octavo, bf16", "peer_us": in_16_bits.get(cell.name.removesuffix(", e4m3"))}
         in_16_bits[cell.name] = us

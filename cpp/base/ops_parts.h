@@ -39,6 +39,12 @@ inline CacheWriteArgs CacheWriteOf(const NormRopeCacheArgs& a) {
   return {a.k, a.v, a.cache, a.slot, a.k_scale, a.v_scale};
 }
 
+inline NormRopeCacheArgs NormRopeCacheOf(const NormRopeAttentionArgs& a) {
+  const PagedAttentionArgs& p = a.attention;
+  return {p.q,      a.k,      a.v,   a.position,      a.cos_sin,     p.cache,   a.slot,
+          a.q_norm, a.k_norm, a.eps, a.weight_offset, a.interleaved, p.k_scale, p.v_scale};
+}
+
 // Latent attention is attention of all heads over one key head, whose values are the leading part
 // of its keys: the cache's K and V are the same memory.
 inline PagedAttentionArgs AttentionOf(const LatentAttentionArgs& a) {

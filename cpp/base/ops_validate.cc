@@ -203,6 +203,19 @@ Status Validate(const PagedAttentionArgs& a) {
   return CheckColumn(op, "sinks", *a.sinks, DType::kF32, a.q.shape[1]);
 }
 
+Status Validate(const NormRopeAttentionArgs& a) {
+  const char* op = "norm_rope_attention";
+  const PagedAttentionArgs& p = a.attention;
+  OCTAVO_RETURN_IF_ERROR(Validate(NormRopeCacheOf(a)));
+  OCTAVO_RETURN_IF_ERROR(Validate(p));
+  for (const TensorView* out : {&p.q, &a.k, &p.cache}) {
+    OCTAVO_RETURN_IF_ERROR(
+        CheckApart(op, *out, {&p.block_table, &p.row_slot, &p.query_start, &p.seq_len}));
+  }
+  // A backend that does it in one pass writes a row's out while it reads another's q.
+  return CheckApart(op, p.out, {&p.q, &a.k, &a.v, &a.position, &a.slot});
+}
+
 Status Validate(const GatedActivationArgs& a) {
   const char* op = "gated activation";
   const OpTensor out{op, "out", a.out, /*written=*/true};

@@ -119,6 +119,11 @@ Status ValidateIndices(const PagedAttentionArgs& a) {
   return CheckAttentionIndices("paged_attention", a);
 }
 
+Status ValidateIndices(const NormRopeAttentionArgs& a) {
+  OCTAVO_RETURN_IF_ERROR(ValidateIndices(NormRopeCacheOf(a)));
+  return ValidateIndices(a.attention);
+}
+
 Status CheckAttentionIndices(const char* op, const PagedAttentionArgs& a) {
   const int64_t rows = a.row_slot.shape[0];
   const int64_t block_size = a.cache.shape[3];

@@ -155,8 +155,6 @@ Status CheckPlanMemory(const PagedAttentionArgs& a, const AttentionPlan& plan,
   return Status::Ok();
 }
 
-bool Empty(const PagedAttentionArgs& a) { return a.q.shape[0] == 0 || a.row_slot.shape[0] == 0; }
-
 LaunchShape MakeLaunch(const AttentionCall& call, Stream stream) {
   LaunchShape launch;
   launch.dependent = call.dependent;
@@ -181,6 +179,8 @@ Status EnqueueGeneric(const PagedAttentionArgs& a, const AttentionCall& call, St
 }
 
 }  // namespace
+
+bool IsEmpty(const PagedAttentionArgs& a) { return a.q.shape[0] == 0 || a.row_slot.shape[0] == 0; }
 
 bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts) {
   return facts.wgmma && FitsTensorCores(a) && a.cache.dtype == a.q.dtype &&
@@ -210,9 +210,15 @@ Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
   return Status::Ok();
 }
 
+Status ResolveCall(const PagedAttentionArgs& a, const AttentionPlan& plan, AttentionCall* call) {
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, call));
+  call->plan_ready = plan.ready;
+  return CheckPlanMemory(a, plan, *call);
+}
+
 Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
                    Stream stream) {
-  if (!call.tensor_cores || Empty(a)) return Status::Ok();
+  if (!call.tensor_cores || IsEmpty(a)) return Status::Ok();
   PlanParams p{};
   p.shape = call.shape;
   p.query_start = a.query_start.ptr<int32_t>();
@@ -222,13 +228,26 @@ Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void*
   return LaunchPlan(p, call.capacity.segments, call.dependent, stream);
 }
 
+DecodeParams DecodeParamsOf(const PagedAttentionArgs& a, const AttentionCall& call, void* memory) {
+  const PlanParts parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
+  const bool beside = call.shape.prefill_tokens > 0 && call.wgmma && call.dependent;
+  return {MakeLayer(a), parts.ctas,  parts.segments,  parts.arrived,
+          parts.sums,   parts.stats, call.plan_ready, beside};
+}
+
+LaunchShape DecodeLaunch(const AttentionCall& call, Stream stream) {
+  LaunchShape launch = MakeLaunch(call, stream);
+  launch.grid = static_cast<unsigned>(call.shape.ctas);
+  return launch;
+}
+
 Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
                     Stream stream) {
-  if (Empty(a)) return Status::Ok();
+  if (IsEmpty(a)) return Status::Ok();
   if (!call.tensor_cores) return EnqueueGeneric(a, call, stream);
-  const PlanParts parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
-  LaunchShape launch = MakeLaunch(call, stream);
   if (call.shape.prefill_tokens > 0) {
+    const PlanParts parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
+    LaunchShape launch = MakeLaunch(call, stream);
     constexpr uint32_t kOne = 1u << 16;
     const auto group = static_cast<uint32_t>(call.shape.group);
     const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
@@ -238,11 +257,7 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
                                       : LaunchPrefill(c.head_dim, c.half, c.fp8, p, launch));
   }
   if (call.shape.decode_queries == 0) return Status::Ok();
-  const bool beside = call.shape.prefill_tokens > 0 && call.wgmma && call.dependent;
-  const DecodeParams p{MakeLayer(a), parts.ctas,  parts.segments,  parts.arrived,
-                       parts.sums,   parts.stats, call.plan_ready, beside};
-  launch.grid = static_cast<unsigned>(call.shape.ctas);
-  return LaunchDecode(call.choice, p, launch);
+  return LaunchDecode(call.choice, DecodeParamsOf(a, call, memory), DecodeLaunch(call, stream));
 }
 
 Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionOptions& options) {
@@ -255,17 +270,14 @@ Result<int64_t> AttentionPlanBytes(const PagedAttentionArgs& a, const AttentionO
 Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   AttentionCall call;
-  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, &call));
-  OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan, &call));
   return EnqueuePlan(a, call, plan.memory, stream);
 }
 
 Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   AttentionCall call;
-  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan.options, {}, &call));
-  OCTAVO_RETURN_IF_ERROR(CheckPlanMemory(a, plan, call));
-  call.plan_ready = plan.ready;
+  OCTAVO_RETURN_IF_ERROR(ResolveCall(a, plan, &call));
   return EnqueueLayer(a, call, plan.memory, stream);
 }
 
@@ -276,7 +288,7 @@ Status PagedAttention(const PagedAttentionArgs& a, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(CheckOptions(a, options));
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
-  if (Empty(a)) return Status::Ok();
+  if (IsEmpty(a)) return Status::Ok();
   AttentionCall call;
   call.facts = facts.value();
   call.dependent = call.facts.dependent_launch;

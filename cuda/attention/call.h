@@ -33,6 +33,9 @@ struct AttentionCall {
   bool plan_ready = false;  // as AttentionPlan::ready
 };
 
+// A call that has nothing to do.
+bool IsEmpty(const PagedAttentionArgs& a);
+
 // Whether the wgmma prefill kernel takes these tensors on this device and driver.
 bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts);
 
@@ -40,8 +43,14 @@ bool FitsWgmma(const PagedAttentionArgs& a, const DeviceFacts& facts);
 Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
                    const AttentionKernels& kernels, AttentionCall* call);
 
+// The same as a plan says, whose memory is checked.
+Status ResolveCall(const PagedAttentionArgs& a, const AttentionPlan& plan, AttentionCall* call);
+
 Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
                    Stream stream);
+// What decode kernels are told of a layer, and their grid. REQUIRES: call.tensor_cores.
+DecodeParams DecodeParamsOf(const PagedAttentionArgs& a, const AttentionCall& call, void* memory);
+LaunchShape DecodeLaunch(const AttentionCall& call, Stream stream);
 Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void* memory,
                     Stream stream);
 

@@ -69,6 +69,13 @@ __device__ __forceinline__ ElementPack<T, kWidth> LoadPack(const T* from) {
   return *reinterpret_cast<const ElementPack<T, kWidth>*>(from);
 }
 
+// Past L1, which may hold what lay there before the kernel in front of this one wrote.
+template <typename T, int kWidth>
+__device__ __forceinline__ ElementPack<T, kWidth> LoadPackPastL1(const T* from) {
+  static_assert(kWidth > 1);
+  return {__ldcg(reinterpret_cast<const uint4*>(from))};
+}
+
 template <typename T, int kWidth>
 __device__ __forceinline__ void StorePack(T* to, const ElementPack<T, kWidth>& pack) {
   *reinterpret_cast<ElementPack<T, kWidth>*>(to) = pack;

@@ -138,7 +138,33 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, 4)
   }
 }
 
-QkvParams MakeParams(const NormRopeCacheArgs& a) {
+template <typename T>
+Status LaunchOf(const Params& p, bool wide, const LaunchShape& shape) {
+  return wide ? LaunchDependent(NormRopeCacheKernel<T, kWideElements<T>>, shape, p)
+              : LaunchDependent(NormRopeCacheKernel<T, 1>, shape, p);
+}
+
+// Whether every row of a cache in e4m3 begins where `codes` of them are stored at once. A cache of
+// few bytes must not make the norms of q and k add in another order than rms_norm.
+bool WideCodes(const TensorView& cache, int64_t head_dim, int64_t codes) {
+  int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(cache.data)) | head_dim;
+  for (int d = 0; d + 1 < cache.rank; ++d) all |= cache.shape[d] > 1 ? cache.stride[d] : 0;
+  return all % codes == 0;
+}
+
+bool Wide(const NormRopeCacheArgs& a) {
+  const int64_t d = a.q.shape[2];
+  const bool cache = a.cache.dtype == DType::kF8E4M3
+                         ? WideCodes(a.cache, d, kWideBytes / DTypeSize(a.q.dtype))
+                         : WideRows(a.cache, d);
+  bool wide = cache && WideRows(a.q, d) && WideRows(a.k, d) && WideRows(a.v, d);
+  if (a.q_norm.has_value()) wide = wide && WideRows(*a.q_norm, d) && WideRows(*a.k_norm, d);
+  return wide;
+}
+
+}  // namespace
+
+QkvParams QkvParamsOf(const NormRopeCacheArgs& a) {
   const int64_t size = DTypeSize(a.cache.dtype);
   QkvParams p{};
   p.q = a.q.ptr<char>();
@@ -173,36 +199,14 @@ QkvParams MakeParams(const NormRopeCacheArgs& a) {
   return p;
 }
 
-template <typename T>
-Status LaunchOf(const Params& p, bool wide, const LaunchShape& shape) {
-  return wide ? LaunchDependent(NormRopeCacheKernel<T, kWideElements<T>>, shape, p)
-              : LaunchDependent(NormRopeCacheKernel<T, 1>, shape, p);
+bool FitsPairs(const NormRopeCacheArgs& a, const QkvParams& p) {
+  return FitsPairs(a.q.dtype, p, Wide(a));
 }
-
-// Whether every row of a cache in e4m3 begins where `codes` of them are stored at once. A cache of
-// few bytes must not make the norms of q and k add in another order than rms_norm.
-bool WideCodes(const TensorView& cache, int64_t head_dim, int64_t codes) {
-  int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(cache.data)) | head_dim;
-  for (int d = 0; d + 1 < cache.rank; ++d) all |= cache.shape[d] > 1 ? cache.stride[d] : 0;
-  return all % codes == 0;
-}
-
-bool Wide(const NormRopeCacheArgs& a) {
-  const int64_t d = a.q.shape[2];
-  const bool cache = a.cache.dtype == DType::kF8E4M3
-                         ? WideCodes(a.cache, d, kWideBytes / DTypeSize(a.q.dtype))
-                         : WideRows(a.cache, d);
-  bool wide = cache && WideRows(a.q, d) && WideRows(a.k, d) && WideRows(a.v, d);
-  if (a.q_norm.has_value()) wide = wide && WideRows(*a.q_norm, d) && WideRows(*a.k_norm, d);
-  return wide;
-}
-
-}  // namespace
 
 Status NormRopeCache(const NormRopeCacheArgs& a, Stream stream) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
   const char* op = "norm_rope_cache";
-  const QkvParams p = MakeParams(a);
+  const QkvParams p = QkvParamsOf(a);
   const Params all{p, p.tokens * p.token_heads};
   if (all.heads == 0 || p.head_dim == 0) return Status::Ok();
   if (p.head_dim > kMaxHeadDim) return InvalidOp(op, "the head dim is above 512");

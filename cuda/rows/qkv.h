@@ -5,7 +5,7 @@
 
 #include "common/launch.h"
 #include "common/rows.h"
-#include "octavo/dtype.h"
+#include "octavo/ops.h"
 #include "rows/rotate.cuh"
 
 namespace octavo::cuda {
@@ -38,9 +38,12 @@ struct QkvParams {
   float offset;
 };
 
+QkvParams QkvParamsOf(const NormRopeCacheArgs& a);
+
 // Whether the pair kernel takes these heads: halves of a power of two of 16-byte pieces, all of the
 // head turned, rows and angles on 16 bytes.
 bool FitsPairs(DType dtype, const QkvParams& p, bool wide);
+bool FitsPairs(const NormRopeCacheArgs& a, const QkvParams& p);
 
 // REQUIRES: FitsPairs.
 Status LaunchPairs(DType dtype, const QkvParams& p, cudaStream_t stream);

@@ -12,10 +12,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "cache/slot.cuh"
 #include "common/e4m3.cuh"
 #include "common/host_device.h"
-#include "rows/norm.cuh"
+#include "rows/head_piece.cuh"
 #include "rows/qkv.h"
 
 namespace octavo::cuda {
@@ -66,42 +65,6 @@ __device__ __forceinline__ HeadPlace PlaceOfHead(const QkvParams& p, char* sourc
   return {slot == nullptr ? nullptr : slot + p.place.value_stride, nullptr, false, p.place.v_scale};
 }
 
-// Byte offset of a slot of the first head in the cache; -1: it goes nowhere.
-__device__ __forceinline__ int64_t SlotOffset(const CachePlace& c, int64_t slot) {
-  if (static_cast<uint64_t>(slot) >= static_cast<uint64_t>(c.slots)) return -1;
-  const int64_t block = BlockOfSlot(slot, c.slots, c.block_size);
-  return block * c.block_stride + (slot - block * c.block_size) * c.place_stride;
-}
-
-// Neighbours of the table of angles. REQUIRES: `from` on 16 bytes.
-template <int kWidth>
-__device__ __forceinline__ void LoadFloats(const float* from, float (&x)[kWidth]) {
-  constexpr int kEach = kWideElements<float>;
-  static_assert(kWidth % kEach == 0);
-#pragma unroll
-  for (int j = 0; j < kWidth; j += kEach) {
-    float part[kEach];
-    LoadElements<float, kEach>(from + j, part);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) x[j + i] = part[i];
-  }
-}
-
-template <typename T, int kWidth>
-__device__ __forceinline__ void NormPiece(const char* weight, int at, float inverse, float offset,
-                                          float (&x)[kWidth]) {
-  float w[kWidth];
-  LoadElements<T, kWidth>(reinterpret_cast<const T*>(weight) + at, w);
-  ScaleByWeight(x, w, inverse, offset);
-  RoundElements<T>(x);  // what rms_norm would have stored
-}
-
-// A lane's part of a head, as it is stored.
-template <typename T>
-struct HeadPiece {
-  ElementPack<T, kWideElements<T>> first, second;
-};
-
 // Norms, turns and stores one lane's part of a head. All lanes of a warp come together: sums are
 // exchanged among them.
 template <typename T>
@@ -113,21 +76,8 @@ __device__ __forceinline__ void FinishPiece(const QkvParams& p, const HeadPlace&
   constexpr int kWidth = kWideElements<T>;
   const int half = p.head_dim / 2;
   float a[kWidth], b[kWidth];
-  ToFloats(piece.first, a);
-  ToFloats(piece.second, b);
-  if (p.q_norm != nullptr) {
-    float sum = AddSquares(0.0f, a) + AddSquares(0.0f, b);
-    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-    if (place.weight != nullptr) {
-      const float inverse = InverseRms(sum, p.head_dim, p.eps);
-      NormPiece<T, kWidth>(place.weight, at, inverse, p.offset, a);
-      NormPiece<T, kWidth>(place.weight, half + at, inverse, p.offset, b);
-    }
-  }
-  if (place.turn && turn) {
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) Rotate(a[j], b[j], c[j], s[j], &a[j], &b[j]);
-  }
+  const auto weight = [&] { return LoadWeight<T>(place.weight, p.head_dim, at); };
+  NormAndTurn(p, piece, place.weight != nullptr, weight, lanes, c, s, place.turn && turn, a, b);
   if (place.to == nullptr || !there) return;
   if (place.scale != 0.0f) {
     RoundElements<T>(a);

@@ -1,4 +1,5 @@
-// Paged attention of octavo._ops, and the plan that its CUDA kernels work by.
+// Paged attention of octavo._ops, alone and with what stands in front of it, and the plan that its
+// CUDA kernels work by.
 #include <nanobind/stl/optional.h>
 
 #include "octavo/cuda_attention.h"
@@ -99,6 +100,28 @@ void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_
   });
 }
 
+// The tensors of a step's rows.
+struct Rows {
+  const Tensor& block_table;
+  const Tensor& row_slot;
+  const Tensor& query_start;
+  const Tensor& seq_len;
+};
+
+PagedAttentionArgs ArgsOf(Call* call, const Tensor& out, const Tensor& q, const Tensor& cache,
+                          const Rows& rows, const std::optional<Tensor>& sinks) {
+  PagedAttentionArgs args;
+  args.out = call->View("out", out);
+  args.q = call->View("q", q);
+  args.cache = call->View("cache", cache);
+  args.block_table = call->View("block_table", rows.block_table);
+  args.row_slot = call->View("row_slot", rows.row_slot);
+  args.query_start = call->View("query_start", rows.query_start);
+  args.seq_len = call->View("seq_len", rows.seq_len);
+  args.sinks = call->View("sinks", sinks);
+  return args;
+}
+
 void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
@@ -106,18 +129,11 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked,
                     float k_scale, float v_scale, bool invariant, bool plan_ready) {
   Call call;
-  PagedAttentionArgs args;
-  args.out = call.View("out", out);
-  args.q = call.View("q", q);
-  args.cache = call.View("cache", cache);
-  args.block_table = call.View("block_table", block_table);
-  args.row_slot = call.View("row_slot", row_slot);
-  args.query_start = call.View("query_start", query_start);
-  args.seq_len = call.View("seq_len", seq_len);
+  PagedAttentionArgs args =
+      ArgsOf(&call, out, q, cache, {block_table, row_slot, query_start, seq_len}, sinks);
   args.scale = scale;
   args.window = window;
   args.soft_cap = soft_cap;
-  args.sinks = call.View("sinks", sinks);
   args.chunked = chunked;
   args.k_scale = k_scale;
   args.v_scale = v_scale;
@@ -136,6 +152,51 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
   call.Run(cpu::PagedAttention, OCTAVO_CUDA_OP(PagedAttention), args);
 }
 
+void NormRopeAttention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
+                       const Tensor& position, const Tensor& cos_sin, const Tensor& cache,
+                       const Tensor& slot, const Tensor& block_table, const Tensor& row_slot,
+                       const Tensor& query_start, const Tensor& seq_len, float scale,
+                       const std::optional<Tensor>& q_norm, const std::optional<Tensor>& k_norm,
+                       float eps, float weight_offset, bool interleaved, int64_t window,
+                       float soft_cap, const std::optional<Tensor>& sinks,
+                       const std::optional<Tensor>& plan, int64_t max_queries,
+                       int64_t decode_queries, bool fixed_split, bool chunked, float k_scale,
+                       float v_scale, bool invariant, bool plan_ready) {
+  Call call;
+  NormRopeAttentionArgs args;
+  args.attention =
+      ArgsOf(&call, out, q, cache, {block_table, row_slot, query_start, seq_len}, sinks);
+  args.attention.scale = scale;
+  args.attention.window = window;
+  args.attention.soft_cap = soft_cap;
+  args.attention.chunked = chunked;
+  args.attention.k_scale = k_scale;
+  args.attention.v_scale = v_scale;
+  args.attention.invariant = invariant;
+  args.k = call.View("k", k);
+  args.v = call.View("v", v);
+  args.position = call.View("position", position);
+  args.cos_sin = call.View("cos_sin", cos_sin);
+  args.slot = call.View("slot", slot);
+  args.q_norm = call.View("q_norm", q_norm);
+  args.k_norm = call.View("k_norm", k_norm);
+  args.eps = eps;
+  args.weight_offset = weight_offset;
+  args.interleaved = interleaved;
+#ifdef OCTAVO_HAS_CUDA
+  if (call.cuda() && plan.has_value()) {
+    const cuda::AttentionPlan p =
+        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split}, plan_ready);
+    call.RunCuda([&](cuda::Stream stream) { return cuda::NormRopeAttention(args, p, stream); });
+    return;
+  }
+#else
+  static_cast<void>(plan);
+  static_cast<void>(max_queries + decode_queries + fixed_split + plan_ready);
+#endif
+  call.Run(cpu::NormRopeAttention, OCTAVO_CUDA_OP(NormRopeAttention), args);
+}
+
 }  // namespace
 
 void BindAttention(nb::module_& m) {
@@ -151,6 +212,15 @@ void BindAttention(nb::module_& m) {
         arg("like").none() = nb::none());
   m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
+        nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
+        arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
+        nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,
+        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false, nb::arg("plan_ready") = false);
+  m.def("norm_rope_attention", &NormRopeAttention, arg("out"), arg("q"), arg("k"), arg("v"),
+        arg("position"), arg("cos_sin"), arg("cache"), arg("slot"), arg("block_table"),
+        arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
+        arg("q_norm").none() = nb::none(), arg("k_norm").none() = nb::none(),
+        nb::arg("eps") = 1e-6f, nb::arg("weight_offset") = 0.0f, nb::arg("interleaved") = false,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
         nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,

@@ -104,7 +104,7 @@ Status NormRopeCache(Call& c) {
   return cpu::NormRopeCache(a);
 }
 
-Status PagedAttention(Call& c) {
+PagedAttentionArgs Attention(Call& c) {
   PagedAttentionArgs a;
   const int64_t queries = c.heads * c.bytes.Between(1, 3);
   a.q = c.Heads(queries);
@@ -119,7 +119,23 @@ Status PagedAttention(Call& c) {
   if (c.bytes.OneIn(3)) a.soft_cap = c.bytes.Float();
   if (c.bytes.OneIn(3)) a.sinks = c.tensors.F32({queries});
   a.chunked = c.bytes.OneIn(3);
-  return cpu::PagedAttention(a);
+  return a;
+}
+
+Status PagedAttention(Call& c) { return cpu::PagedAttention(Attention(c)); }
+
+Status NormRopeAttention(Call& c) {
+  const int64_t positions = c.bytes.Between(1, 20);
+  NormRopeAttentionArgs a{Attention(c),        c.Heads(c.heads),
+                          c.Heads(c.heads),    c.Position(positions),
+                          c.CosSin(positions), c.tensors.Longs(c.tokens, c.blocks * c.extent)};
+  if (c.bytes.OneIn(2)) {
+    a.q_norm = c.tensors.Floats({c.dim});
+    a.k_norm = c.Maybe(c.tensors.Floats({c.dim}));
+  }
+  a.eps = c.bytes.Float();
+  a.interleaved = c.bytes.OneIn(2);
+  return cpu::NormRopeAttention(a);
 }
 
 Status GatedActivation(Call& c) {
@@ -351,11 +367,11 @@ Status LatentAttention(Call& c) {
 
 using Op = Status (*)(Call&);
 constexpr Op kOps[] = {
-    RmsNorm,          AddRmsNorm,      Rope,          SlotMapping, CacheWrite,   NormRopeCache,
-    PagedAttention,   GatedActivation, ClampedSwiglu, Linear,      FillTokens,   KeepTokens,
-    Argmax,           Sample,          Logprobs,      MoeRoute,    MoeGroup,     GroupedLinear,
-    MoeCombine,       StateMapping,    CausalConv1d,  SsmScan,     GatedRmsNorm, FetchBlocks,
-    LatentCacheWrite, LatentAttention, CopyRuns};
+    RmsNorm,          AddRmsNorm,      Rope,          SlotMapping,      CacheWrite,   NormRopeCache,
+    PagedAttention,   GatedActivation, ClampedSwiglu, Linear,           FillTokens,   KeepTokens,
+    Argmax,           Sample,          Logprobs,      MoeRoute,         MoeGroup,     GroupedLinear,
+    MoeCombine,       StateMapping,    CausalConv1d,  SsmScan,          GatedRmsNorm, FetchBlocks,
+    LatentCacheWrite, LatentAttention, CopyRuns,      NormRopeAttention};
 constexpr int32_t kNumOps = int32_t(sizeof(kOps) / sizeof(kOps[0]));
 
 // A processor that lacks one runs the same input with the one in use.

@@ -43,9 +43,11 @@ struct AttentionPlan {
   void* memory = nullptr;
   int64_t bytes = 0;
   AttentionOptions options;
-  // Of a call of PagedAttention: the plan and the block table were written before the kernel in
-  // front of it on the stream, which may write queries, keys and values only. Their tiles are then
-  // looked up while that kernel runs. Every layer but a plan's first can say so.
+  // Of a call of PagedAttention or NormRopeAttention: the plan and the block table were written
+  // before the kernel in front of it on the stream, which may write queries, keys and values only.
+  // Tiles are then looked up while that kernel runs. Of NormRopeAttention also positions, slots,
+  // norms and the cache: what is in front writes q, k and v. Every layer but a plan's first can say
+  // so.
   bool ready = false;
 };
 
@@ -61,6 +63,13 @@ Status PlanPagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan
 // before this. Unlike the CPU op it cannot check indices: a block table entry outside the cache is
 // undefined behaviour.
 Status PagedAttention(const PagedAttentionArgs& a, const AttentionPlan& plan, Stream stream);
+
+// One layer from its projections on, by the same plan. One kernel where no row has more than one
+// query (max_queries 1), for up to 16 tokens of 16 bits over a cache of the same, 8 query heads of
+// a KV head, D = 64, 128 or 256, all of it turned, halves against each other, every row on 16
+// bytes; else NormRopeCache and PagedAttention. The bits are the same.
+Status NormRopeAttention(const NormRopeAttentionArgs& a, const AttentionPlan& plan, Stream stream);
+Status NormRopeAttention(const NormRopeAttentionArgs& a, Stream stream);
 
 // One layer without a plan, on the plain kernel: for tests and for steps that are too rare to plan.
 Status PagedAttention(const PagedAttentionArgs& a, Stream stream);

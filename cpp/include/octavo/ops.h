@@ -130,6 +130,27 @@ struct PagedAttentionArgs {
   bool invariant = false;
 };
 
+// norm_rope_cache, then paged_attention of what it left, with their bits: all that stands between
+// the projections and the product behind attention. q, the cache and its scales are those of
+// `attention`; what is left in q and k is unspecified.
+//
+// REQUIRES: the slot of a row's query is where the row's line of block_table has its position. What
+// of a token of no row, or of one with seq_len 0, is stored in its slot is unspecified: such a
+// token's slot should be negative.
+struct NormRopeAttentionArgs {
+  PagedAttentionArgs attention;
+  TensorView k;         // [N, Hk, D] of T
+  TensorView v;         // as k
+  TensorView position;  // as in NormRopeCacheArgs, like all that follows
+  TensorView cos_sin;
+  TensorView slot;
+  std::optional<TensorView> q_norm = std::nullopt;
+  std::optional<TensorView> k_norm = std::nullopt;
+  float eps = 1e-6f;
+  float weight_offset = 0.0f;
+  bool interleaved = false;
+};
+
 // The first key that a query at `position` sees.
 inline int64_t FirstVisibleKey(const PagedAttentionArgs& a, int64_t position) {
   if (a.window == 0) return 0;
@@ -253,6 +274,7 @@ Status Validate(const SlotMappingArgs& a);
 Status Validate(const CacheWriteArgs& a);
 Status Validate(const NormRopeCacheArgs& a);
 Status Validate(const PagedAttentionArgs& a);
+Status Validate(const NormRopeAttentionArgs& a);
 Status Validate(const GatedActivationArgs& a);
 Status Validate(const LinearArgs& a);
 Status Validate(const FillTokensArgs& a);
@@ -267,6 +289,7 @@ Status ValidateIndices(const SlotMappingArgs& a);
 Status ValidateIndices(const CacheWriteArgs& a);
 Status ValidateIndices(const NormRopeCacheArgs& a);
 Status ValidateIndices(const PagedAttentionArgs& a);
+Status ValidateIndices(const NormRopeAttentionArgs& a);
 Status ValidateIndices(const FillTokensArgs& a);
 Status ValidateIndices(const KeepTokensArgs& a);
 Status ValidateIndices(const SampleArgs& a);
@@ -281,6 +304,7 @@ Status SlotMapping(const SlotMappingArgs& a);
 Status CacheWrite(const CacheWriteArgs& a);
 Status NormRopeCache(const NormRopeCacheArgs& a);
 Status PagedAttention(const PagedAttentionArgs& a);
+Status NormRopeAttention(const NormRopeAttentionArgs& a);
 Status SiluMul(const GatedActivationArgs& a);
 Status GeluTanhMul(const GatedActivationArgs& a);
 Status Linear(const LinearArgs& a);

@@ -186,33 +186,20 @@ class AttentionContext:
         `rotation`: of q and k, before that and in the same pass.
         """
         cache, group, (k_scale, v_scale) = self.caches[layer], self.groups[layer], self.scales[layer]
-        slots = self.slots[group]
+        slots, table = self.slots[group], self.block_tables[group]
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        plan = None if self.plans is None else self.plans.of(self, q, cache, table, window, chunked)
+        rows = (table, self.row_slot, self.query_start, self.seq_len)
+        how = (window, soft_cap, sinks, plan, chunked, k_scale, v_scale, self.invariant)
         if rotation is None:
             ops.cache_write(k, v, cache, slots, k_scale, v_scale)
+            attention = (q, cache, *rows, scale, *how)
+            ops.paged_attention(out, *attention)
         else:
             position, cos_sin, q_norm, k_norm, eps, offset = rotation
-            options = (eps, offset, False, k_scale, v_scale)
-            ops.norm_rope_cache(q, k, v, position, cos_sin, cache, slots, q_norm, k_norm, *options)
-        out, table = torch.empty(q.shape, dtype=q.dtype, device=q.device), self.block_tables[group]
-        plan = None if self.plans is None else self.plans.of(self, q, cache, table, window, chunked)
-        ops.paged_attention(
-            out,
-            q,
-            cache,
-            table,
-            self.row_slot,
-            self.query_start,
-            self.seq_len,
-            scale,
-            window,
-            soft_cap,
-            sinks,
-            chunked=chunked,
-            plan=plan,
-            k_scale=k_scale,
-            v_scale=v_scale,
-            invariant=self.invariant,
-        )
+            norms = (q_norm, k_norm, eps, offset, False)
+            fresh = (q, k, v, position, cos_sin, cache, slots, *rows, scale, *norms, *how)
+            ops.norm_rope_attention(out, *fresh)
         return out
 
     def attend_latent(

@@ -105,7 +105,8 @@ class AttentionPlan:
 
     ``ready`` says to ``paged_attention`` that the plan and the block table were written before the kernel in
     front of it on the stream, which then writes nothing but queries, keys and values: the call finds its keys
-    while that kernel runs. Every layer but a plan's first can say so.
+    while that kernel runs. To ``norm_rope_attention`` it says that of positions, slots and norms too, and
+    that the kernel in front writes ``q``, ``k`` and ``v`` alone. Every layer but a plan's first can say so.
     """
 
     memory: Tensor
@@ -218,6 +219,56 @@ def paged_attention(
         return
     options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
     backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale, invariant, plan.ready)
+
+
+def norm_rope_attention(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    cos_sin: Tensor,
+    cache: Tensor,
+    slot: Tensor,
+    block_table: Tensor,
+    row_slot: Tensor,
+    query_start: Tensor,
+    seq_len: Tensor,
+    scale: float,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    interleaved: bool = False,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+    plan: AttentionPlan | None = None,
+    chunked: bool = False,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    invariant: bool = False,
+) -> None:
+    """``norm_rope_cache`` of q, k and v [N, heads, D], then ``paged_attention`` of what it left, with their
+    bits: all that stands between the projections and the product behind attention.
+
+    Arguments as in those ops. ``slot`` [N] has to be where ``block_table`` has each token of a row, and
+    negative for tokens of no row and of rows with ``seq_len`` 0. What is left in q and k is unspecified.
+
+    CUDA does it in one kernel where a plan has 1 ``max_queries``, for up to 16 tokens of 16 bits, over a
+    cache of their dtype, with up to 8 query heads of a KV head and D = 64, 128 or 256, all of it turned and
+    not interleaved; else in the kernels of the two.
+    """
+    rows = (block_table, row_slot, query_start, seq_len)
+    norms = (q_norm, k_norm, eps, weight_offset, interleaved)
+    args = (out, q, k, v, position, cos_sin, cache, slot, *rows, scale, *norms, window, soft_cap, sinks)
+    if plan is None:
+        backend(q).norm_rope_attention(
+            *args, chunked=chunked, k_scale=k_scale, v_scale=v_scale, invariant=invariant
+        )
+        return
+    options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
+    backend(q).norm_rope_attention(*args, *options, chunked, k_scale, v_scale, invariant, plan.ready)
 
 
 def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:

@@ -154,3 +154,89 @@ def test_slot_mapping_and_cache_write_refuse_what_is_out_of_range() -> None:
     ops.cache_write(k, k, cache, slot)
     assert torch.equal(cache[3, 0, :, 5], k[0])
     assert int(cache.count_nonzero()) == 2 * 2 * 16
+
+
+def fresh_arguments(step: Step, normed: bool) -> dict[str, Any]:
+    """What norm_rope_attention takes for the newest tokens of a step, whose slots hold NaN."""
+    tokens, heads = len(step.q), step.heads + 2 * step.kv_heads
+    q, k, v = (
+        torch.randn(tokens, heads, step.head_dim)
+        .to(step.dtype)
+        .split((step.heads, step.kv_heads, step.kv_heads), 1)
+    )
+    position = torch.cat([torch.arange(length - new, length) for length, new in step.rows]).int()
+    slot = torch.empty(tokens, dtype=torch.int64)
+    ops.slot_mapping(slot, position, step.query_start, step.row_slot, step.table, step.block_size)
+    nan = torch.full_like(k, math.nan)
+    ops.cache_write(nan, nan, step.cache, slot)
+    norms = [torch.randn(step.head_dim).to(step.dtype) if normed else None for _ in range(2)]
+    return {
+        "out": torch.full_like(step.q, math.nan),
+        "q": q,
+        "k": k,
+        "v": v,
+        "position": position,
+        "cos_sin": torch.randn(1000, step.head_dim),
+        "cache": step.cache,
+        "slot": slot,
+        "block_table": step.table,
+        "row_slot": step.row_slot,
+        "query_start": step.query_start,
+        "seq_len": step.seq_len,
+        "scale": step.head_dim**-0.5,
+        "q_norm": norms[0],
+        "k_norm": norms[1],
+        "eps": 1e-5,
+        "weight_offset": 1.0,
+    }
+
+
+HEADS = ("q", "k", "v", "position", "cos_sin", "cache", "slot", "q_norm", "k_norm", "eps", "weight_offset")
+ROWS = ("out", "q", "cache", "block_table", "row_slot", "query_start", "seq_len", "scale")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("mask", [{}, {"window": 20, "soft_cap": 5.0}, {"window": 16, "chunked": True}])
+def test_norm_rope_attention_has_the_bits_of_its_two_parts(
+    dtype: torch.dtype, normed: bool, mask: dict[str, Any]
+) -> None:
+    step = Step([(40, 1), (16, 1), (17, 3), (1, 1), (90, 90)], dtype=dtype)
+    given = fresh_arguments(step, normed)
+    sinks = torch.randn(step.heads)
+    parts = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+    ops.norm_rope_attention(**given, **mask, sinks=sinks)
+    ops.norm_rope_cache(**{name: parts[name] for name in HEADS})
+    ops.paged_attention(**{name: parts[name] for name in ROWS}, **mask, sinks=sinks)
+    assert torch.equal(given["out"], parts["out"])
+    assert torch.equal(given["cache"].nan_to_num(7.0), parts["cache"].nan_to_num(7.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("position", 1000, r"rope: position\[0\] is 1000, need 0 to 999"),
+        ("slot", 1 << 40, r"cache_write: slot\[0\] is 1099511627776"),
+        ("seq_len", 1 << 30, r"paged_attention: seq_len\[0\]"),
+        ("query_start", 1, "paged_attention: query_start must start at 0"),
+    ],
+)
+def test_norm_rope_attention_checks_all_indices_before_it_writes(name: str, value: int, message: str) -> None:
+    step = Step([(40, 2), (10, 1)])
+    given = fresh_arguments(step, normed=True)
+    before = {part: given[part].clone() for part in ("out", "q", "k", "cache")}
+    given[name][0] = value
+    with pytest.raises(ValueError, match=message):
+        ops.norm_rope_attention(**given)
+    for part, was in before.items():
+        assert torch.equal(given[part].nan_to_num(7.0), was.nan_to_num(7.0)), part
+
+
+def test_norm_rope_attention_wants_an_output_of_its_own() -> None:
+    given = fresh_arguments(Step([(40, 2), (10, 1)]), normed=False)
+    given["out"] = given["q"]
+    with pytest.raises(ValueError, match="norm_rope_attention: an output shares memory with an input"):
+        ops.norm_rope_attention(**given)
+    given["out"] = torch.empty(2, 4, 64)
+    with pytest.raises(ValueError, match="paged_attention: out has shape"):
+        ops.norm_rope_attention(**given)

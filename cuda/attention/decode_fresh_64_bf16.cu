@@ -1,0 +1,8 @@
+#include "attention/decode_fresh.cuh"
+
+namespace octavo::cuda {
+
+template Status LaunchFreshDecodeOf<__nv_bfloat16, 64>(const FreshDecodeParams&,
+                                                       const LaunchShape&);
+
+}  // namespace octavo::cuda
