@@ -12,25 +12,25 @@ inline constexpr int kMaxLinearWarps = 16;
 inline constexpr int kMaxLinearTokens = 16;
 inline constexpr int kLinearUnit = 64;  // k of a unit: what a warp takes at a time
 
-// A stage holds a unit of 8 * groups weight rows and of 8 * token_tiles rows of x.
-constexpr int LinearStageBytes(int groups, int token_tiles) {
-  return (groups + token_tiles) * 8 * kLinearUnit * 2;
+// Rows of x that a stage holds: none but those there are, unless there is a second tile of them.
+constexpr int LinearStagedTokens(int token_tiles, int tokens) {
+  return token_tiles == 1 ? tokens : 8 * token_tiles;
 }
 
-// Warps of a CTA, and stages of a warp's ring: some 190 KiB in all, which is what a multiprocessor
-// of sm_90 has and six times what its share of memory bandwidth needs in flight.
+// A stage holds a unit of 8 * groups weight rows and of so many rows of x.
+constexpr int LinearStageBytes(int groups, int staged_tokens) {
+  return (8 * groups + staged_tokens) * kLinearUnit * 2;
+}
+
+// Warps of a CTA, and most stages of a warp's ring: some 190 KiB in all, which is what a
+// multiprocessor of sm_90 has and six times what its share of memory bandwidth needs in flight. A
+// ring is no larger than what its warp ever holds: what is left over lets the kernel behind begin,
+// and a product there reads its weights while this one computes.
 constexpr int LinearWarps(int groups) { return groups == 4 ? 8 : kMaxLinearWarps; }
 constexpr int LinearStages(int groups, int token_tiles) {
   if (groups == 4) return token_tiles == 1 ? 5 : 4;
   if (groups == 2) return token_tiles == 1 ? 4 : 3;
   return token_tiles == 1 ? 6 : 4;
-}
-
-// Shared memory of a warp: its ring and its sums.
-constexpr int LinearWarpBytes(int groups, int token_tiles) {
-  const int ring = LinearStages(groups, token_tiles) * LinearStageBytes(groups, token_tiles);
-  const int sums = groups * 8 * token_tiles * 8 * 4;
-  return ring + sums;
 }
 
 // A product of m rows, to n columns, over so many units of k.
@@ -50,9 +50,13 @@ struct LinearChoice {
   int ctas = 1;
   int tiles = 0;
   int norm_units = 0;  // of k, where the inputs are normed
+  int stages = 1;      // of a warp's ring
+  int staged_tokens = 8;
 
+  int ring_bytes() const { return stages * LinearStageBytes(groups, staged_tokens); }
   int shared_bytes() const {
-    const int product = warps * LinearWarpBytes(groups, token_tiles);
+    const int sums = groups * 8 * token_tiles * 8 * 4;  // of a warp
+    const int product = warps * (ring_bytes() + sums);
     if (norm_units == 0) return product;
     return product + norm_units * kLinearUnit * 2 + warps * token_tiles * 8 * 4;
   }
@@ -70,8 +74,15 @@ inline double LinearCost(const LinearChoice& c, int64_t units, int multiprocesso
          rounds * kTileEnd / teams;
 }
 
-// The cheapest tile height and number of teams. Nothing but the number of token tiles depends on
-// the rows of x, and that changes no sum.
+// Stages that a warp fills: all units of its tiles, if they are few.
+inline int FilledStages(const LinearChoice& c, int64_t units) {
+  const int64_t rounds = CeilDiv(c.tiles, c.ctas * (c.warps / c.team_warps));
+  const int64_t filled = rounds * CeilDiv(units, int64_t{c.team_warps});
+  return static_cast<int>(Min<int64_t>(filled, LinearStages(c.groups, c.token_tiles)));
+}
+
+// The cheapest tile height and number of teams. Nothing but the number of token tiles and the size
+// of a ring depends on the rows of x, and those change no sum.
 inline LinearChoice ChooseLinear(const LinearProblem& problem, int multiprocessors,
                                  int shared_per_block) {
   const int64_t units = problem.units;
@@ -82,6 +93,8 @@ inline LinearChoice ChooseLinear(const LinearProblem& problem, int multiprocesso
     LinearChoice c;
     c.groups = groups;
     c.token_tiles = 2;  // the form that takes more memory
+    c.staged_tokens = LinearStagedTokens(2, 16);
+    c.stages = LinearStages(groups, 2);
     c.norm_units = problem.normed ? static_cast<int>(units) : 0;
     c.warps = LinearWarps(groups);
     while (c.warps > 1 && c.shared_bytes() > shared_per_block) c.warps /= 2;
@@ -99,6 +112,8 @@ inline LinearChoice ChooseLinear(const LinearProblem& problem, int multiprocesso
   }
   best.ctas = static_cast<int>(Min<int64_t>(best.tiles, multiprocessors));
   best.token_tiles = problem.m > 8 ? 2 : 1;
+  best.staged_tokens = LinearStagedTokens(best.token_tiles, static_cast<int>(problem.m));
+  best.stages = FilledStages(best, units);
   return best;
 }
 

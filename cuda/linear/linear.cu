@@ -117,6 +117,8 @@ Status Linear(const LinearArgs& a, Stream stream) {
   p.tiles = choice.tiles;
   p.warps = choice.warps;
   p.team_warps = choice.team_warps;
+  p.ring_bytes = choice.ring_bytes();
+  p.stage_bytes = LinearStageBytes(choice.groups, choice.staged_tokens);
   return a.x.dtype == DType::kF16 ? LaunchKind<__half>(kind, choice, p, stream)
                                   : LaunchKind<__nv_bfloat16>(kind, choice, p, stream);
 }

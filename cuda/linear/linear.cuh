@@ -39,8 +39,7 @@ struct LinearShape {
   static constexpr int kColumns = kGated ? kRows / 2 : kRows;  // of out
   static constexpr int kStages = LinearStages(kGroups, kTokenTiles);
   static constexpr int kWeightBytes = kGroups * kGroupRows * kUnit * 2;
-  static constexpr int kStageBytes = LinearStageBytes(kGroups, kTokenTiles);
-  static constexpr int kWarpBytes = LinearWarpBytes(kGroups, kTokenTiles);
+  static constexpr int kSumFloats = kRows * kTokens;  // of a warp
   static_assert(sizeof(Element) == 2);
   static_assert(!kGated || kGroups % 2 == 0, "an MMA takes rows of the gate and what they open");
 
@@ -106,6 +105,14 @@ __device__ __forceinline__ void IssueWeight(const LinearParams& p, const UnitWal
   }
 }
 
+// Bytes of one half of a unit of x in a stage, for a tile of tokens. A stage has no room for rows
+// that are not there, unless they belong to a second tile.
+template <class S>
+__device__ __forceinline__ int InputBytes(const LinearParams& p) {
+  const int rows = S::kTokenTiles == 1 ? p.m : kTokensOfMma;
+  return rows * (kUnit / kPieceElements / 2) * kPieceBytes;
+}
+
 // A lane's pieces of x for one unit, past L1: an earlier kernel on this multiprocessor may have
 // left there what x held before.
 template <class S>
@@ -116,11 +123,12 @@ __device__ __forceinline__ void IssueInputs(const LinearParams& p, const UnitWal
 #pragma unroll
   for (int b = 0; b < S::kTokenTiles; ++b) {
     const int token = b * kTokensOfMma + g;
+    if (token >= p.m) continue;
     const char* const at = p.x + token * p.x_stride + k * 2;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-      const bool live = token < p.m && k + q * (kUnit / 2) < p.k;
-      CopyAsync16OrZero(stage + S::kWeightBytes + (b * 2 + q) * (kWarpSize * kPieceBytes),
+      const bool live = k + q * (kUnit / 2) < p.k;
+      CopyAsync16OrZero(stage + S::kWeightBytes + (b * 2 + q) * InputBytes<S>(p),
                         live ? at + q * kUnit : p.x, live);
     }
   }
@@ -141,13 +149,17 @@ struct LinearSums {
     }
   }
 
-  __device__ __forceinline__ void AddUnit(uint32_t stage, int unit, const LaneNorm<S>& norm) {
+  __device__ __forceinline__ void AddUnit(const LinearParams& p, uint32_t stage, int unit,
+                                          const LaneNorm<S>& norm) {
+    const int g = threadIdx.x % kWarpSize / 4;
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       uint4 x[S::kTokenTiles];
 #pragma unroll
       for (int b = 0; b < S::kTokenTiles; ++b) {
-        x[b] = LoadShared16(stage + S::kWeightBytes + (b * 2 + q) * (kWarpSize * kPieceBytes));
+        x[b] = make_uint4(0, 0, 0, 0);
+        if (b * kTokensOfMma + g >= p.m) continue;
+        x[b] = LoadShared16(stage + S::kWeightBytes + (b * 2 + q) * InputBytes<S>(p));
       }
       if constexpr (S::kNorm) norm.Apply(unit, q, x);
 #pragma unroll
@@ -251,16 +263,16 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
   unsigned char* const shared = DynamicShared();
   const Team team(p);
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const uint32_t ring =
-      SharedAddress(shared) + warp * S::kStages * S::kStageBytes + lane * kPieceBytes;
-  float* const sums = reinterpret_cast<float*>(shared + p.warps * S::kStages * S::kStageBytes) +
-                      team.number * p.team_warps * S::kRows * S::kTokens;
-  const NormMemory norm_memory(p, shared + p.warps * S::kWarpBytes);
+  const uint32_t ring = SharedAddress(shared) + warp * p.ring_bytes + lane * kPieceBytes;
+  float* const all_sums = reinterpret_cast<float*>(shared + p.warps * p.ring_bytes);
+  float* const sums = all_sums + team.number * p.team_warps * S::kSumFloats;
+  const NormMemory norm_memory(
+      p, reinterpret_cast<unsigned char*>(all_sums + p.warps * S::kSumFloats));
   if (!p.weight_ready) GridDependencyWait();
   UnitWalk weights(p, team), inputs(p, team);
 #pragma unroll 1
   for (int i = 0; i < S::kStages - 1 && weights.live(p); ++i, weights.Advance(p, team)) {
-    IssueWeight<S>(p, weights, ring + i * S::kStageBytes);
+    IssueWeight<S>(p, weights, ring + i * p.stage_bytes);
   }
   if constexpr (S::kNorm) IssueNormWeight(p, norm_memory);
   if (p.weight_ready) GridDependencyWait();
@@ -269,7 +281,7 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
 #pragma unroll 1
   for (int i = 0; i < S::kStages - 1; ++i) {
     if (inputs.live(p)) {
-      IssueInputs<S>(p, inputs, ring + i * S::kStageBytes);
+      IssueInputs<S>(p, inputs, ring + i * p.stage_bytes);
       inputs.Advance(p, team);
     }
     CopyAsyncCommit();
@@ -290,17 +302,17 @@ __global__ void __launch_bounds__(kMaxLinearWarps* kWarpSize, 1)
 #pragma unroll 1
     for (int unit = team.warp; unit < p.units; unit += p.team_warps) {
       if (weights.live(p)) {  // into the stage that was read in the turn before
-        IssueWeight<S>(p, weights, ring + write * S::kStageBytes);
-        IssueInputs<S>(p, weights, ring + write * S::kStageBytes);
+        IssueWeight<S>(p, weights, ring + write * p.stage_bytes);
+        IssueInputs<S>(p, weights, ring + write * p.stage_bytes);
         weights.Advance(p, team);
       }
       CopyAsyncCommit();  // also when empty: waiting counts groups
       write = write == S::kStages - 1 ? 0 : write + 1;
       CopyAsyncWait<S::kStages - 1>();
-      acc.AddUnit(ring + read * S::kStageBytes, unit, norm);
+      acc.AddUnit(p, ring + read * p.stage_bytes, unit, norm);
       read = read == S::kStages - 1 ? 0 : read + 1;
     }
-    acc.Leave(sums + team.warp * S::kRows * S::kTokens);
+    acc.Leave(sums + team.warp * S::kSumFloats);
     team.Sync(p);
     StoreTile<S>(p, tile, sums, before);
     team.Sync(p);

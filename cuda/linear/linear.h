@@ -21,6 +21,8 @@ struct LinearParams {
   int32_t tiles;                                // of n
   int32_t warps;
   int32_t team_warps;
+  int32_t ring_bytes;  // of a warp: stages that it fills
+  int32_t stage_bytes;
   // Nothing that is still running writes the weight: it is read before the kernel in front has
   // ended.
   bool weight_ready;

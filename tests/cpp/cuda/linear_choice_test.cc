@@ -52,6 +52,33 @@ TEST_CASE("tiles are as high as keeps the multiprocessors busy, and teams many w
   CHECK(choose(151936, 1024).team_warps < choose(4096, 14336).team_warps);
 }
 
+// What Qwen3-0.6B multiplies by, in the order of a step: each product leaves the next one room.
+TEST_CASE("rings hold what their warps read, and no more") {
+  struct Product {
+    int64_t n, k;
+    bool normed, gated;
+  };
+  const int kept = 1024;  // of shared memory, for each CTA
+  const Product products[] = {{4096, 1024, true, false},
+                              {1024, 2048, false, false},
+                              {3072, 1024, true, true},
+                              {1024, 3072, false, false}};
+  int before = 0;
+  for (const Product& p : products) {
+    const LinearProblem problem{1, p.n, p.k / 64, p.normed, p.gated};
+    const LinearChoice c = ChooseLinear(problem, kH200, kShared90);
+    CHECK(before + c.shared_bytes() + 2 * kept <= 228 * 1024);
+    before = c.shared_bytes();
+    CHECK(c.stages * c.team_warps * kLinearUnit >= p.k);
+    LinearProblem many = problem;
+    many.m = 8;
+    CHECK(ChooseLinear(many, kH200, kShared90).stages == c.stages);
+    many.m = 9;
+    CHECK(ChooseLinear(many, kH200, kShared90).shared_bytes() > c.shared_bytes());
+  }
+  CHECK(ChooseLinear({1, 4096, 224}, kH200, kShared90).stages == LinearStages(4, 1));
+}
+
 TEST_CASE("a gate has its own rows in every tile, and a norm its memory") {
   for (const int shared : {kShared80, kShared90}) {
     for (const int64_t n : {1, 8, 17, 3072, 14336}) {
