@@ -79,6 +79,8 @@ class StepBatch {
   // The tokens of the latest row see so many embeddings. Called for every row or, where there are
   // no cross groups, for none.
   void SetCrossLen(int32_t embeddings) { at_.cross_len[plan().num_rows - 1] = embeddings; }
+  // The latest row's request was admitted in this step.
+  void NoteAdmitted() { ++plan().num_admitted; }
   // The latest row is sampled from at its last token, or `from_end` tokens before it. Returns the
   // sample's index.
   int32_t AddSample(bool plain_greedy, int32_t num_logprobs, int32_t from_end = 0) {

@@ -29,10 +29,12 @@ struct StepCounts {
   int32_t samples = 0;
   int32_t longest = 0;  // tokens of the longest row
   bool greedy = true;
+  int32_t admitted = 0;  // rows of requests that the step admitted
 };
 
 inline StepCounts CountsOf(const StepPlan& plan) {
-  return {plan.num_tokens, plan.num_rows, plan.num_samples, plan.max_query_len, plan.all_greedy};
+  return {plan.num_tokens,    plan.num_rows,   plan.num_samples,
+          plan.max_query_len, plan.all_greedy, plan.num_admitted};
 }
 
 // The sizes of one engine; the lists rise and none is empty. Reading them needs no lock.
@@ -48,7 +50,10 @@ struct StepSizes {
   // The smallest shape that holds a step. REQUIRES: the step is within max_tokens and max_rows.
   StepShape Of(const StepCounts& step) const {
     const bool single = step.longest == 1;
-    if (single || (step.longest <= drafted && step.samples == step.tokens)) {
+    const bool drafts = step.longest <= drafted && step.samples == step.tokens;
+    // Who was just admitted may read what another row writes, and kernels of decode steps may read
+    // a row's keys before they have stored another's.
+    if ((single || drafts) && step.admitted == 0) {
       const int32_t size = Fit(decode, step.tokens);
       return {size, std::min(size, max_rows), size, single ? 1 : drafted, step.greedy};
     }

@@ -220,6 +220,7 @@ Scheduler::Admission Scheduler::TryAdmit(Request& r, const kv::KvManager::Hit& h
   stats_.copied_tokens += hit.partial;
   StartRunning(r, start);
   AddRow(r, count);
+  batch_.NoteAdmitted();
   if (kv_.has_cross()) UseCross(r, hit);
   if (FillsBlock(r, count)) Publish(r);  // a row after this one may hit it
   pass_.reserved += kv_.RemainingNeed(slot, r.num_tokens);

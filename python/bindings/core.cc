@@ -220,6 +220,7 @@ void BindPlan(py::module_& m) {
       .def_readonly("num_samples", &StepPlan::num_samples)
       .def_readonly("num_scores", &StepPlan::num_scores)
       .def_readonly("num_copies", &StepPlan::num_copies)
+      .def_readonly("num_admitted", &StepPlan::num_admitted)
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)

@@ -74,14 +74,14 @@ void BindSizes(py::module_& m) {
       .def(
           "of",
           [](const StepSizes& sizes, int32_t tokens, int32_t rows, int32_t samples, int32_t longest,
-             bool greedy) {
-            const StepShape s = sizes.Of({tokens, rows, samples, longest, greedy});
+             bool greedy, int32_t admitted) {
+            const StepShape s = sizes.Of({tokens, rows, samples, longest, greedy, admitted});
             return ShapeTuple{s.tokens, s.rows, s.samples, s.queries, s.greedy};
           },
           py::kw_only(), py::arg("tokens"), py::arg("rows"), py::arg("samples"), py::arg("longest"),
-          py::arg("greedy"),
+          py::arg("greedy"), py::arg("admitted") = 0,
           "(tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; "
-          "`longest`: tokens of its longest row.");
+          "`longest`: tokens of its longest row; `admitted`: rows that it admitted.");
 }
 
 PackedLayout MakeLayout(const ShapeTuple& shape, const std::map<std::string, int64_t>& offsets,

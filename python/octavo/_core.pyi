@@ -212,6 +212,9 @@ class StepPlan:
     def max_seq_len(self) -> int:
         ...
     @property
+    def num_admitted(self) -> int:
+        ...
+    @property
     def num_copies(self) -> int:
         ...
     @property
@@ -426,9 +429,9 @@ class StepSizes:
     """
     def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool) -> tuple[int, int, int, int, bool]:
+    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool, admitted: typing.SupportsInt | typing.SupportsIndex = 0) -> tuple[int, int, int, int, bool]:
         """
-        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row.
+        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row; `admitted`: rows that it admitted.
         """
 class PackedLayout:
     """

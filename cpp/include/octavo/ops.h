@@ -136,7 +136,8 @@ struct PagedAttentionArgs {
 //
 // REQUIRES: the slot of a row's query is where the row's line of block_table has its position. What
 // of a token of no row, or of one with seq_len 0, is stored in its slot is unspecified: such a
-// token's slot should be negative.
+// token's slot should be negative. Where no row has more than one query, none attends to what
+// another row of the call stores.
 struct NormRopeAttentionArgs {
   PagedAttentionArgs attention;
   TensorView k;         // [N, Hk, D] of T

@@ -30,6 +30,8 @@ struct StepPlan {
   int32_t num_samples = 0;
   int32_t num_scores = 0;
   int32_t num_copies = 0;
+  // Rows of requests that this step admitted. They alone may read what an earlier row of it writes.
+  int32_t num_admitted = 0;
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t max_logprobs = -1;  // over the samples; -1: nobody asks

@@ -253,7 +253,8 @@ def norm_rope_attention(
     bits: all that stands between the projections and the product behind attention.
 
     Arguments as in those ops. ``slot`` [N] has to be where ``block_table`` has each token of a row, and
-    negative for tokens of no row and of rows with ``seq_len`` 0. What is left in q and k is unspecified.
+    negative for tokens of no row and of rows with ``seq_len`` 0. Where no row has more than one query, none
+    may attend to what another row of the call stores. What is left in q and k is unspecified.
 
     CUDA does it in one kernel where a plan has 1 ``max_queries``, for up to 16 tokens of 16 bits, over a
     cache of their dtype, with up to 8 query heads of a KV head and D = 64, 128 or 256, all of it turned and

@@ -15,7 +15,8 @@ from octavo.core import StepSizes
 if TYPE_CHECKING:
     from octavo.core import StepPlan
 
-# Steps that sample at every token: as many rows as tokens, or with drafts up to as many.
+# Steps that sample at every token: as many rows as tokens, or with drafts up to as many. None of the rows was
+# admitted in the step.
 _DECODE = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 # Rows, and samples, of other steps: they only size the logits and what is sampled, so a few are enough.
 _MIXED_ROWS = (8, 64, 256)
@@ -71,6 +72,7 @@ class ShapeTable:
             samples=plan.num_samples,
             longest=plan.max_query_len,
             greedy=plan.all_greedy,
+            admitted=plan.num_admitted,
         )
         return StepShape(*shape)
 

@@ -55,6 +55,17 @@ TEST_CASE("tokens that are not known yet are -1") {
   CHECK(Take(batch.Close()->token_id, 3) == std::vector<int32_t>{11, -1, -1});
 }
 
+TEST_CASE("a plan counts the rows whose requests it admitted") {
+  StepBatch batch(Config());
+  for (const uint64_t step : {1, 1 + kMaxStepsInFlight}) {
+    batch.Open(step, {});
+    batch.AddToken(RequestId{1}, RowSlot{0}, 3, 5);
+    batch.AddToken(RequestId{2}, RowSlot{1}, 4, 0);
+    batch.NoteAdmitted();
+    CHECK(batch.Close()->num_admitted == 1);
+  }
+}
+
 TEST_CASE("a sample stands at the last token of its row") {
   StepBatch batch(Config());
   batch.Open(1, {});

@@ -265,3 +265,43 @@ def test_events_name_content_by_hash_and_parent() -> None:
     assert e.take_events() == []
     assert e.reset_prefix_cache()
     assert [event["kind"] for event in e.take_events()] == ["cleared"]
+
+
+def blocks_of(e: core.Engine, plan: core.StepPlan) -> list[tuple[set[int], set[int]]]:
+    """Of each row the blocks that it writes, and all that it reads."""
+    columns, table = e.columns(plan.slot), e.block_table(0)
+    found = []
+    for row in range(plan.num_rows):
+        first, end = columns["query_start"][row : row + 2]
+        line = table[columns["row_slot"][row]]
+        written = {int(line[position // 4]) for position in columns["position"][first:end]}
+        found.append((written, {int(block) for block in line[: -(-columns["seq_len"][row] // 4)]}))
+    return found
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_only_who_was_just_admitted_reads_what_another_row_writes(depth: int) -> None:
+    """Prompts with much in common over a pool that is too small, steps ahead of their tokens."""
+    draw = np.random.default_rng(4)
+    e = engine(num_blocks=41, max_num_batched_tokens=24, max_steps_in_flight=depth)
+    shared = [draw.integers(0, 50, 24) for _ in range(3)]
+    read_by_admitted, opened, steps = 0, [], 0
+    while steps < 600:
+        if e.num_waiting < 4:
+            start = shared[draw.integers(3)][: draw.integers(1, 25)]
+            prompt = [start, draw.integers(0, 50, draw.integers(0, 3))]
+            e.add_request(np.concatenate([*prompt, [7]]).astype(np.int32), greedy(int(draw.integers(1, 30))))
+        while len(opened) < depth and (plan := e.begin_step()) is not None:
+            rows = blocks_of(e, plan)
+            for row, (_, read) in enumerate(rows):
+                foreign = any(read & written for other, (written, _) in enumerate(rows) if other != row)
+                if row < plan.num_rows - plan.num_admitted:
+                    assert not foreign
+                read_by_admitted += foreign
+            opened.append((plan.step_id, plan.num_samples))
+            steps += 1
+        if opened:
+            step, samples = opened.pop(0)
+            e.finish_step(step, draw.integers(0, 50, samples).astype(np.int32))
+    assert read_by_admitted > 0
+    assert e.stats()["preemptions"] > 0

@@ -10,13 +10,16 @@ import pytest
 from octavo.runner.shapes import MAX_GRAPH_TOKENS, ShapeTable
 
 
-def step(tokens: int, rows: int, *, longest: int = 0, greedy: bool = True, samples: int = 0) -> Any:
+def step(
+    tokens: int, rows: int, *, longest: int = 0, greedy: bool = True, samples: int = 0, admitted: int = 0
+) -> Any:
     return SimpleNamespace(
         num_tokens=tokens,
         num_rows=rows,
         num_samples=samples or rows,
         max_query_len=longest or (1 if tokens == rows else tokens - rows + 1),
         all_greedy=greedy,
+        num_admitted=admitted,
     )
 
 
@@ -74,3 +77,12 @@ def test_usual_graphs_are_those_that_decode_steps_take(max_tokens: int, max_rows
     assert taken <= set(usual)
     assert len(usual) == len(set(usual)) <= 30
     assert [shape.tokens for shape in usual] == sorted((shape.tokens for shape in usual), reverse=True)
+
+
+def test_who_was_just_admitted_is_in_no_decode_step() -> None:
+    table = ShapeTable(8192, 1024, 2)
+    for rows in (1, 49, 200):
+        assert table.of(step(rows, rows)).queries == 1
+        for longest in (1, 3):
+            shape = table.of(step(rows, rows, longest=longest, admitted=1))
+            assert shape.queries == 0 and shape.tokens >= rows and shape.rows >= rows
