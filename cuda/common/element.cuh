@@ -31,6 +31,18 @@ inline constexpr int kWideBytes = 16;
 template <typename T>
 inline constexpr int kWideElements = kWideBytes / static_cast<int>(sizeof(T));
 
+// Element i, 0 or 1, of the two of 16 bits that a word holds.
+template <typename T>
+__device__ __forceinline__ float WordElement(uint32_t word, int i) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
+  } else {
+    __half2 pair;
+    memcpy(static_cast<void*>(&pair), &word, sizeof(pair));
+    return i == 0 ? __low2float(pair) : __high2float(pair);
+  }
+}
+
 // kWidth neighbours as they are stored: one element, or the words of one wide access. As an array
 // of elements the compiler would take a pack apart at once: twice the registers, and a load is
 // waited for before the next is under way.
@@ -47,12 +59,8 @@ struct ElementPack {
     const uint32_t word = Word(i / kPerWord);
     if constexpr (std::is_same_v<T, float>) {
       return __uint_as_float(word);
-    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
     } else {
-      __half2 pair;
-      memcpy(static_cast<void*>(&pair), &word, sizeof(pair));
-      return i % 2 == 0 ? __low2float(pair) : __high2float(pair);
+      return WordElement<T>(word, i % 2);
     }
   }
 };

@@ -78,6 +78,15 @@ __device__ __forceinline__ void FenceAsyncGlobal() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
+// Stores four 8 x 8 matrices of 16-bit elements that lie in the warp's registers as an MMA's sums
+// do, transposed: lane l gives the address of column l % 8 of matrix l / 8.
+__device__ __forceinline__ void StoreMatrix4Transposed(uint32_t shared, const uint32_t (&r)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
+}
+
 // Gives registers back, or takes them: every warp of a warpgroup calls it.
 template <int kRegisters>
 __device__ __forceinline__ void ShrinkRegisters() {

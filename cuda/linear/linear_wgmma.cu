@@ -65,6 +65,7 @@ Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream) 
   p.stages = choice.stages;
   p.splits = choice.splits;
   p.token_tiles = CeilDiv(p.m, choice.tokens);
+  p.tiles = static_cast<int32_t>(CeilDiv<int64_t>(a.weight.shape[0], choice.rows)) * p.token_tiles;
   p.weight_ready = a.weight_ready;
   p.add = a.add;
   p.gate = a.gate;

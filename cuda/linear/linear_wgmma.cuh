@@ -4,12 +4,13 @@
 // Shapes: x [M, K], weight [N, K], bias [N], out [M, N]; K a multiple of 64, N of 16. The weight is
 // the m side of the products and x their n side, so that few rows of x waste nothing.
 //
-// Grid: a cluster for each tile of the weight's rows and of x's, those of one weight side by side.
-// The CTAs of a cluster share the tile's k, one range each. In a CTA one warp keeps a ring of
-// stages filled, one or two blocks of {weight [rows, 64], x [tokens, 64]} each, swizzled; the
-// weights of a whole ring are asked for before the kernel in front has ended. The other warps
-// multiply, leave their sums in shared memory where the ring was, and each CTA of the cluster adds
-// and stores a part of the tile, the sums in the order of k: the bits depend on the shapes alone.
+// Grid: clusters that do one tile of the weight's rows and of x's after another, those of one
+// weight side by side. The CTAs of a cluster share the tile's k, one range each, and such a cluster
+// has one tile. In a CTA one warp keeps a ring of stages filled, one or two blocks of {weight
+// [rows, 64], x [tokens, 64]} each, swizzled; the weights of a whole ring are asked for before the
+// kernel in front has ended, and those of the next tile while this one is stored. The other warps
+// multiply and store (linear_wgmma_store.cuh). Where k is cut each CTA sends its sums to those that
+// store them, which add in the order of k: the bits depend on the shapes alone.
 //
 // With a gate the tile's rows are, eight and eight, rows of the gate and those that they open, and
 // N / 2 columns come out.
@@ -17,185 +18,54 @@
 // Bound by bytes: N * K elements of weight up to some 200 rows; x comes from L2 for every tile.
 #pragma once
 
-#include <cstring>
-
-#include "common/cluster.cuh"
-#include "common/element.cuh"
-#include "common/host_device.h"
 #include "common/wgmma.cuh"
-#include "linear/linear_wgmma.h"
-#include "rows/activation.cuh"
+#include "linear/linear_wgmma_ring.cuh"
+#include "linear/linear_wgmma_store.cuh"
 
 namespace octavo::cuda {
-
-inline constexpr int kPieceColumns = 8;   // of out, 16 bytes: what a thread stores at once
-inline constexpr int kSwizzledRow = 128;  // bytes
-inline constexpr int kSwizzledRows = 8 * kSwizzledRow;  // what swizzled operands are aligned to
-
-// A CTA's tile and its share of k.
-template <class S>
-struct WideWork {
-  int row_tile, token_tile, rank;
-  int begin, end;  // units of k
-
-  __device__ __forceinline__ explicit WideWork(const WideParams& p) {
-    const int tile = static_cast<int>(blockIdx.x) / p.splits;
-    rank = static_cast<int>(blockIdx.x) - tile * p.splits;
-    row_tile = tile / p.token_tiles;
-    token_tile = tile - row_tile * p.token_tiles;
-    begin = static_cast<int>(int64_t{p.units} * rank / p.splits);
-    end = static_cast<int>(int64_t{p.units} * (rank + 1) / p.splits);
-  }
-  __device__ __forceinline__ int first_token() const { return token_tile * S::kTokens; }
-  __device__ __forceinline__ int tokens(const WideParams& p) const {
-    return Min(S::kTokens, p.m - first_token());
-  }
-};
-
-// The ring in shared memory, its barriers in front of it.
-template <class S>
-struct WideRing {
-  uint32_t base;
-  int stages;
-
-  __device__ __forceinline__ uint32_t full(int stage) const { return base + stage * kBarrierBytes; }
-  __device__ __forceinline__ uint32_t empty(int stage) const {
-    return base + (kMaxWideStages + stage) * kBarrierBytes;
-  }
-  __device__ __forceinline__ uint32_t weight(int stage) const {
-    return base + kWideHead + stage * S::kStageBytes;
-  }
-  __device__ __forceinline__ uint32_t x(int stage) const { return weight(stage) + S::kWeightBytes; }
-
-  // One thread's part; a __syncthreads follows.
-  __device__ __forceinline__ void Init() const {
-    for (int i = 0; i < stages; ++i) {
-      InitBarrier(full(i), 1);
-      InitBarrier(empty(i), S::kConsumers / kWarpSize);
-    }
-    FenceBarrierInit();
-    FenceAsyncShared();
-  }
-  static_assert(2 * kMaxWideStages * kBarrierBytes <= kWideHead);
-};
-
-// A place in the ring, and the parity of the round that is under way there.
-struct WidePlace {
-  int at = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void Step(int stages) {
-    if (++at == stages) {
-      at = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-template <class S>
-__device__ __forceinline__ void CopyWeight(const WideParams& p, const WideWork<S>& work,
-                                           const WideRing<S>& ring, int stage, int unit) {
-  ArriveBarrierExpecting(ring.full(stage), S::kStageBytes);
-  CopyBox5(ring.weight(stage), p.weight, ring.full(stage), 0, 0, 0, work.row_tile * (S::kRows / 16),
-           unit * S::kBlocks);
-}
-
-template <class S>
-__device__ __forceinline__ void CopyInputs(const WideParams& p, const WideWork<S>& work,
-                                           const WideRing<S>& ring, int stage, int unit) {
-  CopyBox5(ring.x(stage), p.x, ring.full(stage), 0, work.first_token(), 0, 0, unit * S::kBlocks);
-}
-
-// The thread that keeps the ring full. It makes the barriers and asks for the weights of a whole
-// ring before anybody else in the CTA is waited for.
-template <class S>
-class WideProducer {
- public:
-  __device__ __forceinline__ WideProducer(const WideParams& p, const WideWork<S>& work,
-                                          const WideRing<S>& ring)
-      : p_(p), work_(work), ring_(ring), ahead_(Min(work.end, work.begin + p.stages)) {}
-
-  __device__ __forceinline__ void Begin() const {
-    PrefetchMap(p_.x);
-    ring_.Init();
-    if (!p_.weight_ready) GridDependencyWait();
-#pragma unroll 1
-    for (int unit = work_.begin; unit < ahead_; ++unit) {
-      CopyWeight(p_, work_, ring_, unit - work_.begin, unit);
-    }
-    GridDependencyLaunch();
-  }
-
-  __device__ __forceinline__ void Run() const {
-    GridDependencyWait();
-    FenceAsyncGlobal();  // other kernels wrote x by ordinary stores
-#pragma unroll 1
-    for (int unit = work_.begin; unit < ahead_; ++unit) {
-      CopyInputs(p_, work_, ring_, unit - work_.begin, unit);
-    }
-    WidePlace place;
-#pragma unroll 1
-    for (int unit = ahead_; unit < work_.end; ++unit) {
-      WaitBarrier(ring_.empty(place.at), place.parity);
-      CopyWeight(p_, work_, ring_, place.at, unit);
-      CopyInputs(p_, work_, ring_, place.at, unit);
-      place.Step(p_.stages);
-    }
-  }
-
- private:
-  const WideParams& p_;
-  const WideWork<S>& work_;
-  const WideRing<S>& ring_;
-  const int ahead_;
-};
 
 // A warpgroup's products, over the CTA's share of k.
 template <class S>
 class WideSums {
  public:
-  __device__ __forceinline__ void Run(const WideParams& p, const WideWork<S>& work,
-                                      const WideRing<S>& ring) {
+  // `place` is where the ring stands: a tile goes on where the one before has ended.
+  __device__ __forceinline__ WideSums(const WideParams& p, const WideRing<S>& ring,
+                                      WidePlace* place)
+      : p_(p), ring_(ring), place_(*place) {
     const int warpgroup = __shfl_sync(kFullWarp, threadIdx.x / kWarpgroupSize, 0);
-    const uint64_t weights = MatrixDescriptor(
-        ring.weight(0) + warpgroup * S::kRowTiles * kRowTileBytes, kNoColumns, kSwizzledRows);
-    const uint64_t inputs = MatrixDescriptor(ring.x(0), kNoColumns, kSwizzledRows);
-    // The first products begin the sums: registers written by anything else would have ptxas run
-    // all products one after another.
-    WaitBarrier(ring.full(0), 0);
-    Issue<true>(weights, inputs);
-    WidePlace place;
+    weights_ = MatrixDescriptor(ring.weight(0) + warpgroup * S::kRowTiles * kRowTileBytes,
+                                kNoColumns, kSwizzledRows);
+    inputs_ = MatrixDescriptor(ring.x(0), kNoColumns, kSwizzledRows);
+  }
+
+  // The first products of a tile begin the sums: registers written by anything else would have
+  // ptxas run all products one after another.
+  __device__ __forceinline__ void Begin() {
+    WaitBarrier(ring_.full(place_.at), place_.parity);
+    Issue<true>();
+  }
+
+  // The others, of so many units.
+  __device__ __forceinline__ void Finish(int units) {
 #pragma unroll 1
-    for (int unit = work.begin + 1; unit < work.end; ++unit) {
-      const int before = place.at;
-      place.Step(p.stages);
-      WaitBarrier(ring.full(place.at), place.parity);
-      Issue<false>(Advance(weights, place.at * S::kStageBytes),
-                   Advance(inputs, place.at * S::kStageBytes));
+    for (int unit = 1; unit < units; ++unit) {
+      const int before = place_.at;
+      place_.Step(p_.stages);
+      WaitBarrier(ring_.full(place_.at), place_.parity);
+      Issue<false>();
       WgmmaWait<1>();  // the stage before this one has been read
-      if (threadIdx.x % kWarpSize == 0) ArriveBarrier(ring.empty(before));
+      if (threadIdx.x % kWarpSize == 0) ArriveBarrier(ring_.empty(before));
     }
     WgmmaWait<0>();
 #pragma unroll
     for (int t = 0; t < S::kRowTiles; ++t) PinRegisters(d_[t]);
+    if (threadIdx.x % kWarpSize == 0) ArriveBarrier(ring_.empty(place_.at));
+    place_.Step(p_.stages);
   }
 
-  // To [tokens, kSumStride] floats; rows that no token has are left out.
-  __device__ __forceinline__ void Leave(float* to, int tokens) const {
-    const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-    const int first = warp / 4 * S::kRowTiles * 64 + warp % 4 * 16 + lane / 4;
-    to += lane % 4 * 2 * S::kSumStride + first;
-#pragma unroll
-    for (int j = 0; j < S::kTokens / 8; ++j) {
-      if (j * 8 >= tokens) continue;
-#pragma unroll
-      for (int t = 0; t < S::kRowTiles; ++t) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          to[(j * 8 + i % 2) * S::kSumStride + t * 64 + i / 2 * 8] = d_[t][4 * j + i];
-        }
-      }
-    }
+  // What a thread has of row tile t and the tokens 8 j to 8 j + 7.
+  __device__ __forceinline__ float4 Group(int t, int j) const {
+    return make_float4(d_[t][4 * j], d_[t][4 * j + 1], d_[t][4 * j + 2], d_[t][4 * j + 3]);
   }
 
  private:
@@ -206,7 +76,9 @@ class WideSums {
   static constexpr int kRowTileBytes = 64 * kWideBlock * 2;
 
   template <bool kFirst>
-  __device__ __forceinline__ void Issue(uint64_t weights, uint64_t inputs) {
+  __device__ __forceinline__ void Issue() {
+    const uint64_t weights = Advance(weights_, place_.at * S::kStageBytes);
+    const uint64_t inputs = Advance(inputs_, place_.at * S::kStageBytes);
     WgmmaFence();
 #pragma unroll
     for (int t = 0; t < S::kRowTiles; ++t) {
@@ -225,150 +97,193 @@ class WideSums {
     WgmmaCommit();
   }
 
+  const WideParams& p_;
+  const WideRing<S>& ring_;
+  uint64_t weights_, inputs_;  // of stage 0
+  WidePlace& place_;
   float d_[S::kRowTiles][S::kSums];
 };
 
-// What a CTA of a cluster stores of the tile: pieces of eight columns, dealt out to all threads of
-// the cluster. kCut: there is more than one CTA.
-template <class S, bool kGated, bool kCut>
-class WideStore {
+// Where the CTAs of a cluster leave sums for each other: [CTA that sums, group of eight tokens, row
+// tile, thread] of four floats as a thread has them, in the CTA that stores the group. Every access
+// is 16 bytes beside the next lane's.
+template <class S>
+class WideExchange {
  public:
-  // Begins to read what `add` needs.
-  __device__ __forceinline__ WideStore(const WideParams& p, const WideWork<S>& work, float* sums)
-      : p_(p),
-        sums_(sums),
-        first_column_(work.row_tile * kPieces * kPieceColumns),
-        first_token_(work.first_token()),
-        items_(work.tokens(p) * kPieces),
-        item_(work.rank * S::kThreads + static_cast<int>(threadIdx.x)) {
-    Look();
+  __device__ __forceinline__ WideExchange(const WideParams& p, const WideWork<S>& work, float4* at)
+      : at_(at + threadIdx.x),
+        splits_(p.splits),
+        rank_(work.rank),
+        tokens_(work.tokens(p)),
+        groups_(CeilDiv(CeilDiv(tokens_, 8), splits_)) {}
+
+  // What this CTA stores.
+  __device__ __forceinline__ WideTokens Own() const {
+    return {Min(tokens_, rank_ * groups_ * 8), Min(tokens_, (rank_ + 1) * groups_ * 8)};
   }
 
-  // REQUIRES: a barrier of the cluster since the sums were left.
-  __device__ __forceinline__ void Run() {
-#pragma unroll 1
-    while (item_ < items_) {
-      const int token = item_ / kPieces, piece = item_ % kPieces;
-      const int column = first_column_ + piece * kPieceColumns;
-      T* const to = At(token, column);
-      const Piece before = before_;
-      item_ += S::kThreads * (kCut ? p_.splits : 1);
-      Look();
-      if (column >= p_.n) continue;
-      float value[kPieceColumns];
-      if constexpr (kGated) {
-        Gated(token, piece, column, value);
-      } else {
-        Sum(token, piece * kPieceColumns, column, value);
-      }
-      if (p_.add) {
-        float was[kPieceColumns];
-        ToFloats(before, was);
+  // REQUIRES: a barrier of the cluster since all its CTAs have begun (kApart) or read their rings.
+  __device__ __forceinline__ void Send(const WideSums<S>& sums) const {
+    int owner = 0, group = 0;
+    float4* to = Slot(Of(owner), rank_, 0);
 #pragma unroll
-        for (int i = 0; i < kPieceColumns; ++i) value[i] = Rounded<T>(value[i]) + was[i];
+    for (int j = 0; j < S::kTokens / 8; ++j) {
+      if (j * 8 >= tokens_) continue;
+      if (group == groups_) {
+        group = 0;
+        to = Slot(Of(++owner), rank_, 0);
       }
-      StoreElements<T, kPieceColumns>(to, value);
+#pragma unroll
+      for (int t = 0; t < S::kRowTiles; ++t)
+        to[(group * S::kRowTiles + t) * S::kConsumers] = sums.Group(t, j);
+      ++group;
+    }
+  }
+
+  // The sums of chunk q (WideBefore) of this CTA's tokens. REQUIRES: a barrier of the cluster since
+  // the sums were sent.
+  __device__ __forceinline__ void Receive(int q, float (&v)[kChunkSums]) const {
+#pragma unroll
+    for (int j = 0; j < kChunkGroups; ++j) {
+      const int group = q / S::kRowTiles * kChunkGroups + j;
+      float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+      for (int from = 0; from < kMaxWideCluster; ++from) {
+        if (group >= groups_ || from >= splits_) continue;
+        const float4 part = *Slot(at_, from, group * S::kRowTiles + q % S::kRowTiles);
+        all.x += part.x;
+        all.y += part.y;
+        all.z += part.z;
+        all.w += part.w;
+      }
+      v[4 * j] = all.x;
+      v[4 * j + 1] = all.y;
+      v[4 * j + 2] = all.z;
+      v[4 * j + 3] = all.w;
     }
   }
 
  private:
-  using T = typename S::Element;
-  using Piece = ElementPack<T, kPieceColumns>;
-  static constexpr int kReadAtOnce = 4;                                               // CTAs
-  static constexpr int kPieces = (kGated ? S::kRows / 2 : S::kRows) / kPieceColumns;  // of a token
-
-  __device__ __forceinline__ T* At(int token, int column) const {
-    return reinterpret_cast<T*>(p_.out + int64_t{first_token_ + token} * p_.out_stride) + column;
+  // This thread's part of what lies in another CTA, or in this one without a way round.
+  __device__ __forceinline__ float4* Of(int owner) const {
+    return owner == rank_ ? at_ : InClusterCta(at_, owner);
+  }
+  __device__ __forceinline__ float4* Slot(float4* at, int from, int row) const {
+    return at + (from * groups_ * S::kRowTiles + row) * S::kConsumers;
   }
 
-  // Reads what `add` adds to the next item, past L1: an earlier kernel on this multiprocessor may
-  // have left there what out held before.
-  __device__ __forceinline__ void Look() {
-    if (!p_.add || item_ >= items_) return;
-    const int column = first_column_ + item_ % kPieces * kPieceColumns;
-    if (column >= p_.n) return;
-    const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(At(item_ / kPieces, column)));
-    memcpy(&before_, &bits, sizeof(bits));
-  }
-
-  // Four rows' sums, over the cluster in the order of k.
-  __device__ __forceinline__ void Add(float* here, float* sum) const {
-    float4 all;
-    if constexpr (!kCut) {
-      all = *reinterpret_cast<const float4*>(here);
-    } else {
-      all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int first = 0; first < kMaxWideCluster; first += kReadAtOnce) {
-        float4 part[kReadAtOnce] = {};  // zeros where there is no CTA
-#pragma unroll
-        for (int i = 0; i < kReadAtOnce; ++i) {
-          if (first + i >= p_.splits) continue;
-          part[i] = *reinterpret_cast<const float4*>(InClusterCta(here, first + i));
-        }
-#pragma unroll
-        for (int i = 0; i < kReadAtOnce; ++i) {
-          all.x += part[i].x;
-          all.y += part[i].y;
-          all.z += part[i].z;
-          all.w += part[i].w;
-        }
-      }
-    }
-    sum[0] = all.x;
-    sum[1] = all.y;
-    sum[2] = all.z;
-    sum[3] = all.w;
-  }
-
-  // Eight rows' sums, biased.
-  __device__ __forceinline__ void Sum(int token, int row, int bias,
-                                      float (&value)[kPieceColumns]) const {
-    float* const here = sums_ + token * S::kSumStride + row;
-    Add(here, value);
-    Add(here + 4, value + 4);
-    if (p_.bias == nullptr) return;
-    float b[kPieceColumns];
-    LoadElements<T, kPieceColumns>(reinterpret_cast<const T*>(p_.bias) + bias, b);
-#pragma unroll
-    for (int i = 0; i < kPieceColumns; ++i) value[i] += b[i];
-  }
-
-  // Both products are rounded as they would be stored alone.
-  __device__ __forceinline__ void Gated(int token, int piece, int column,
-                                        float (&value)[kPieceColumns]) const {
-    float gate[kPieceColumns];
-    Sum(token, piece * 16, column, gate);
-    Sum(token, piece * 16 + 8, p_.n + column, value);
-#pragma unroll
-    for (int i = 0; i < kPieceColumns; ++i) {
-      const float x = Rounded<T>(gate[i]);
-      const float open = p_.gate == Gate::kSilu ? Silu::Of(x) : GeluTanh::Of(x);
-      value[i] = open * Rounded<T>(value[i]);
-    }
-  }
-
-  const WideParams& p_;
-  float* const sums_;
-  const int first_column_, first_token_;
-  const int items_;
-  int item_;
-  Piece before_{};
+  float4* const at_;
+  const int splits_, rank_, tokens_, groups_;
 };
 
-// Every thread of the CTA, after it has left its sums.
-template <class S, bool kGated, bool kCut>
-__device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>& work,
-                                          float* sums) {
-  WideStore<S, kGated, kCut> store(p, work, sums);
-  if constexpr (kCut) {
-    SyncCluster();
-    store.Run();
-    SyncCluster();  // somebody may still read what this CTA has left
-  } else {
-    __syncthreads();
-    store.Run();
+// The products of a tile, and the reading of what `add` adds to it.
+template <class S>
+__device__ __forceinline__ void MultiplyWide(const WideParams& p, const WideWork<S>& work,
+                                             WideTokens tokens, WideSums<S>* sums,
+                                             WideBefore<S>* before) {
+  sums->Begin();
+  GridDependencyWait();
+  if (p.add) {
+    const WidePieces<S> pieces(p, work, p.gate != Gate::kNone);
+    before->Ask(pieces, tokens, 0, WideBefore<S>::Asked(0));
   }
+  sums->Finish(work.end - work.begin);
+}
+
+template <class S, bool kGated>
+__device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>& work,
+                                          WideTokens tokens, uint32_t turned,
+                                          const WideSums<S>& sums, WideBefore<S>* before,
+                                          uint32_t* side) {
+  const WideStore<S, kGated> store(p, work, tokens, turned);
+#pragma unroll
+  for (int q = 0; q < S::kChunks; ++q) {
+    if (!store.Has(q)) break;
+    float v[kChunkSums];
+#pragma unroll
+    for (int j = 0; j < kChunkGroups; ++j) {
+      const float4 group = sums.Group(q % S::kRowTiles, q / S::kRowTiles * kChunkGroups + j);
+      v[4 * j] = group.x;
+      v[4 * j + 1] = group.y;
+      v[4 * j + 2] = group.z;
+      v[4 * j + 3] = group.w;
+    }
+    store.Run(q, v, before->was[q], side);
+    if (!p.add) continue;
+    before->Ask(store.pieces(), tokens, WideBefore<S>::Asked(q), WideBefore<S>::Asked(q + 1));
+  }
+}
+
+template <class S, bool kGated>
+__device__ __forceinline__ void StoreCut(const WideParams& p, const WideWork<S>& work,
+                                         uint32_t turned, const WideExchange<S>& exchange,
+                                         WideBefore<S>* before) {
+  const WideStore<S, kGated> store(p, work, exchange.Own(), turned);
+  if (p.add) {
+    before->Ask(store.pieces(), exchange.Own(), WideBefore<S>::Asked(0), S::kCutChunks);
+  }
+  uint32_t side = 0;
+#pragma unroll
+  for (int q = 0; q < S::kCutChunks; ++q) {
+    if (!store.Has(q)) break;
+    float v[kChunkSums];
+    exchange.Receive(q, v);
+    store.Run(q, v, before->was[q], &side);
+  }
+}
+
+// The warps that multiply, where k is not cut.
+template <class S>
+__device__ __forceinline__ void RunTiles(const WideParams& p, const WideRing<S>& ring) {
+  WidePlace place;
+  uint32_t side = 0;
+#pragma unroll 1
+  for (int tile = FirstTile(p); tile < p.tiles; tile += TileStep(p)) {
+    const WideWork<S> work(p, tile);
+    const WideTokens tokens{0, work.tokens(p)};
+    WideSums<S> sums(p, ring, &place);
+    WideBefore<S> before;
+    MultiplyWide(p, work, tokens, &sums, &before);
+    if (p.gate == Gate::kNone) {
+      StoreWide<S, false>(p, work, tokens, ring.turned(), sums, &before, &side);
+    } else {
+      StoreWide<S, true>(p, work, tokens, ring.turned(), sums, &before, &side);
+    }
+  }
+}
+
+// The warps that multiply, a tile whose k is cut.
+template <class S>
+__device__ __forceinline__ void RunCut(const WideParams& p, const WideRing<S>& ring, float4* left) {
+  const WideWork<S> work(p, FirstTile(p));
+  const WideExchange<S> exchange(p, work, left);
+  WidePlace place;
+  WideSums<S> sums(p, ring, &place);
+  WideBefore<S> before;
+  if constexpr (S::kApart) SyncCluster();
+  MultiplyWide(p, work, exchange.Own(), &sums, &before);
+  if constexpr (!S::kApart) SyncCluster();
+  exchange.Send(sums);
+  SyncCluster();
+  if (p.gate == Gate::kNone) {
+    StoreCut<S, false>(p, work, ring.turned(), exchange, &before);
+  } else {
+    StoreCut<S, true>(p, work, ring.turned(), exchange, &before);
+  }
+}
+
+// The warps that do not multiply. A cluster's barrier counts all threads: theirs are those of
+// RunCut.
+template <class S>
+__device__ __forceinline__ void RunCopies(const WideParams& p, const WideProducer<S>& producer,
+                                          bool copies) {
+  if (copies) producer.Follow();
+  __syncwarp();
+  if (p.splits > 1 && S::kApart) SyncCluster();
+  if (copies) producer.Run();
+  __syncwarp();
+  if (p.splits > 1 && !S::kApart) SyncCluster();
+  if (p.splits > 1) SyncCluster();
 }
 
 template <class S>
@@ -378,39 +293,32 @@ __global__ __launch_bounds__(S::kThreads,
   unsigned char* const dynamic = DynamicShared();
   const uint32_t begin = SharedAddress(dynamic);
   const uint32_t base = CeilDiv(begin, uint32_t{kSwizzledRows}) * kSwizzledRows;
-  auto* const left = reinterpret_cast<float*>(dynamic + (base - begin) + kWideHead);
   const WideRing<S> ring{base, p.stages};
-  const WideWork<S> work(p);
-  const WideProducer<S> producer(p, work, ring);
+  const WideProducer<S> producer(p, ring);
   constexpr int kProducer = S::kConsumers;
   if (threadIdx.x == kProducer) producer.Begin();
   __syncwarp();
   __syncthreads();
   const int warp = __shfl_sync(kFullWarp, threadIdx.x / kWarpSize, 0);
-  if (warp == kProducer / kWarpSize) {
-    if (threadIdx.x == kProducer) producer.Run();
-    __syncwarp();
+  if (warp >= kProducer / kWarpSize) {
+    if constexpr (S::kMovesRegisters) ShrinkRegisters<S::kCopyRegisters>();
+    RunCopies(p, producer, threadIdx.x == kProducer);
   } else {
-    WideSums<S> sums;
-    sums.Run(p, work, ring);
-    SyncThreadsOf(1, S::kConsumers);  // nobody reads the ring any more
-    sums.Leave(left, work.tokens(p));
-  }
-  GridDependencyWait();
-  const bool gated = p.gate != Gate::kNone;
-  if (p.splits == 1) {
-    gated ? StoreWide<S, true, false>(p, work, left) : StoreWide<S, false, false>(p, work, left);
-  } else {
-    gated ? StoreWide<S, true, true>(p, work, left) : StoreWide<S, false, true>(p, work, left);
+    if constexpr (S::kMovesRegisters) GrowRegisters<S::kSumRegisters>();
+    if (p.splits > 1) {
+      RunCut<S>(p, ring, reinterpret_cast<float4*>(dynamic + (ring.exchange() - begin)));
+    } else {
+      RunTiles<S>(p, ring);
+    }
   }
 #endif
 }
 
 template <class S>
 Status LaunchWideShape(const WideChoice& choice, const WideParams& p, cudaStream_t stream) {
-  const int row_tiles = CeilDiv(p.gate == Gate::kNone ? p.n : 2 * p.n, S::kRows);
   LaunchShape shape;
-  shape.grid = static_cast<unsigned>(row_tiles * p.token_tiles * p.splits);
+  const int clusters = choice.splits > 1 ? p.tiles : Min(p.tiles, choice.clusters);
+  shape.grid = static_cast<unsigned>(clusters * p.splits);
   shape.cluster = static_cast<unsigned>(p.splits);
   shape.threads = S::kThreads;
   shape.shared_bytes = WideSharedBytes(choice);
@@ -433,6 +341,8 @@ Status LaunchWideOf(const WideChoice& choice, const WideParams& p, cudaStream_t 
     OCTAVO_WIDE(2, 1, 128);
     OCTAVO_WIDE(2, 1, 192);
     OCTAVO_WIDE(2, 1, 256);
+    OCTAVO_WIDE(3, 1, 64);
+    OCTAVO_WIDE(3, 1, 128);
     OCTAVO_WIDE(2, 2, 64);
     OCTAVO_WIDE(2, 2, 128);
 #undef OCTAVO_WIDE

@@ -21,8 +21,9 @@ struct WideParams {
   int32_t m, n;        // n: columns of out
   int32_t units;       // of k
   int32_t stages;
-  int32_t splits;  // CTAs that share a tile's k
+  int32_t splits;  // CTAs that share a tile's k: a cluster
   int32_t token_tiles;
+  int32_t tiles;
   bool weight_ready;  // as LinearParams
   bool add;
   Gate gate;
@@ -38,21 +39,32 @@ struct WideShape {
   static constexpr int kRows = kWarpgroups * kRowTiles * 64;
   static constexpr int kSums = kTokens / 2;  // of a thread and row tile
   static constexpr int kConsumers = kWarpgroups * 128;
-  static constexpr int kThreads = kConsumers + 32;
+  // Two warpgroups with this many sums have registers to spare only if the others give theirs up,
+  // which takes a whole warpgroup of others.
+  static constexpr bool kMovesRegisters = kWarpgroups == 2 && kRowTiles * kSums >= 96;
+  static constexpr int kCopyRegisters = 40, kSumRegisters = 232;  // of 168 a thread at first
+  static constexpr int kThreads = kConsumers + (kMovesRegisters ? 128 : 32);
   static constexpr int kBlocks = WideBlocks(kRows, kTokens);  // of a stage
   static constexpr int kWeightBlock = kRows * kWideBlock * 2;
   static constexpr int kInputBlock = kTokens * kWideBlock * 2;
   static constexpr int kWeightBytes = kBlocks * kWeightBlock;
   static constexpr int kStageBytes = WideStageBytes(kRows, kTokens);
-  static constexpr int kSumStride = WideSumStride(kRows);
-  // Where registers allow it the next product's CTAs stand beside this one's and read weights
-  // ahead. Two of two warpgroups would have 96 registers a thread, and spill.
+  // Chunks that a CTA stores: of a tile, and at most where k is cut.
+  static constexpr int kChunks = kRowTiles * (kTokens / kWideChunk);
+  static constexpr int kCutChunks = kRowTiles * CeilDiv(WideGroups(kTokens, 2) * 8, kWideChunk);
+  static constexpr bool kApart = WideApart(kRows, kTokens);
+  static constexpr int kTurnedBytes = WideTurnedBytes(kRows);
+  // Whose `add` is read while products run, where registers are left.
+  static constexpr int kChunksAhead = kWarpgroups == 3 ? 1 : 2;
+  // Where registers always allow it the next product's CTAs stand beside this one's and read
+  // weights ahead.
   static constexpr int kCtas = kWarpgroups == 1 && kRowTiles * kSums <= 64 ? 2 : 1;
 
   static_assert(sizeof(Element) == 2);
-  static_assert(kTokens % 8 == 0 && kTokens <= 256, "the n side of a product");
+  static_assert(kTokens % kWideChunk == 0 && kTokens <= 256, "the n side of a product");
   static_assert(kRowTiles * kSums <= 128, "sums of a thread");
   static_assert(kInputBlock % 1024 == 0 && kWeightBlock % 1024 == 0, "swizzled blocks");
+  static_assert(kWarpgroups == WideWarpgroups(kRows));
 };
 
 // REQUIRES: TakesWide(a), and a tile that is compiled.

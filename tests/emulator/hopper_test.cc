@@ -173,5 +173,66 @@ TEST_CASE("bytes that never come are a deadlock, which is told") {
   CHECK(Wrong<Mistake::kOneByteMore>() == kSeeds);
 }
 
+constexpr int kMatrices = 4, kSide = 8;
+constexpr int kTurnedRow = kMatrices * kSide;  // elements: the matrices side by side
+
+struct TurnParams {
+  uint16_t* out;  // [kSide, kTurnedRow]
+};
+
+// Element (row, column) of matrix m is 100 m + 10 row + column.
+template <bool kWaits>
+__global__ void TurnKernel(const __grid_constant__ TurnParams p) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  auto* const turned = reinterpret_cast<uint16_t*>(DynamicShared());
+  if (threadIdx.x < kWarpSize) {
+    uint32_t words[kMatrices];
+    for (uint32_t m = 0; m < kMatrices; ++m) {
+      const uint32_t low = 100 * m + 10 * (lane / 4) + lane % 4 * 2;
+      words[m] = low | (low + 1) << 16;
+    }
+    StoreMatrix4Transposed(SharedAddress(turned) + lane % 8 * kTurnedRow * 2 + lane / 8 * 16,
+                           words);
+  }
+  if (kWaits) __syncthreads();
+  if (threadIdx.x < kWarpSize) return;
+  for (int i = lane; i < kSide * kTurnedRow; i += kWarpSize) p.out[i] = turned[i];
+}
+
+// Seeds with which memory holds something else than column c of matrix m at (c, 8 m).
+template <bool kWaits>
+int TurnedWrong() {
+  LaunchShape shape;
+  shape.threads = 2 * kWarpSize;
+  shape.shared_bytes = kSide * kTurnedRow * 2;
+  int wrong = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    emulator::SetSeed(seed);
+    std::vector<uint16_t> got(kSide * kTurnedRow);
+    void* out = nullptr;
+    REQUIRE(cudaMalloc(&out, got.size() * 2) == cudaSuccess);
+    REQUIRE(Launch(TurnKernel<kWaits>, shape, TurnParams{static_cast<uint16_t*>(out)}).ok());
+    REQUIRE(cudaMemcpy(got.data(), out, got.size() * 2, cudaMemcpyDeviceToHost) == cudaSuccess);
+    cudaFree(out);
+    bool right = true;
+    for (size_t column = 0; column < kSide; ++column) {
+      for (size_t i = 0; i < kTurnedRow; ++i) {
+        right =
+            right && got[column * kTurnedRow + i] == 100 * (i / kSide) + 10 * (i % kSide) + column;
+      }
+    }
+    wrong += right ? 0 : 1;
+  }
+  return wrong;
+}
+
+TEST_CASE("stmatrix.trans puts columns of the warp's matrices into rows of memory") {
+  CHECK(TurnedWrong<true>() == 0);
+}
+
+TEST_CASE("matrices that are read before a barrier show") {
+  CHECK(TurnedWrong<false>() >= kSeeds / 4);
+}
+
 }  // namespace
 }  // namespace octavo::cuda

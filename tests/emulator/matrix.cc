@@ -50,6 +50,30 @@ void LoadMatrices(const char* what, Where where, uint32_t shared, bool transpose
            });
 }
 
+void StoreMatrices(const char* what, Where where, uint32_t shared, const uint32_t (&r)[4]) {
+  struct In {
+    uint32_t shared;
+    const uint32_t* r;
+  };
+  const In in{shared, r};
+  Cta& cta = Cta::Current();
+  cta.At(shared, 16, where);  // here, so that a fault names the lane that asks
+  uint32_t nothing = 0;
+  cta.Meet(what, where, kAll, true, &in, &nothing,
+           [&](const In* const* lanes, uint32_t* const*, uint32_t) {
+             for (int m = 0; m < 4; ++m) {
+               for (int column = 0; column < 8; ++column) {
+                 uint16_t rows[8];
+                 for (int row = 0; row < 8; ++row) {
+                   const uint32_t pair = lanes[row * 4 + column / 2]->r[m];
+                   rows[row] = static_cast<uint16_t>(pair >> column % 2 * 16);
+                 }
+                 memcpy(cta.At(lanes[m * 8 + column]->shared, 16, where), rows, 16);
+               }
+             }
+           });
+}
+
 uint32_t TransposeMatrix(Where where, uint32_t x) {
   uint32_t out = 0;
   Cta::Current().Meet("movmatrix", where, kAll, true, &x, &out,

@@ -12,6 +12,8 @@ namespace {
 
 using cpu::Tensor;
 
+constexpr int kManyClusters = 1 << 30;  // one for each tile
+
 bool HasWgmma() { return HasDevice() && CurrentDeviceFacts().value().wgmma; }
 
 struct Case {
@@ -131,9 +133,11 @@ TEST_CASE("a wgmma product has the CPU op's bits in every tile and cut of k" *
   std::mt19937_64 rng(41);
   const int shared = CurrentDeviceFacts().value().shared_per_block;
   for (const WideTile& tile : kWideTiles) {
-    for (const int splits : {1, 2, 3, 8}) {
+    for (const int splits : {1, 2, 3, kMaxWideCluster}) {
       for (const int stages : {2, 3, 5}) {
-        const WideChoice choice{tile.rows, tile.tokens, splits, stages};
+        // Of two clusters one does several tiles.
+        const int clusters = rng() % 2 == 0 ? 2 : kManyClusters;
+        const WideChoice choice{tile.rows, tile.tokens, splits, stages, clusters};
         if (WideSharedBytes(choice) > shared) continue;
         Case c = RandomCase(rng, 1 + static_cast<int64_t>(rng() % (tile.tokens + 40)));
         c.gate = Gate::kNone;
@@ -143,6 +147,7 @@ TEST_CASE("a wgmma product has the CPU op's bits in every tile and cut of k" *
         CAPTURE(tile.tokens);
         CAPTURE(splits);
         CAPTURE(stages);
+        CAPTURE(clusters);
         Operands o(c);
         o.MakeExact(rng);
         CheckEqual(c, o.OnCuda(&choice), o.OnCpu());
@@ -157,8 +162,8 @@ TEST_CASE("a wgmma product with a gate is the CPU op's in every tile" *
   for (const WideTile& tile : kWideTiles) {
     for (const Gate gate : {Gate::kSilu, Gate::kGeluTanh}) {
       const int splits = gate == Gate::kSilu ? 1 : 2;
-      const WideChoice choice{tile.rows, tile.tokens, splits, 2};
-      Case c = RandomCase(rng, tile.tokens - 3);
+      const WideChoice choice{tile.rows, tile.tokens, splits, 2, 2};
+      Case c = RandomCase(rng, tile.tokens + (gate == Gate::kSilu ? 21 : -3));
       c.gate = gate;
       c.k = Max<int64_t>(c.k, 128 * splits - 64);
       CAPTURE(Describe(c));
@@ -173,7 +178,7 @@ TEST_CASE("a wgmma product with a gate is the CPU op's in every tile" *
 
 TEST_CASE("a CUDA product of 17 to 512 rows is the CPU op's" * doctest::skip(!HasWgmma())) {
   std::mt19937_64 rng(43);
-  for (int64_t m = 17; m <= 512; m += m <= 300 ? Size(1, 47) : 53) {
+  for (int64_t m = 17; m <= 512; m += m <= 300 ? Size(5, 47) : 53) {
     const Case c = RandomCase(rng, m);
     CAPTURE(Describe(c));
     Operands o(c);

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from octavo import ops
 
@@ -40,6 +43,28 @@ def test_a_product_of_many_rows_equals_float64(dtype: torch.dtype, n: int, k: in
     want = x.double() @ weight.double().T + bias.double()
     error = (out.double() - want).norm() / want.norm()
     assert error < {torch.bfloat16: 3e-3, torch.float16: 4e-4}[dtype]
+
+
+@pytest.mark.parametrize(("n", "k"), [(1024, 3072), (6144, 1024), (28672, 1024)])
+@pytest.mark.parametrize("rows", [33, 64, 128, 256, 511])
+@pytest.mark.parametrize(("gate", "add"), [("silu", False), ("gelu_tanh", True), (None, True)])
+def test_many_rows_pass_a_gate_and_are_added(n: int, k: int, rows: int, gate: str | None, add: bool) -> None:
+    """Also where multiprocessors have several tiles each, and where they share a tile's k."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma is of compute capability 9.0")
+    x, weight, _ = operands(rows, n, k, torch.bfloat16)
+    want = x.double() @ weight.double().T
+    if gate is not None:
+        act = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}[gate]
+        want = act(want[:, : n // 2]) * want[:, n // 2 :]
+    before = torch.randn_like(want).bfloat16()
+    outs = [before.clone() for _ in range(3)]
+    for out in outs:
+        ops.linear(out, x, weight, weight_ready=True, gate=gate, add=add)
+    want = want + before.double() if add else want
+    assert (outs[0].double() - want).norm() / want.norm() < 6e-3
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
 
 
 @pytest.mark.parametrize(("n", "k"), SHAPES)

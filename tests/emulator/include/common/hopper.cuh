@@ -36,6 +36,11 @@ inline void CopyBox5(uint32_t shared, const CUtensorMap& map, uint32_t barrier, 
 inline void FenceAsyncShared() {}
 inline void FenceAsyncGlobal() {}
 
+inline void StoreMatrix4Transposed(uint32_t shared, const uint32_t (&r)[4],
+                                   Where where = Where::current()) {
+  emulator::StoreMatrices("stmatrix.trans", where, shared, r);
+}
+
 template <int kRegisters>
 void ShrinkRegisters() {}
 template <int kRegisters>
