@@ -45,6 +45,10 @@ def copy_to_device(sources: Iterable[FileRows], threads: int | None = None) -> N
         return
     workers = min(threads or os.cpu_count() or 1, _MAX_THREADS, len(pieces))
     device = pieces[0].target.device
+    if device.type == "cuda":
+        # The allocator gives memory away again in the order of the current stream, beside which the copies
+        # run: what that stream has yet to write there must be written before.
+        torch.cuda.synchronize(device)
     local = threading.local()
 
     def copy(piece: _Piece) -> None:

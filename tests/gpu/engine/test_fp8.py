@@ -66,12 +66,14 @@ def test_every_product_of_a_model_is_that_of_its_dequantized_numbers(
     outputs = llm.generate(PROMPTS, params, use_tqdm=False)
     assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
     assert len(calls) >= 4 * 4 * 3  # steps, products of a layer, layers
-    for layer, x, out in calls:
+    for call, (layer, x, out) in enumerate(calls):
+        assert x.isfinite().all(), call
         rounded = round_input(x.float().cpu(), static=FORMATS[form][3]).double()
         weight = (layer.weight.double() * layer.weight_scale.double()[:, None]).cpu()
         want, size = rounded @ weight.t(), rounded.abs() @ weight.abs().t()
         bound = SUM_ERROR * size + (want.abs() * 2**-8 if dtype == "bfloat16" else 0)
-        assert ((out.double().cpu() - want).abs() <= bound).all()
+        wrong = ~((out.double().cpu() - want).abs() <= bound)
+        assert not wrong.any(), f"product {call}, {len(x)} rows, wrong at {wrong.nonzero()[:8].tolist()}"
 
 
 def logits_of(llm: LLM) -> torch.Tensor:
