@@ -70,7 +70,7 @@ def save_fp8(source: Path, target: Path, form: str, *, ignored: tuple[str, ...] 
             continue
         weight = tensors[name].double()
         scale = weight.abs().amax(1, keepdim=True) if by_row else weight.abs().amax()
-        scale = (scale / FP8_MAX).float()
+        scale = scale.float() * (1 / FP8_MAX)
         tensors[name] = (weight / scale).float().to(torch.float8_e4m3fn)
         tensors[f"{module}.{weight_scale}"] = scale
         if static:
@@ -105,5 +105,5 @@ def reference_of(plain: Path, quantized: Path, form: str) -> Any:
 
 def round_input(x: torch.Tensor, *, static: bool) -> torch.Tensor:
     """Return what FP8 leaves of x, with STATIC_SCALE or a scale for each token."""
-    scale = torch.tensor(STATIC_SCALE) if static else x.abs().amax(-1, keepdim=True) / FP8_MAX
+    scale = torch.tensor(STATIC_SCALE) if static else x.abs().amax(-1, keepdim=True) * (1 / FP8_MAX)
     return (x / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float() * scale

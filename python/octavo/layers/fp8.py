@@ -35,7 +35,8 @@ def quantize_rows(x: torch.Tensor, scale: torch.Tensor | None = None) -> tuple[t
     What a given scale leaves too large is clamped. NaN stays NaN.
     """
     if scale is None:
-        scales = x.abs().amax(1).float().div_(FP8_MAX).clamp_min_(torch.finfo(torch.float32).tiny)
+        # Not divided: torch divides by a number on a CPU and multiplies with its inverse on a GPU.
+        scales = x.abs().amax(1).float().mul_(1 / FP8_MAX).clamp_min_(torch.finfo(torch.float32).tiny)
     else:
         scales = scale.expand(x.shape[0])
     return (x.float() / scales[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(FP8), scales

