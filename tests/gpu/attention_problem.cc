@@ -31,13 +31,29 @@ TensorView At(TensorView v, const DeviceMemory& memory) {
   return v;
 }
 
-// Fills rows' slots with numbers, block by block in random order; everything else stays NaN.
+// Whether every query's window has left a block behind: it has been given back, and the table names
+// the null block instead.
+bool IsGivenBack(const Problem& p, const Row& r, int64_t block) {
+  if (p.window == 0 || r.queries > r.length) return false;
+  const auto window = static_cast<int32_t>(p.chunked ? -p.window : p.window);
+  return (block + 1) * p.block_size <= FirstKey(r.queries, r.length, window);
+}
+
+// The null block holds zeros, and nobody writes there.
+void ClearNullBlock(Tensor* cache) {
+  const int64_t end = cache->Offset({1, 0, 0, 0, 0});
+  for (int64_t i = cache->Offset({0, 0, 0, 0, 0}); i < end; ++i) cache->Put(i, 0.0);
+}
+
+// Fills rows' slots with numbers, block by block in random order; everything else but the null
+// block stays NaN.
 std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cache) {
   std::mt19937_64 rng(p.seed);
   std::vector<int32_t> blocks(static_cast<size_t>(cache->dim(0)) - 1);
   std::iota(blocks.begin(), blocks.end(), 1);
   std::shuffle(blocks.begin(), blocks.end(), rng);
   std::vector<int32_t> table(p.rows.size() * static_cast<size_t>(max_blocks), kPoisonedEntry);
+  ClearNullBlock(cache);
   const cpu::Normals normal;
   size_t taken = 0;
   for (size_t r = 0; r < p.rows.size(); ++r) {
@@ -45,7 +61,7 @@ std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cach
       const int32_t id = blocks[taken++];
       // The table's lines run the other way than the rows.
       table[(p.rows.size() - 1 - r) * static_cast<size_t>(max_blocks) + static_cast<size_t>(b)] =
-          id;
+          IsGivenBack(p, p.rows[r], b) ? 0 : id;
       const int64_t live = std::min<int64_t>(p.block_size, p.rows[r].length - b * p.block_size);
       for (int64_t kv = 0; kv < 2; ++kv) {
         for (int64_t h = 0; h < p.kv_heads; ++h) {

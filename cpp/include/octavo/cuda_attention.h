@@ -14,6 +14,9 @@
 // compute capability 9.0 the prefill kernel is one of wgmma and TMA: a call then encodes a tensor
 // map of the cache, which a captured graph keeps, so the cache's address has to stay.
 //
+// Keys in front of a window are read with the tile that they stand in, and weigh nothing: the
+// blocks that a row's line of the table names for them may hold anything but NaN and infinity.
+//
 // Results repeat bit for bit for the same rows. With fixed_split a row of one query has the same
 // bits in any batch. With decode_queries 0 every row goes to the portable prefill kernel, whose key
 // tiles stand at multiples of their size and are added in one order: a query then has the same bits

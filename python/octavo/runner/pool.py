@@ -35,6 +35,9 @@ class Pool:
         if spec.latent is not None:
             token = (plan.block_size, spec.latent.width)
         raw = torch.empty((plan.num_blocks, cut.parent_bytes), dtype=torch.uint8, device=device)
+        # Prefill on a GPU reads the null block where a window has given its blocks back, and weighs what it
+        # reads with zero: it must not be NaN.
+        raw[0].zero_()
         self.bytes = raw.view(-1)  # all of it, for who moves blocks
         self.memory = raw if spec.state else raw.view(cached).view(plan.num_blocks, -1, *token)
         self.caches: dict[int, torch.Tensor] = {}  # by layer, [B, 2, Hk, bs, D]; latents: [B, bs, W]

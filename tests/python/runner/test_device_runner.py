@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+import torch
 
 from octavo import SamplingParams, core
 from octavo.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
@@ -83,6 +84,33 @@ def test_a_step_ahead_and_padded_it_gives_the_same_tokens(
     assert tokens(run(engine, prompts, params)) == expected  # from the prefix cache
     if "blocks" in limits:
         assert engine.core.stats()["preemptions"] > 0
+
+
+@pytest.mark.parametrize("runner", [ModelRunner, DeviceRunner])
+@pytest.mark.parametrize("name", ["mistral-window", "bamba", "deepseek-v2"])
+def test_the_null_block_is_zeros(
+    tiny_folder: Any, monkeypatch: pytest.MonkeyPatch, name: str, runner: Any
+) -> None:
+    """Whatever the pool's memory held before, and after steps with padding and with blocks given back."""
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    engine = engine_of(tiny_folder(name), runner, blocks=24)
+    memory = engine.runner.pool.view(torch.uint8)
+    assert memory[-1].eq(0xFF).all()
+    prompts = tiny_models.random_prompts(5, low=50, high=90, seed=22)
+    run(engine, prompts, [SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)] * len(prompts))
+    assert not memory[0].any()
+
+
+def poisoned(empty: Any) -> Any:
+    """torch.empty, whose bytes are NaN."""
+
+    def make(*size: Any, **options: Any) -> torch.Tensor:
+        tensor: torch.Tensor = empty(*size, **options)
+        if tensor.dtype == torch.uint8:
+            tensor.fill_(0xFF)
+        return tensor
+
+    return make
 
 
 def test_what_edits_logits_reaches_the_device(tiny_folder: Any) -> None:
