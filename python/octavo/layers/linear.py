@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,10 @@ FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
 # On an H200: up to 8 rows, and up to 16 where the weight is so short that a BLAS leaves multiprocessors idle
 # (bench/results/ops_h200.txt). The vocabulary's rows are left to the BLAS.
 _FEW_CUDA_ROWS = ((8, 32768), (16, 4096))  # rows of x, rows of the weight
+_MOST_FEW_ROWS = 16  # of the product that norms x on its way; beyond, it takes what is normed already
+# From 17 rows on by warpgroups, on compute capability 9.0 alone: up to 64 rows, and up to 128 where the
+# weight is short (bench/results/linear_h200.txt). Beyond, the BLAS is faster.
+_WIDE_CUDA_ROWS = ((64, 32768), (128, 1024))  # rows of x, rows of the weight
 
 
 _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
@@ -38,11 +43,12 @@ def product(
         return gated(F.linear(tensor_of(x), weight, bias), gate)
     columns = weight.shape[0] if gate is None else weight.shape[0] // 2
     out = rows.new_empty((rows.shape[0], columns))
-    if isinstance(x, Normed):
+    if isinstance(x, Normed) and (rows.is_cpu or rows.shape[0] <= _MOST_FEW_ROWS):
         norm = x.norm
         ops.linear(out, rows, weight, bias, True, norm.weight, norm.eps, norm.offset, gate)
     else:
-        ops.linear(out, rows, weight, bias, weight_ready=True, gate=gate)  # the loader wrote it long ago
+        # The loader wrote the weight long ago.
+        ops.linear(out, tensor_of(x), weight, bias, weight_ready=True, gate=gate)
     return out
 
 
@@ -86,7 +92,22 @@ def streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
         return x.shape[0] <= FEW_ROWS.get(x.dtype, 0)
     if not x.is_cuda or x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
         return False
-    return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in _FEW_CUDA_ROWS)
+    if _within(_FEW_CUDA_ROWS, x, weight):
+        return True
+    if x.shape[0] <= _MOST_FEW_ROWS or not _within(_WIDE_CUDA_ROWS, x, weight):
+        return False
+    # What the copy engine and the products of a warpgroup take: the rule of TakesWide in cuda/linear.
+    fits = x.shape[1] % 64 == 0 and weight.shape[0] % 16 == 0 and x.stride(0) % 8 == 0
+    return fits and _has_wgmma(x.device)
+
+
+def _within(limits: Sequence[tuple[int, int]], x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return any(x.shape[0] <= rows and weight.shape[0] <= most for rows, most in limits)
+
+
+@cache
+def _has_wgmma(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) == (9, 0)
 
 
 _WEIGHTS_ON: ContextVar[str | None] = ContextVar("weights_on", default=None)  # None: torch's device
