@@ -71,29 +71,23 @@ class Bench {
   uint16_t* out_;
 };
 
-WideProblem ProblemOf(const Cell& cell, int64_t m) {
-  return {m, cell.n, cell.k, cell.gated, cell.add};
-}
+WideProblem ProblemOf(const Cell& cell, int64_t m) { return {m, cell.n, cell.k, cell.gated}; }
 
-// Every tile that wastes less than half of itself on these rows, every cut that leaves no
-// multiprocessor more than a few CTAs. Where there are more tiles than multiprocessors: a CTA for
-// each tile, CTAs that do several, and such with as many each. A ring as deep as fits, and one that
-// leaves room for the next CTA.
+// Every tile and cut that ChooseWide takes such rows to (WideIsKnown). Where there are more tiles
+// than multiprocessors: a CTA for each tile, CTAs that do several, and such with as many each. A
+// ring as deep as fits, and one that leaves room for the next CTA.
 std::vector<WideChoice> Choices(const Cell& cell, int64_t m, const DeviceFacts& facts) {
   std::vector<WideChoice> found;
   const WideProblem problem = ProblemOf(cell, m);
   for (const WideTile& tile : kWideTiles) {
-    if (tile.tokens > 32 && tile.tokens >= 2 * m) continue;
-    if (m > 4 * tile.tokens) continue;
     for (int splits = 1; splits <= kMaxWideCluster; ++splits) {
       WideChoice c{tile.rows, tile.tokens, splits, 0};
-      const auto tiles = static_cast<int>(WideTiles(c, problem)), ctas = tiles * splits;
-      if (splits > WideUnits(c, cell.k) || (splits > 1 && ctas > 2 * facts.multiprocessors))
-        continue;
-      if (ctas < facts.multiprocessors / 3) continue;
+      if (!WideIsKnown(c, problem, facts.multiprocessors)) continue;
+      const auto tiles = static_cast<int>(WideTiles(c, problem));
       std::vector<int> clusters = {tiles};
       if (splits == 1 && tiles > facts.multiprocessors) {
-        clusters = {tiles, facts.multiprocessors, WideClusters(c, problem, facts.multiprocessors)};
+        const WideClusters known = WideClustersOf(c, problem, facts.multiprocessors);
+        clusters = {tiles, known.most, known.even};
       }
       for (const int many : clusters) {
         c.clusters = many;

@@ -91,8 +91,7 @@ Status LinearOfManyRows(const LinearArgs& a, const DeviceFacts& facts, Stream st
                                    "the weight in multiples of 16, out and bias that begin on "
                                    "16 bytes, and no norm: use torch");
   }
-  const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1], a.gate != Gate::kNone,
-                            a.add};
+  const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1], a.gate != Gate::kNone};
   return LaunchWide(a, ChooseWide(problem, facts.multiprocessors, facts.shared_per_block), stream);
 }
 

@@ -68,7 +68,6 @@ struct WideProblem {
   int64_t n = 0;
   int64_t k = 0;
   bool gated = false;
-  bool add = false;
 };
 
 inline int64_t WideUnits(const WideChoice& c, int64_t k) {
@@ -90,76 +89,121 @@ inline int WideStages(WideChoice c, const WideProblem& problem, int shared_per_b
 }
 
 // Clusters that are on the device at once. One lies within a group of 16 or 18 multiprocessors,
-// some of which larger ones leave over: of 32 clusters of four not all began at once.
+// some of which larger ones leave over: 38 of three and 28 of four began at once, not 40 and 32.
 constexpr int WideClustersAtOnce(int splits, int multiprocessors) {
-  const int usable = splits <= 2   ? multiprocessors
-                     : splits == 3 ? multiprocessors * 10 / 11
-                                   : multiprocessors * 28 / 33;
+  const int usable = splits <= 2 ? multiprocessors : multiprocessors * 19 / 22;
   return Max(1, usable / splits);
 }
 
-// CTAs that a multiprocessor has one after another, or tiles of one CTA.
-inline int64_t WideRounds(const WideChoice& c, const WideProblem& problem, int multiprocessors) {
-  return CeilDiv(WideTiles(c, problem), WideClustersAtOnce(c.splits, multiprocessors));
-}
-
-// What an H200 does in a nanosecond, and what takes how many. `bench_fit_linear` fits them to what
-// `bench_linear all` prints. The rates and `block` are of such a fit, to products without gate and
-// sum, before tiles were turned in registers (where they choose within 0.1 % of the fastest); the
-// others are estimates until a GPU has timed what follows a tile's products now.
-struct WideRates {
-  double memory = 3700.0, cache = 11500.0;        // bytes
-  double port = 97.0;                             // bytes into a multiprocessor
-  double products = 6700.0;                       // FLOPs of a multiprocessor
-  double block = 86.0;                            // ns: at least, of 64 k of a tile
-  double start = 1000.0, tile = 400.0;            // ns
-  double store = 0.015, gate = 0.01, add = 0.01;  // ns an element of a tile
-  double cluster = 1000.0, exchange = 0.04;       // ns, and an element where k is cut
+// The clusters that a product may have: where k is cut one for each tile, else no more than there
+// are multiprocessors, or so few that all do as many tiles.
+struct WideClusters {
+  int most, even;
 };
 
-// What a choice costs, in nanoseconds.
+inline WideClusters WideClustersOf(const WideChoice& c, const WideProblem& problem,
+                                   int multiprocessors) {
+  const auto tiles = static_cast<int>(WideTiles(c, problem));
+  if (c.splits > 1) return {tiles, tiles};
+  return {Min(tiles, multiprocessors), CeilDiv(tiles, CeilDiv(tiles, multiprocessors))};
+}
+
+// What an H200 does in a nanosecond, and what takes how many: fitted by `bench_fit_linear` to what
+// `bench_linear all` printed there, where the choice is 0.9 % slower than the fastest on average
+// and 7 % at most (bench/results/linear_h200.txt). What every choice takes is left out.
+struct WideRates {
+  double memory = 4320.0;    // bytes, with a CTA on each multiprocessor
+  double fewer = 0.207;      // with fewer, by this power of their share
+  double cache = 11500.0;    // bytes
+  double port = 142.0;       // bytes into a multiprocessor
+  double outside = 3.89;     // ns a row of x, of 64 k, that a tile has too many
+  double products = 7950.0;  // FLOPs of a multiprocessor
+  double block = 112.0;      // ns: at least, of 64 k of a tile
+  double tile = 187.0;       // ns
+  double store = 0.0403;     // ns an element of a tile
+  double gate = 0.0456;      // and with a gate
+  double exchange = 0.0823;  // and where k is cut
+  double cluster = 2860.0;   // ns where k is cut
+};
+
+// Two that share something, such as the memory's and the multiprocessors' time: the longer one, and
+// more where they are alike.
+inline double WideTogether(double a, double b) { return std::cbrt(a * a * a + b * b * b); }
+
+// Nanoseconds of 64 k of a tile while so many CTAs read.
+inline double WideBlockCost(const WideChoice& c, const WideProblem& problem, double ctas,
+                            const WideRates& rates) {
+  constexpr double kRowBytes = kWideBlock * 2;
+  const auto token_tiles = static_cast<double>(CeilDiv(problem.m, c.tokens));
+  const auto m = static_cast<double>(problem.m);
+  const double last = m - (token_tiles - 1.0) * c.tokens, rows = c.rows * kRowBytes / rates.port;
+  // Rows that do not exist are slower to fill than those that do are to copy.
+  const double copies =
+      Max(rows + last * kRowBytes / rates.port + (c.tokens - last) * rates.outside,
+          token_tiles > 1.0 ? rows + c.tokens * kRowBytes / rates.port : 0.0);
+  const double products = 2.0 * c.rows * c.tokens * kWideBlock / rates.products;
+  return WideTogether(Max(rates.block, Max(products, copies)),
+                      ctas * (c.rows + m / token_tiles) * kRowBytes / rates.cache);
+}
+
+// What a choice costs, in nanoseconds. Its ring does not count.
 inline double WideCost(const WideChoice& c, const WideProblem& problem, int multiprocessors,
                        const WideRates& rates = {}) {
-  const auto token_tiles = static_cast<double>(CeilDiv(problem.m, c.tokens));
-  const auto tiles = static_cast<double>(WideTiles(c, problem));
-  const auto rounds = static_cast<double>(WideRounds(c, problem, multiprocessors));
-  const auto tokens = static_cast<double>(Min<int64_t>(problem.m, c.tokens));
-  const auto k = static_cast<double>(problem.k);
-  const double weight = static_cast<double>(problem.n) * k * 2;
-  const double bytes =
-      Max(weight / rates.memory, (weight * token_tiles + tiles * tokens * k * 2) / rates.cache);
-  const double products = 2.0 * c.rows * c.tokens * kWideBlock / rates.products;
-  const double copies = 2.0 * (c.rows + c.tokens) * kWideBlock / rates.port;
-  const double block = Max(rates.block, Max(products, copies));
-  const double blocks = std::ceil(k / kWideBlock / c.splits);
-  const double element = rates.store + (problem.gated ? rates.gate : 0.0) +
-                         (problem.add ? rates.add : 0.0) + (c.splits > 1 ? rates.exchange : 0.0);
-  return rates.start + Max(bytes, rounds * blocks * block) +
-         rounds * (rates.tile + element * c.rows * tokens) + (c.splits > 1 ? rates.cluster : 0.0);
-}
-
-// As many clusters as the multiprocessors need for the tiles, all with as many of them.
-inline int WideClusters(const WideChoice& c, const WideProblem& problem, int multiprocessors) {
   const int64_t tiles = WideTiles(c, problem);
-  if (c.splits > 1) return static_cast<int>(tiles);
-  return static_cast<int>(CeilDiv(tiles, WideRounds(c, problem, multiprocessors)));
+  const int64_t at_once = Min(WideClustersAtOnce(c.splits, multiprocessors), c.clusters);
+  const int64_t full = tiles / at_once, left = tiles % at_once;
+  const auto ctas = static_cast<double>(at_once * c.splits);
+  const int per_unit = WideBlocks(c.rows, c.tokens);
+  const auto blocks = static_cast<double>(CeilDiv(WideUnits(c, problem.k), c.splits) * per_unit);
+  double products = static_cast<double>(full) * WideBlockCost(c, problem, ctas, rates);
+  if (left > 0) {
+    products += WideBlockCost(c, problem, static_cast<double>(left * c.splits), rates);
+  }
+  const double weight = static_cast<double>(problem.n * problem.k) * 2;
+  const double reading = weight / rates.memory * std::pow(multiprocessors / ctas, rates.fewer);
+  const double element =
+      rates.store + (problem.gated ? rates.gate : 0.0) + (c.splits > 1 ? rates.exchange : 0.0);
+  const auto tokens = static_cast<double>(Min<int64_t>(problem.m, c.tokens));
+  return WideTogether(reading, blocks * products) +
+         static_cast<double>(full + (left > 0 ? 1 : 0)) * (rates.tile + element * c.rows * tokens) +
+         (c.splits > 1 ? rates.cluster : 0.0);
 }
 
+// Whether the rates were fitted to such choices: of tiles that these rows fill by more than half,
+// of cuts that leave no multiprocessor more than two CTAs and no more than two thirds of them idle.
+inline bool WideIsKnown(const WideChoice& c, const WideProblem& problem, int multiprocessors) {
+  if (c.tokens > 32 && c.tokens >= 2 * problem.m) return false;
+  if (problem.m > 4 * c.tokens || c.splits > WideUnits(c, problem.k)) return false;
+  const int64_t ctas = WideTiles(c, problem) * c.splits;
+  return ctas >= multiprocessors / 3 && (c.splits == 1 || ctas <= 2 * multiprocessors);
+}
+
+// The cheapest that is known, or where none is the cheapest.
 inline WideChoice ChooseWide(const WideProblem& problem, int multiprocessors,
                              int shared_per_block) {
   WideChoice best;
   double least = 0.0;
+  bool known = false;
+  const auto compare = [&](const WideChoice& c) {
+    const bool is_known = WideIsKnown(c, problem, multiprocessors);
+    if (known && !is_known) return;
+    const double cost = WideCost(c, problem, multiprocessors);
+    if (is_known == known && least != 0.0 && cost >= least) return;
+    best = c;
+    least = cost;
+    known = is_known;
+  };
   for (const WideTile& tile : kWideTiles) {
     for (int splits = 1; splits <= kMaxWideCluster; ++splits) {
-      const WideChoice c{tile.rows, tile.tokens, splits, 0};
+      WideChoice c{tile.rows, tile.tokens, splits, 0};
       if (splits > WideUnits(c, problem.k)) break;
-      const double cost = WideCost(c, problem, multiprocessors);
-      if (least != 0.0 && cost >= least) continue;
-      best = c;
-      least = cost;
+      const WideClusters clusters = WideClustersOf(c, problem, multiprocessors);
+      c.clusters = clusters.most;
+      compare(c);
+      c.clusters = clusters.even;
+      if (clusters.even != clusters.most) compare(c);
     }
   }
-  best.clusters = WideClusters(best, problem, multiprocessors);
   best.stages = WideStages(best, problem, shared_per_block);
   return best;
 }
