@@ -23,9 +23,11 @@ FEW_ROWS = {torch.float32: 16, torch.bfloat16: 4}
 # (bench/results/ops_h200.txt). The vocabulary's rows are left to the BLAS.
 _FEW_CUDA_ROWS = ((8, 32768), (16, 4096))  # rows of x, rows of the weight
 _MOST_FEW_ROWS = 16  # of the product that norms x on its way; beyond, it takes what is normed already
-# From 17 rows on by warpgroups, on compute capability 9.0 alone: up to 64 rows, and up to 128 where the
-# weight is short (bench/results/linear_h200.txt). Beyond, the BLAS is faster.
-_WIDE_CUDA_ROWS = ((64, 32768), (128, 1024))  # rows of x, rows of the weight
+# From 17 rows on by warpgroups, on compute capability 9.0 alone: up to 64 rows, and up to 256 where the
+# weight is short or the product opens a gate, which saves a kernel and is worth it longest where the weight
+# is not long (bench/results/linear_h200.txt). The vocabulary's rows are left to the BLAS here too.
+_WIDE_CUDA_ROWS = ((64, 32768), (256, 1024))
+_WIDE_GATED_CUDA_ROWS = ((256, 65536), (512, 8192))
 
 
 _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
@@ -39,7 +41,7 @@ def product(
     With a gate (silu or gelu_tanh) the product is [gate | up], and act(gate) * up [M, N / 2] is returned.
     """
     rows = x.residual if isinstance(x, Normed) else x
-    if not streams(rows, weight):
+    if not streams(rows, weight, opens=gate is not None):
         return gated(F.linear(tensor_of(x), weight, bias), gate)
     columns = weight.shape[0] if gate is None else weight.shape[0] // 2
     out = rows.new_empty((rows.shape[0], columns))
@@ -86,15 +88,16 @@ def chosen_product() -> Callable[..., torch.Tensor]:
     return invariant_product if invariance.is_wanted() else product
 
 
-def streams(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether ops.linear takes the product of x and a weight, and is the faster one."""
+def streams(x: torch.Tensor, weight: torch.Tensor, opens: bool = False) -> bool:
+    """Whether ops.linear takes the product of x and a weight, and is the faster one; `opens`: a gate."""
     if x.is_cpu:
         return x.shape[0] <= FEW_ROWS.get(x.dtype, 0)
     if not x.is_cuda or x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
         return False
     if _within(_FEW_CUDA_ROWS, x, weight):
         return True
-    if x.shape[0] <= _MOST_FEW_ROWS or not _within(_WIDE_CUDA_ROWS, x, weight):
+    limits = _WIDE_GATED_CUDA_ROWS if opens else _WIDE_CUDA_ROWS
+    if x.shape[0] <= _MOST_FEW_ROWS or not _within(limits, x, weight):
         return False
     # What the copy engine and the products of a warpgroup take: the rule of TakesWide in cuda/linear.
     fits = x.shape[1] % 64 == 0 and weight.shape[0] % 16 == 0 and x.stride(0) % 8 == 0

@@ -28,10 +28,10 @@ class OnCuda:
         return (self.shape[1] + self.gap, 1)[dim]
 
 
-def taken(rows: int, n: int, k: int, *, gap: int = 0) -> bool:
+def taken(rows: int, n: int, k: int, *, gap: int = 0, opens: bool = False) -> bool:
     x: Any = OnCuda((rows, k), gap)
     weight: Any = OnCuda((n, k))
-    return linear.streams(x, weight)
+    return linear.streams(x, weight, opens)
 
 
 @pytest.fixture
@@ -41,13 +41,29 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hopper")
-def test_up_to_64_rows_go_to_our_product_and_up_to_128_of_a_short_weight() -> None:
+def test_up_to_64_rows_go_to_our_product_and_up_to_256_of_a_short_weight() -> None:
     assert taken(17, 4096, 1024)
     assert taken(64, 28672, 4096)
     assert not taken(65, 4096, 1024)
-    assert taken(128, 1024, 3072)
-    assert not taken(129, 1024, 3072)
+    assert taken(256, 1024, 3072)
+    assert not taken(257, 1024, 3072)
     assert not taken(17, 151936, 1024)
+
+
+@pytest.mark.usefixtures("hopper")
+def test_a_gate_makes_up_to_256_rows_worth_it_and_up_to_512_of_a_weight_that_is_not_long() -> None:
+    assert taken(256, 34816, 5120, opens=True)
+    assert not taken(257, 34816, 5120, opens=True)
+    assert taken(512, 6144, 1024, opens=True)
+    assert not taken(513, 6144, 1024, opens=True)
+
+
+@pytest.mark.parametrize("gate", [None, "silu"])
+def test_a_product_says_whether_it_opens_a_gate(monkeypatch: pytest.MonkeyPatch, gate: str | None) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(linear, "streams", lambda x, weight, opens: asked.append(opens))
+    linear.product(torch.zeros(2, 8), torch.zeros(4, 8), gate=gate)
+    assert asked == [gate is not None]
 
 
 @pytest.mark.usefixtures("hopper")
@@ -71,7 +87,7 @@ def test_from_17_rows_on_a_product_takes_what_is_normed_already(
     monkeypatch: pytest.MonkeyPatch, rows: int, on_the_way: bool
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(linear, "streams", lambda x, weight: True)
+    monkeypatch.setattr(linear, "streams", lambda *_, **__: True)
     monkeypatch.setattr(ops, "linear", lambda *args, **_: calls.append(args))
     before = torch.empty(rows, 64, dtype=torch.bfloat16, device="meta")
     after = torch.empty(rows, 64, dtype=torch.bfloat16, device="meta")
