@@ -51,7 +51,8 @@ bool TakesWide(const LinearArgs& a) {
 Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream) {
   WideParams p{};
   const auto groups = static_cast<uint32_t>(choice.rows / (2 * kHalf));
-  const auto tokens = static_cast<uint32_t>(choice.tokens);
+  p.tile_tokens = WideTileTokens(a.x.shape[0], choice.tokens);
+  const auto tokens = static_cast<uint32_t>(p.tile_tokens);
   const auto blocks = static_cast<uint32_t>(WideBlocks(choice.rows, choice.tokens));
   OCTAVO_RETURN_IF_ERROR(
       EncodeTensorMap(WeightOf(a), {blocks, groups, 2, kHalf, kWideBlock}, &p.weight));

@@ -79,6 +79,7 @@ class WideSums {
   __device__ __forceinline__ void Issue() {
     const uint64_t weights = Advance(weights_, place_.at * S::kStageBytes);
     const uint64_t inputs = Advance(inputs_, place_.at * S::kStageBytes);
+    const int input_block = InputBlock(p_);
     WgmmaFence();
 #pragma unroll
     for (int t = 0; t < S::kRowTiles; ++t) {
@@ -86,7 +87,7 @@ class WideSums {
       for (int step = 0; step < S::kBlocks * kBlockSteps; ++step) {
         const int block = step / kBlockSteps, within = step % kBlockSteps * kStepBytes;
         const uint64_t a = Advance(weights, t * kRowTileBytes + block * S::kWeightBlock + within);
-        const uint64_t b = Advance(inputs, block * S::kInputBlock + within);
+        const uint64_t b = Advance(inputs, block * input_block + within);
         if (kFirst && step == 0) {
           WgmmaShared<T, false>(d_[t], a, b);
         } else {

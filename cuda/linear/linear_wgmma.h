@@ -23,6 +23,7 @@ struct WideParams {
   int32_t stages;
   int32_t splits;  // CTAs that share a tile's k: a cluster
   int32_t token_tiles;
+  int32_t tile_tokens;  // WideTileTokens
   int32_t tiles;
   bool weight_ready;  // as LinearParams
   bool add;

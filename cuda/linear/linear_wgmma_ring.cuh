@@ -24,9 +24,11 @@ struct WideWork {
     begin = p.units * rank / p.splits;
     end = p.units * (rank + 1) / p.splits;
   }
-  __device__ __forceinline__ int first_token() const { return token_tile * S::kTokens; }
+  __device__ __forceinline__ int first_token(const WideParams& p) const {
+    return token_tile * p.tile_tokens;
+  }
   __device__ __forceinline__ int tokens(const WideParams& p) const {
-    return Min(S::kTokens, p.m - first_token());
+    return Min(p.tile_tokens, p.m - first_token(p));
   }
 };
 
@@ -81,10 +83,16 @@ struct WidePlace {
   }
 };
 
+// Bytes of a block of x in a stage. What lies behind a tile's rows there is multiplied to sums that
+// nobody stores.
+__device__ __forceinline__ int InputBlock(const WideParams& p) {
+  return p.tile_tokens * kWideBlock * 2;
+}
+
 template <class S>
 __device__ __forceinline__ void CopyWeight(const WideParams& p, const WideWork<S>& work,
                                            const WideRing<S>& ring, int stage, int unit) {
-  ArriveBarrierExpecting(ring.full(stage), S::kStageBytes);
+  ArriveBarrierExpecting(ring.full(stage), S::kWeightBytes + S::kBlocks * InputBlock(p));
   CopyBox5(ring.weight(stage), p.weight, ring.full(stage), 0, 0, 0, work.row_tile * (S::kRows / 16),
            unit * S::kBlocks);
 }
@@ -92,7 +100,7 @@ __device__ __forceinline__ void CopyWeight(const WideParams& p, const WideWork<S
 template <class S>
 __device__ __forceinline__ void CopyInputs(const WideParams& p, const WideWork<S>& work,
                                            const WideRing<S>& ring, int stage, int unit) {
-  CopyBox5(ring.x(stage), p.x, ring.full(stage), 0, work.first_token(), 0, 0, unit * S::kBlocks);
+  CopyBox5(ring.x(stage), p.x, ring.full(stage), 0, work.first_token(p), 0, 0, unit * S::kBlocks);
 }
 
 // The thread that keeps the ring full, over all tiles of the CTA. It makes the barriers and asks

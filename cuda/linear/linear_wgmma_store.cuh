@@ -62,7 +62,7 @@ class WidePieces {
     const int column = first_column(row_tile) + piece_ * kPieceColumns;
     const int at = chunk + TokenOf(i);
     if (column >= p_.n || at >= end) return nullptr;
-    return reinterpret_cast<T*>(p_.out + int64_t{work_.first_token() + at} * p_.out_stride) +
+    return reinterpret_cast<T*>(p_.out + int64_t{work_.first_token(p_) + at} * p_.out_stride) +
            column;
   }
   // What out holds there, past L1: an earlier kernel on this multiprocessor may have left there

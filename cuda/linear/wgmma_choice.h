@@ -78,6 +78,12 @@ inline int64_t WideTiles(const WideChoice& c, const WideProblem& problem) {
   return CeilDiv(problem.n, c.rows) * CeilDiv(problem.m, c.tokens);
 }
 
+// Rows of x that each tile takes, the last one fewer: alike, in groups of eight, because copies
+// that reach beyond x are slow. A tile of 128 has 96 of 192.
+constexpr int WideTileTokens(int64_t m, int tokens) {
+  return static_cast<int>(CeilDiv(CeilDiv(m, CeilDiv(m, tokens)), 8) * 8);
+}
+
 // The most stages that fit, and no more than a CTA has units in all its tiles.
 inline int WideStages(WideChoice c, const WideProblem& problem, int shared_per_block) {
   c.stages = kMaxWideStages;
@@ -109,14 +115,15 @@ inline WideClusters WideClustersOf(const WideChoice& c, const WideProblem& probl
 }
 
 // What an H200 does in a nanosecond, and what takes how many: fitted by `bench_fit_linear` to what
-// `bench_linear all` printed there, where the choice is 0.9 % slower than the fastest on average
-// and 7 % at most (bench/results/linear_h200.txt). What every choice takes is left out.
+// `bench_linear all` printed there, where the choice was 0.9 % slower than the fastest on average
+// and 7 % at most (bench/results/linear_h200.txt), of tiles that still reached beyond x. What every
+// choice takes is left out.
 struct WideRates {
   double memory = 4320.0;    // bytes, with a CTA on each multiprocessor
   double fewer = 0.207;      // with fewer, by this power of their share
   double cache = 11500.0;    // bytes
   double port = 142.0;       // bytes into a multiprocessor
-  double outside = 3.89;     // ns a row of x, of 64 k, that a tile has too many
+  double outside = 3.89;     // ns a row, of 64 k, of a box that reaches beyond x
   double products = 7950.0;  // FLOPs of a multiprocessor
   double block = 112.0;      // ns: at least, of 64 k of a tile
   double tile = 187.0;       // ns
@@ -136,11 +143,11 @@ inline double WideBlockCost(const WideChoice& c, const WideProblem& problem, dou
   constexpr double kRowBytes = kWideBlock * 2;
   const auto token_tiles = static_cast<double>(CeilDiv(problem.m, c.tokens));
   const auto m = static_cast<double>(problem.m);
-  const double last = m - (token_tiles - 1.0) * c.tokens, rows = c.rows * kRowBytes / rates.port;
+  const int tokens = WideTileTokens(problem.m, c.tokens);
+  const double last = m - (token_tiles - 1.0) * tokens, rows = c.rows * kRowBytes / rates.port;
   // Rows that do not exist are slower to fill than those that do are to copy.
-  const double copies =
-      Max(rows + last * kRowBytes / rates.port + (c.tokens - last) * rates.outside,
-          token_tiles > 1.0 ? rows + c.tokens * kRowBytes / rates.port : 0.0);
+  const double copies = Max(rows + last * kRowBytes / rates.port + (tokens - last) * rates.outside,
+                            token_tiles > 1.0 ? rows + tokens * kRowBytes / rates.port : 0.0);
   const double products = 2.0 * c.rows * c.tokens * kWideBlock / rates.products;
   return WideTogether(Max(rates.block, Max(products, copies)),
                       ctas * (c.rows + m / token_tiles) * kRowBytes / rates.cache);
@@ -163,7 +170,7 @@ inline double WideCost(const WideChoice& c, const WideProblem& problem, int mult
   const double reading = weight / rates.memory * std::pow(multiprocessors / ctas, rates.fewer);
   const double element =
       rates.store + (problem.gated ? rates.gate : 0.0) + (c.splits > 1 ? rates.exchange : 0.0);
-  const auto tokens = static_cast<double>(Min<int64_t>(problem.m, c.tokens));
+  const int tokens = WideTileTokens(problem.m, c.tokens);
   return WideTogether(reading, blocks * products) +
          static_cast<double>(full + (left > 0 ? 1 : 0)) * (rates.tile + element * c.rows * tokens) +
          (c.splits > 1 ? rates.cluster : 0.0);

@@ -56,12 +56,21 @@ TEST_CASE(
   CHECK(Choose(192, 34816, 5120, true).clusters == 91);
 }
 
-TEST_CASE(
-    "rows that do not exist are dearer than a tile that multiprocessors do not share evenly") {
-  // 8B qkv: 96 rows in one tile of 64 x 128 take 26.6 us, 128 rows 19; in 192 x 128 20 and 21.
-  CHECK(WideCost({64, 128, 1, 4, 96}, {96, 6144, 4096}, kH200) >
-        WideCost({64, 128, 1, 4, 96}, {128, 6144, 4096}, kH200));
-  CHECK(Choose(96, 6144, 4096).rows > 64);
+TEST_CASE("tiles take as many rows of x as each other, and each has one") {
+  CHECK(WideTileTokens(17, 32) == 24);
+  CHECK(WideTileTokens(192, 128) == 96);
+  CHECK(WideTileTokens(512, 256) == 256);
+  for (const WideTile& tile : kWideTiles) {
+    for (int64_t m = 1; m <= kMaxWideTokens; ++m) {
+      const int64_t taken = WideTileTokens(m, tile.tokens), tiles = CeilDiv(m, tile.tokens);
+      CAPTURE(m);
+      CAPTURE(tile.tokens);
+      CHECK(taken <= tile.tokens);
+      CHECK(taken % 8 == 0);
+      CHECK(taken * tiles >= m);
+      CHECK(taken * (tiles - 1) < m);
+    }
+  }
 }
 
 TEST_CASE("clusters that would have to wait for others cost a second round") {
