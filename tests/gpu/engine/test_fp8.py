@@ -18,7 +18,7 @@ from octavo.layers.norm import Input, tensor_of
 Make = Callable[..., LLM]
 SHAPES = [(1, 16, 16), (3, 48, 80), (17, 512, 1024), (300, 2048, 256)]  # rows, columns, rows of the weight
 # Products of e4m3 numbers are exact; tensor cores keep some 14 bits of their sums. Of the sum of magnitudes.
-SUM_ERROR = 2**-12
+SUM_ERROR = 2**-11
 PROMPTS = tiny_models.random_prompts(3, low=70, high=100, seed=51)
 SCORED = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=tiny_models.VOCAB_SIZE, ignore_eos=True)
 ROOM: dict[str, Any] = {"max_logprobs": -1, "max_model_len": 256, "num_gpu_blocks_override": 400}
@@ -67,15 +67,18 @@ def test_every_product_of_a_model_is_that_of_its_dequantized_numbers(
     assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
     assert len(calls) >= 4 * 4 * 3  # steps, products of a layer, layers
     for call, (layer, x, out) in enumerate(calls):
-        sane = x.isfinite().all(1)  # a step's rows behind its tokens hold anything
+        largest = x.abs().amax(1).float()
+        sane = (largest > 1e-6) & (largest < 1e6)  # a step's rows behind its tokens hold anything
         assert sane.float().mean() > 0.5, call
         x, out = x[sane], out[sane]
         rounded = round_input(x.float().cpu(), static=FORMATS[form][3]).double()
         weight = (layer.weight.double() * layer.weight_scale.double()[:, None]).cpu()
         want, size = rounded @ weight.t(), rounded.abs() @ weight.abs().t()
         bound = SUM_ERROR * size + (want.abs() * 2**-8 if dtype == "bfloat16" else 0)
-        wrong = ~((out.double().cpu() - want).abs() <= bound)
-        assert not wrong.any(), f"product {call}, {len(x)} rows, wrong at {wrong.nonzero()[:8].tolist()}"
+        error = (out.double().cpu() - want).abs() / bound
+        wrong = ~(error <= 1)
+        where = f"product {call}, {len(x)} rows, wrong at {wrong.nonzero()[:8].tolist()}"
+        assert not wrong.any(), f"{where}, up to {error.max()} times what is allowed"
 
 
 def logits_of(llm: LLM) -> torch.Tensor:
