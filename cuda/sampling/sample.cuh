@@ -200,9 +200,14 @@ __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimi
     }
     by_mass = cut;
   }
+  const auto goal = [&](double total) { return u * total; };
+  if (!cut_count && !cut_mass) {
+    // As below, without asking each token whether a cut keeps it.
+    const auto weight = [&](int, float value) { return __uint_as_float(weights.Key(value)); };
+    return PickInOrder<kWidth>(team, x, vocab, weight, goal, &s->pick);
+  }
   const auto weight = [&](int i, float value) { return __uint_as_float(key_of(i, value)); };
-  return PickInOrder<kWidth>(
-      team, x, vocab, weight, [&](double total) { return u * total; }, &s->pick);
+  return PickInOrder<kWidth>(team, x, vocab, weight, goal, &s->pick);
 }
 
 struct RowScratch {
