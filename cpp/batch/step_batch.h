@@ -96,6 +96,9 @@ class StepBatch {
   // The logprob of `target` is wanted at token `offset` of the latest row.
   void AddScore(int32_t offset, int32_t target, int32_t top);
 
+  // What the requests that run share, as StepPlan::num_shared_tokens.
+  void SetSharedTokens(int64_t tokens) { plan().num_shared_tokens = tokens; }
+
   // What the encoders do in this step; the spans stay valid as long as the plan.
   void SetEncoders(std::span<const int32_t> evicted, std::span<const EncoderInput> inputs,
                    std::span<const EncoderSpan> spans) {

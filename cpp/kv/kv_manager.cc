@@ -90,6 +90,7 @@ KvManager::KvManager(const KvConfig& config, HostMemory& memory)
   const int32_t copies = std::max(config.max_open_copies, config.num_slots) * num_groups();
   if (sub_block_hits_) open_copies_.reserve(static_cast<size_t>(copies));
   LinkGroups();
+  CountShared();
 }
 
 void KvManager::LinkGroups() {
@@ -109,6 +110,17 @@ void KvManager::LinkGroups() {
     const int linked = anchor != whole.end() && !groups_[g]->cross() ? *anchor : -1;
     anchors_.push_back(groups_[g]->KeepsEverything() ? g : linked);
   }
+}
+
+void KvManager::CountShared() {
+  const bool hits =
+      config_.enable_prefix_caching && config_.max_tokens_per_slot > SharedBlocks::kLeastTokens;
+  for (int g = 0; g < num_groups() && hits && shared_group_ < 0; ++g) {
+    if (groups_[g]->KeepsEverything()) shared_group_ = g;
+  }
+  if (shared_group_ < 0) return;
+  shared_ = SharedBlocks(groups_[shared_group_]->block_size(),
+                         pool_.num_parents() * pool_.split(shared_group_), config_.num_slots);
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens, bool fresh) {
@@ -225,6 +237,7 @@ bool KvManager::Admit(RowSlot slot, const Hit& hit, int32_t tokens, const BlockN
     return false;
   }
   ProveHit(slot, hit);
+  if (shared_group_ >= 0) shared_.Enter(slot, blocks(slot, shared_group_));
   Append(slot, tokens, need);
   if (hit.partial > 0) TakeCopies(slot, hit);
   return true;
@@ -439,6 +452,7 @@ int32_t KvManager::published_tokens(RowSlot slot) const {
 }
 
 void KvManager::Release(RowSlot slot, int64_t now_us) {
+  if (shared_group_ >= 0) shared_.Leave(slot, blocks(slot, shared_group_));
   for (int g = 0; g < num_groups(); ++g) {
     pool_.UnrefReversed(blocks(slot, g), g);
     Row& r = at(slot, g);
@@ -531,6 +545,7 @@ void KvManager::CheckInvariants() const {
   }
   OCTAVO_CHECK(filed == map_.size(), "the map counts other blocks than it holds");
   pool_.CheckInvariants();
+  shared_.CheckInvariants([this](RowSlot slot) { return blocks(slot, shared_group_); });
 }
 
 }  // namespace octavo::kv

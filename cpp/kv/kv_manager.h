@@ -26,6 +26,7 @@
 #include "kv/expiry_wheel.h"
 #include "kv/kv_events.h"
 #include "kv/prefix_map.h"
+#include "kv/shared_blocks.h"
 #include "octavo/config.h"
 #include "octavo/kv_connector.h"
 #include "octavo/step.h"
@@ -198,6 +199,9 @@ class KvManager final : private EvictionSink {
   int32_t length(RowSlot slot, int group = 0) const { return at(slot, group).length; }
   // How many leading tokens every group (of keys and values) has offered to the map.
   int32_t published_tokens(RowSlot slot) const;
+  // Tokens that running requests hit in blocks that several of them hit, of the first group of full
+  // attention; each counts for every request (shared_blocks.h). 0 without such a group.
+  int64_t shared_tokens() const { return shared_.tokens(); }
   int32_t free_blocks() const { return pool_.free_parents(); }
   // Blocks that each group could take if no other did, summed: it grows with every block let go.
   int64_t room() const {
@@ -275,6 +279,7 @@ class KvManager final : private EvictionSink {
   int32_t FindPartial(const PrefixChain& chain, int32_t tokens, int32_t max_tokens);
   void TakeCopies(RowSlot slot, const Hit& hit);
   void LinkGroups();
+  void CountShared();
   bool IsCopied(BlockId block) const;
   void RetainBlock(BlockId block, const RetentionPlan* plan, int group, int32_t index);
   void LeaveTrail(RowSlot slot, int group, BlockId block);
@@ -320,6 +325,8 @@ class KvManager final : private EvictionSink {
   std::vector<BlockId>* publish_log_ = nullptr;
   std::vector<BlockCopy>* copy_log_ = nullptr;
   uint64_t evictions_ = 0;
+  int shared_group_ = -1;  // whose blocks `shared_` counts, -1: none
+  SharedBlocks shared_;
 };
 
 }  // namespace octavo::kv

@@ -93,6 +93,7 @@ const StepPlan* Scheduler::Begin() {
   }
   if (remote_) remote_->OnPlanned(step.id, step.published);
   HandOutEncoding(step);
+  batch_.SetSharedTokens(kv_.shared_tokens());
   ++next_step_;
   ++stats_.steps;
   const StepPlan* plan = batch_.Close();

@@ -221,6 +221,9 @@ void BindPlan(py::module_& m) {
       .def_readonly("num_scores", &StepPlan::num_scores)
       .def_readonly("num_copies", &StepPlan::num_copies)
       .def_readonly("num_admitted", &StepPlan::num_admitted)
+      .def_readonly("num_shared_tokens", &StepPlan::num_shared_tokens,
+                    "Tokens of context that running requests share, each counted for every one of "
+                    "them: what could be read once.")
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)

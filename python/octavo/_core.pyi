@@ -227,6 +227,11 @@ class StepPlan:
     def num_scores(self) -> int:
         ...
     @property
+    def num_shared_tokens(self) -> int:
+        """
+        Tokens of context that running requests share, each counted for every one of them: what could be read once.
+        """
+    @property
     def num_tokens(self) -> int:
         ...
     @property

@@ -32,6 +32,9 @@ struct StepPlan {
   int32_t num_copies = 0;
   // Rows of requests that this step admitted. They alone may read what an earlier row of it writes.
   int32_t num_admitted = 0;
+  // Tokens of context that running requests found in blocks that at least four of them found so, a
+  // prefix of 256 tokens or more; each counts for every request. A hint: what could be read once.
+  int64_t num_shared_tokens = 0;
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t max_logprobs = -1;  // over the samples; -1: nobody asks

@@ -202,6 +202,40 @@ TEST_CASE("a shared prefix of 2,000 tokens is computed once, also when all come 
   CHECK(h.stats().prompt_tokens == 2000 + 8);
 }
 
+TEST_CASE("a plan says how much of their prompts running requests share, until they end") {
+  EngineConfig c = SmallConfig();
+  c.block_size = 16;
+  c.num_blocks = 400;
+  c.max_model_len = 400;
+  c.max_num_batched_tokens = 4096;
+  Harness h(c);
+  // As of one prompt that is sampled from six times; all but the first hit 18 blocks of it.
+  std::vector<RequestId> ids;
+  for (int32_t i = 0; i < 6; ++i) ids.push_back(h.Add(Prompt(300), Greedy(20)));
+  const auto shared = [&h] {
+    const StepPlan* plan = h.Begin();
+    REQUIRE(plan);
+    const int64_t tokens = plan->num_shared_tokens;
+    h.Finish();
+    return tokens;
+  };
+  for (int step = 0; step < 3; ++step) CHECK(shared() == 5 * 288);
+  h.Abort(ids[0]);  // who computed the prompt
+  CHECK(shared() == 5 * 288);
+  h.Abort(ids[3]);
+  CHECK(shared() == 4 * 288);
+  h.Abort(ids[1]);
+  CHECK(shared() == 0);  // three are not worth it
+  for (int32_t i = 0; i < 2; ++i) h.Add(Prompt(300), Greedy(20));
+  CHECK(shared() == 5 * 288);
+  h.Add(Prompt(300, 1), Greedy(20));  // another prompt
+  CHECK(shared() == 5 * 288);
+  h.Begin();
+  h.Fail();
+  h.Add(Prompt(300), Greedy(1));
+  CHECK(shared() == 0);
+}
+
 TEST_CASE("less than 4 percent of the slots of allocated blocks hold nothing") {
   // Prompts and outputs of a chat: log-normal lengths with medians of about 100 and 150 tokens.
   EngineConfig c = SmallConfig();

@@ -103,7 +103,9 @@ TEST_CASE("an engine without memory for an array is refused with its purpose, si
 }
 
 TEST_CASE("an engine without memory for its books is refused, and made when there is some") {
-  for (EngineConfig c : {Everything(), Grouped()}) {
+  EngineConfig longer = SmallConfig();  // with requests that can share enough to be counted
+  longer.max_model_len = 300;
+  for (EngineConfig c : {Everything(), Grouped(), longer}) {
     c.sub_block_hits = c.groups.empty();
     ManualClock clock;
     const int64_t before = HeldAllocations();

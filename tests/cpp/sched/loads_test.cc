@@ -48,6 +48,22 @@ TEST_CASE("a load that is done at once costs its request no step") {
   CHECK(h.Rows(plan) == std::vector<Row>{{id, 8, 3, true}});
 }
 
+TEST_CASE("what was loaded is shared like what was computed here") {
+  ScriptedConnector connector;
+  connector.tokens = 300;
+  connector.start = KvStart::kDone;
+  EngineConfig c = SmallConfig();
+  c.num_blocks = 200;
+  c.max_model_len = 400;
+  Harness h(c, &connector);
+  for (int i = 0; i < 5; ++i) h.Add(Prompt(305), Greedy(1));
+  const StepPlan* plan = h.Begin();
+  REQUIRE(plan);
+  CHECK(h.Rows(plan).size() == 5);
+  CHECK(connector.loads.size() == 1);
+  CHECK(plan->num_shared_tokens == 4 * 304 + 300);
+}
+
 TEST_CASE("a local hit comes before what a connector could load") {
   ScriptedConnector connector;
   connector.start = KvStart::kDone;

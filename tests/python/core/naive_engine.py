@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from core.naive_cache import Held, Hit, NaiveCache, Wish
 
 VICTIM_WINDOW = 32
+LEAST_SHARING = 4  # requests that hit a block before it counts as shared
+LEAST_SHARED = 256  # tokens of a prefix that counts
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class NaiveRequest:
     overtaken: int = 0
     refused: tuple[int, int, int] | None = None  # room, promises and step when it last did not fit
     cached: int = -1
+    hit: list[int] = field(default_factory=list)  # blocks that it hit when it was last admitted
     state: str = "waiting"
     drafts: list[int] = field(default_factory=list)
     drafting: bool = False  # its row in an open step carries the drafts
@@ -337,7 +341,7 @@ class NaiveEngine:
         r.refused = None
         if hit.partial:
             self.step.copies.append((hit.source, held.blocks[len(hit.blocks)], hit.partial))
-        r.held, r.computed, r.state = held, start, "running"
+        r.held, r.hit, r.computed, r.state = held, list(hit.blocks), start, "running"
         r.admitted = len(r.tokens)
         if r.cached < 0:
             r.cached = min(start, r.prompt_len)
@@ -349,6 +353,18 @@ class NaiveEngine:
         self._publish(r)
         self.reserved += max(0, self.cache.blocks_for(len(r.tokens)) - len(r.held.blocks))
         return "admitted"
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that running requests hit in blocks that several of them hit, for each that did."""
+        size, least = self.config.block_size, -(-LEAST_SHARED // self.config.block_size)
+        requests = Counter(block for r in self.running for block in r.hit)
+        total = 0
+        for r in self.running:
+            for end, block in enumerate(r.hit, 1):
+                if end >= least and requests[block] >= LEAST_SHARING:
+                    total += end * size if end == least else size
+        return total
 
     # Finishing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -42,9 +43,12 @@ def random_config(rng: random.Random) -> NaiveConfig:
 class Twins:
     """The core and the naive engine, driven alike and compared after every operation."""
 
+    most_tokens = 20
+    weights = (30, 100, 60, 40, 6, 1, 2)
+
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.config = random_config(self.rng)
+        self.config = self.draw_config()
         self.naive = NaiveEngine(self.config)
         self.clock = core.ManualClock()
         self.core = core.Engine(
@@ -56,19 +60,27 @@ class Twins:
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
         self.open: list[tuple[Any, NaiveStep]] = []
-        self.copies = 0
+        self.copies = self.sharing = 0
         self.lag = self.config.max_steps_in_flight - 1
 
-    def add(self) -> None:
+    def draw_config(self) -> NaiveConfig:
+        return random_config(self.rng)
+
+    def draw_prompt(self) -> list[int]:
         rng = self.rng
         length = rng.randint(1, self.config.max_model_len - 1)
         family = rng.randrange(3)
         prompt = [(family * 7 + i * (family + 1)) % 50 for i in range(length)]
         for i in range(rng.randint(0, length), length):
             prompt[i] = rng.randrange(50)
+        return prompt
+
+    def add(self) -> None:
+        rng, prompt = self.rng, self.draw_prompt()
+        length = len(prompt)
         params = core.SamplingParams()
         params.temperature = 0.0
-        params.max_tokens = rng.randint(1, 20)
+        params.max_tokens = rng.randint(1, self.most_tokens)
         eos = rng.choice([-1, 3])
         params.eos_token_ids = [] if eos < 0 else [eos]
         history = rng.random() < 0.2
@@ -115,6 +127,8 @@ class Twins:
         assert plan.num_rows == len(step.rows)
         assert plan.num_samples == sum(row.samples for row in step.rows)
         assert plan.num_tokens == sum(row.count for row in step.rows)
+        assert plan.num_shared_tokens == self.naive.shared_tokens
+        self.sharing += plan.num_shared_tokens > 0
         names = ("copy_source", "copy_target", "copy_tokens")
         assert list(zip(*(columns[name][: plan.num_copies].tolist() for name in names))) == step.copies
         self.copies += plan.num_copies
@@ -198,7 +212,7 @@ class Twins:
 
     def operations(self) -> Iterator[str]:
         names = ["add", "turn", "guess", "wait", "end_one", "fail", "reset"]
-        yield from self.rng.choices(names, [30, 100, 60, 40, 6, 1, 2], k=OPERATIONS)
+        yield from self.rng.choices(names, self.weights, k=OPERATIONS)
         while self.core.has_unfinished() or self.open:
             yield self.rng.choice(["turn", "guess"])
 
@@ -236,3 +250,51 @@ def test_core_equals_the_naive_model(first: int) -> None:
     assert accepted > 50
     assert ended > 50
     assert put_off > 5
+
+
+class LongTwins(Twins):
+    """Crowds of requests with long prefixes in common, over a pool that few of them fit."""
+
+    most_tokens = 60
+    weights = (100, 100, 20, 10, 6, 1, 2)
+
+    def draw_config(self) -> NaiveConfig:
+        rng = self.rng
+        block_size = rng.choice([4, 8, 16, 128])
+        max_model_len = rng.randint(300, 500)
+        least = -(-(max_model_len - 1) // block_size) + 1
+        return dataclasses.replace(
+            random_config(rng),
+            num_blocks=2 * least + rng.randint(0, 2 * least),
+            block_size=block_size,
+            max_model_len=max_model_len,
+            max_num_seqs=rng.randint(6, 16),
+            max_num_batched_tokens=rng.randint(100, 1500),
+            enable_prefix_caching=rng.random() < 0.95,
+            long_prefill_token_threshold=rng.choice([0, 0, 100]),
+        )
+
+    def draw_prompt(self) -> list[int]:
+        rng, family = self.rng, self.rng.choice([0, 0, 1])
+        length = rng.randint(250, self.config.max_model_len - 1)
+        prompt = [(family * 7 + i * (family + 1)) % 50 for i in range(length)]
+        for i in range(rng.choice([length, rng.randint(200, length)]), length):
+            prompt[i] = rng.randrange(50)
+        return prompt
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_core_shares_what_the_naive_model_shares(first: int) -> None:
+    """Through hits, preemption, aborts, failed rows and steps, and resets of the cache."""
+    preemptions = sharing = steps = 0
+    for seed in range(first, first + 20):
+        twins = LongTwins(seed)
+        try:
+            twins.run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
+        preemptions += twins.naive.preemptions
+        sharing += twins.sharing
+        steps += twins.naive.steps
+    assert preemptions > 50
+    assert 100 < sharing < steps - 100
