@@ -57,7 +57,7 @@ void BindSizes(py::module_& m) {
   py::class_<StepSizes>(m, "StepSizes", "Sizes that device steps are padded to; lists rise.")
       .def(py::init([](std::vector<int32_t> decode, std::vector<int32_t> mixed_rows,
                        std::vector<int32_t> mixed_tokens, int32_t eager_grain, int32_t max_tokens,
-                       int32_t max_rows, int32_t drafted) {
+                       int32_t max_rows, int32_t drafted, int64_t worth_sharing) {
              if (decode.empty() || mixed_rows.empty() || mixed_tokens.empty()) {
                throw py::value_error("a list of sizes is empty: give at least the largest step's");
              }
@@ -67,21 +67,26 @@ void BindSizes(py::module_& m) {
                               eager_grain,
                               max_tokens,
                               max_rows,
-                              drafted};
+                              drafted,
+                              worth_sharing};
            }),
            py::kw_only(), py::arg("decode"), py::arg("mixed_rows"), py::arg("mixed_tokens"),
-           py::arg("eager_grain"), py::arg("max_tokens"), py::arg("max_rows"), py::arg("drafted"))
+           py::arg("eager_grain"), py::arg("max_tokens"), py::arg("max_rows"), py::arg("drafted"),
+           py::arg("worth_sharing") = 0)
       .def(
           "of",
           [](const StepSizes& sizes, int32_t tokens, int32_t rows, int32_t samples, int32_t longest,
-             bool greedy, int32_t admitted) {
-            const StepShape s = sizes.Of({tokens, rows, samples, longest, greedy, admitted});
+             bool greedy, int32_t admitted, int64_t shared) {
+            const StepShape s =
+                sizes.Of({tokens, rows, samples, longest, greedy, admitted, shared});
             return ShapeTuple{s.tokens, s.rows, s.samples, s.queries, s.greedy};
           },
           py::kw_only(), py::arg("tokens"), py::arg("rows"), py::arg("samples"), py::arg("longest"),
-          py::arg("greedy"), py::arg("admitted") = 0,
+          py::arg("greedy"), py::arg("admitted") = 0, py::arg("shared") = 0,
           "(tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; "
-          "`longest`: tokens of its longest row; `admitted`: rows that it admitted.");
+          "`longest`: tokens of its longest row; `admitted`: rows that it admitted; `shared`: "
+          "tokens "
+          "of context that running requests share.");
 }
 
 PackedLayout MakeLayout(const ShapeTuple& shape, const std::map<std::string, int64_t>& offsets,

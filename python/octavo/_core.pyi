@@ -432,11 +432,11 @@ class StepSizes:
     """
     Sizes that device steps are padded to; lists rise.
     """
-    def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex, worth_sharing: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
-    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool, admitted: typing.SupportsInt | typing.SupportsIndex = 0) -> tuple[int, int, int, int, bool]:
+    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool, admitted: typing.SupportsInt | typing.SupportsIndex = 0, shared: typing.SupportsInt | typing.SupportsIndex = 0) -> tuple[int, int, int, int, bool]:
         """
-        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row; `admitted`: rows that it admitted.
+        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row; `admitted`: rows that it admitted; `shared`: tokens of context that running requests share.
         """
 class PackedLayout:
     """

@@ -14,9 +14,10 @@ from octavo.core import StepSizes
 
 if TYPE_CHECKING:
     from octavo.core import StepPlan
+    from octavo.plan import Plan
 
 # Steps that sample at every token: as many rows as tokens, or with drafts up to as many. None of the rows was
-# admitted in the step.
+# admitted in the step. Where they share enough the kernels are those of other steps, and the sizes these.
 _DECODE = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 # Rows, and samples, of other steps: they only size the logits and what is sampled, so a few are enough.
 _MIXED_ROWS = (8, 64, 256)
@@ -24,6 +25,12 @@ _MIXED_ROWS = (8, 64, 256)
 MAX_GRAPH_TOKENS = 2048
 _EAGER_GRAIN = 256
 _MOST_USUAL_ROWS = 256
+# Keys and values of a layer that rows read again although others read them. An estimate, not measured: they
+# take some 15 us from L2, a launch more 3 to 5.
+_WORTH_SHARING_BYTES = 128 << 20
+_SHARING_CAPABILITY = (9, 0)
+_SHARING_HEAD_DIMS = (64, 128, 256)
+_SHARING_GRAIN = 16  # tokens that a block holds a multiple of
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class StepShape:
 class ShapeTable:
     """The shapes of one engine."""
 
-    def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0) -> None:
+    def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0, worth_sharing: int = 0) -> None:
+        """`worth_sharing`: see the function of this name."""
         samples = min(max_rows * (1 + max_drafts), max_tokens)  # a row of drafts has one at each token
         self._max_rows = max_rows
         self.decode = _cut([*_DECODE, *_growing(256, samples)], min(samples, max_tokens))
@@ -62,6 +70,7 @@ class ShapeTable:
             max_tokens=max_tokens,
             max_rows=max_rows,
             drafted=1 + max_drafts,
+            worth_sharing=worth_sharing,
         )
 
     def of(self, plan: StepPlan) -> StepShape:
@@ -73,6 +82,7 @@ class ShapeTable:
             longest=plan.max_query_len,
             greedy=plan.all_greedy,
             admitted=plan.num_admitted,
+            shared=plan.num_shared_tokens,
         )
         return StepShape(*shape)
 
@@ -93,6 +103,29 @@ class ShapeTable:
             for size in sizes
             for greedy in (False, True)
         ]
+
+
+def worth_sharing(plan: Plan, capability: tuple[int, int]) -> int:
+    """From how many shared tokens on (StepPlan.num_shared_tokens) rows of one token had better be given
+    to the attention of steps with rows of any length, which reads once what adjacent rows share; 0: never.
+
+    `capability`: of the device, (0, 0) where it is a CPU. Layers with a window share nothing, and pay for the
+    launch too.
+    """
+    spec, footprint = plan.spec, plan.footprint
+    windows = [spec.layer_windows[layer] for layer in spec.attention_layers]
+    full = windows.count(0)
+    able = (
+        capability == _SHARING_CAPABILITY
+        and not plan.batch_invariant
+        and plan.kv_dtype == plan.dtype != "float32"
+        and spec.latent is None
+        and spec.head_dim in _SHARING_HEAD_DIMS
+        and plan.block_size % _SHARING_GRAIN == 0
+    )
+    if not able or full == 0:
+        return 0
+    return -(-_WORTH_SHARING_BYTES * len(windows) // (full * footprint.token_layer_bytes))
 
 
 def _growing(first: int, last: int) -> list[int]:

@@ -34,13 +34,14 @@ def engine_of(
     runner: Any,
     *,
     blocks: int = 400,
+    length: int = 128,
     looped: bool = False,
     depth: int | None = None,
     **limits: Any,
 ) -> LLMEngine:
     """`looped`: stepped by a loop as deep as `depth`, or as the runner says."""
     plan = resolve(
-        ModelConfig(model=folder, dtype="float32", max_model_len=128),
+        ModelConfig(model=folder, dtype="float32", max_model_len=length),
         cache=CacheConfig(num_gpu_blocks_override=blocks),
         scheduler=SchedulerConfig(**limits),
         device=DeviceConfig(device="cpu", num_threads=1),

@@ -18,20 +18,29 @@ from runner.test_device_runner import DRAFTS, LIMIT_IDS, LIMITS, engine_of, repe
 
 from octavo import SamplingParams, core
 from octavo.engine.llm_engine import LLMEngine
+from octavo.runner import device_runner
 from octavo.runner.device_runner import DeviceRunner
 from octavo.runner.runner import ModelRunner
+from octavo.runner.shapes import StepShape
 from octavo.sampling_params import RequestOutputKind
 
 QUEUES: weakref.WeakKeyDictionary[LLMEngine, LateQueue] = weakref.WeakKeyDictionary()
 
 
-def looped(folder: Path, *, depth: int | None = None, seed: int = 1, **limits: Any) -> LLMEngine:
+def looped(
+    folder: Path,
+    *,
+    depth: int | None = None,
+    seed: int = 1,
+    graphs: type[LateGraphs] = LateGraphs,
+    **limits: Any,
+) -> LLMEngine:
     """An engine whose captured steps are launched by a loop."""
     queue = LateQueue(seed)
 
     def make(plan: Any, model: Any, engine: core.Engine) -> DeviceRunner:
         runner = DeviceRunner(plan, model, engine)
-        runner.use_graphs(functools.partial(LateGraphs, queue), queue.address)
+        runner.use_graphs(functools.partial(graphs, queue), queue.address)
         launch = queue.in_turn(runner.launch)
         runner.launch = launch  # type: ignore[method-assign]
         return runner
@@ -77,6 +86,34 @@ def test_python_launches_no_decode_step_whose_graph_is_there(tiny_folder: Any) -
     assert tokens(run(engine, prompts, params)) == expected
     assert shapes and all(shape.queries != 1 for shape in shapes)
     engine.core.check_invariants()
+
+
+def test_the_loop_chooses_as_python_does_for_rows_that_share(tiny_folder: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(device_runner, "worth_sharing", lambda plan, capability: 10 * 256)
+    replayed: list[StepShape] = []
+
+    class Recorded(LateGraphs):
+        def _replay(self, shape: StepShape) -> None:
+            replayed.append(shape)
+            super()._replay(shape)
+
+    # Twenty go on from one prompt; seven of them for longer than the others.
+    (prefix,) = tiny_models.random_prompts(1, low=280, high=280, seed=37)
+    prompts = [[*prefix, 5 + i] for i in range(20)]
+    params = [greedy(8 if i % 3 else 20 + i) for i in range(20)]
+    expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner, length=400), prompts, params))
+    engine = looped(tiny_folder("llama"), graphs=Recorded, length=400)
+    runner: Any = engine.runner
+    chosen: list[StepShape] = []
+    choose = runner._shapes.of
+    runner._shapes.of = lambda plan: (chosen.append(choose(plan)), chosen[-1])[1]
+    assert tokens(run(engine, prompts, params)) == expected
+    # The first step of a shape is Python's, and those after it are the loop's.
+    sharing, alone = StepShape(24, 24, 24, 0, True), StepShape(8, 8, 8, 1, True)
+    assert chosen.count(sharing) == chosen.count(alone) == 1
+    assert len(chosen) == len(set(chosen))
+    assert replayed.count(sharing) > 3 and replayed.count(alone) > 3
+    assert set(replayed) <= set(chosen)
 
 
 def test_graphs_whose_handles_nobody_knows_are_launched_from_python(tiny_folder: Any) -> None:
