@@ -72,8 +72,16 @@ LayerParams MakeLayer(const PagedAttentionArgs& a) {
   return p;
 }
 
+// Whether decode rows may share what they have in common: beside the wgmma kernel, which computes
+// it, and where every row sees all of its keys. With fixed splits a row's bits would depend on its
+// neighbours.
+bool SharesPrefixes(const AttentionOptions& options, const PlanShape& s, bool wgmma) {
+  return options.share_prefixes && wgmma && s.prefill_tokens > 0 && s.window == 0 &&
+         s.fixed_split == 0 && s.decode_queries > 0;
+}
+
 PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options,
-                    const AttentionCall& call) {
+                    PrefixSharing sharing, const AttentionCall& call) {
   PlanShape s;
   s.rows = static_cast<int32_t>(a.row_slot.shape[0]);
   s.kv_heads = static_cast<int32_t>(a.cache.shape[2]);
@@ -89,6 +97,8 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
         call.wgmma ? WgmmaTokens(s.group) : PrefillTokens(call.choice.head_dim, s.group);
     s.prefill_classes = call.wgmma ? kWgmmaCostClasses : kPrefillCostClasses;
   }
+  s.sharing = SharesPrefixes(options, s, call.wgmma) ? 1 : 0;
+  s.multiprocessors = sharing == PrefixSharing::kAll ? 0 : call.facts.multiprocessors;
   return s;
 }
 
@@ -155,6 +165,21 @@ Status CheckPlanMemory(const PagedAttentionArgs& a, const AttentionPlan& plan,
   return Status::Ok();
 }
 
+CommonParams CommonParamsOf(const PagedAttentionArgs& a, const PlanParams& plan) {
+  CommonParams p{};
+  p.query_start = plan.query_start;
+  p.seq_len = plan.seq_len;
+  p.row_slot = plan.row_slot;
+  p.table = a.block_table.ptr<int32_t>();
+  p.table_stride = a.block_table.stride[0];
+  p.slots = static_cast<int32_t>(a.block_table.shape[0]);
+  p.max_blocks = static_cast<int32_t>(a.block_table.shape[1]);
+  p.block_size = static_cast<int32_t>(a.cache.shape[3]);
+  p.rows = plan.shape.rows;
+  p.common = plan.parts.common;
+  return p;
+}
+
 LaunchShape MakeLaunch(const AttentionCall& call, Stream stream) {
   LaunchShape launch;
   launch.dependent = call.dependent;
@@ -205,7 +230,7 @@ Status ResolveCall(const PagedAttentionArgs& a, const AttentionOptions& options,
       choice.head_dim < 256 && group * options.decode_queries > kColumnsOfMma ? 2 : 1;
   choice.pair = PickPair(choice, options, kernels.decode, call->facts);
   OCTAVO_RETURN_IF_ERROR(PickPrefill(a, options, kernels.prefill, call));
-  call->shape = MakeShape(a, options, *call);
+  call->shape = MakeShape(a, options, kernels.sharing, *call);
   call->capacity = CapacityOf(call->shape, a.q.shape[0]);
   return Status::Ok();
 }
@@ -225,14 +250,27 @@ Status EnqueuePlan(const PagedAttentionArgs& a, const AttentionCall& call, void*
   p.seq_len = a.seq_len.ptr<int32_t>();
   p.row_slot = a.row_slot.ptr<int32_t>();
   p.parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
+  if (call.shape.sharing != 0) {
+    OCTAVO_RETURN_IF_ERROR(LaunchCommon(CommonParamsOf(a, p), call.dependent, stream));
+  }
   return LaunchPlan(p, call.capacity.segments, call.dependent, stream);
 }
 
 DecodeParams DecodeParamsOf(const PagedAttentionArgs& a, const AttentionCall& call, void* memory) {
   const PlanParts parts = LayOutPlan(memory, call.shape, call.capacity, a.q.shape[2]);
   const bool beside = call.shape.prefill_tokens > 0 && call.wgmma && call.dependent;
-  return {MakeLayer(a), parts.ctas,  parts.segments,  parts.arrived,
-          parts.sums,   parts.stats, call.plan_ready, beside};
+  DecodeParams p{};
+  p.layer = MakeLayer(a);
+  p.ctas = parts.ctas;
+  p.segments = parts.segments;
+  p.arrived = parts.arrived;
+  p.sums = parts.sums;
+  p.stats = parts.stats;
+  p.shared_sums = parts.shared_sums;
+  p.shared_stats = parts.shared_stats;
+  p.plan_ready = call.plan_ready;
+  p.beside_prefill = beside;
+  return p;
 }
 
 LaunchShape DecodeLaunch(const AttentionCall& call, Stream stream) {
@@ -250,7 +288,8 @@ Status EnqueueLayer(const PagedAttentionArgs& a, const AttentionCall& call, void
     LaunchShape launch = MakeLaunch(call, stream);
     constexpr uint32_t kOne = 1u << 16;
     const auto group = static_cast<uint32_t>(call.shape.group);
-    const PrefillParams p{MakeLayer(a), parts.tiles, parts.prefill, CeilDiv(kOne, group)};
+    const PrefillParams p{MakeLayer(a),         parts.tiles,       parts.prefill,
+                          CeilDiv(kOne, group), parts.shared_sums, parts.shared_stats};
     const DecodeChoice& c = call.choice;
     launch.grid = static_cast<unsigned>(call.facts.multiprocessors);
     OCTAVO_RETURN_IF_ERROR(call.wgmma ? LaunchWgmmaPrefill(a.q, a.cache, p, launch)

@@ -16,10 +16,15 @@ enum class DecodeCtaShape { kAuto, kWide, kPair };
 // and tensor maps, for compute capability 9.0. Auto is wgmma where it runs.
 enum class PrefillKernel { kAuto, kPortable, kWgmma };
 
+// Which prefixes are shared, of a plan whose options ask for it: those that are worth it, or all
+// that may be.
+enum class PrefixSharing { kAuto, kAll };
+
 // What tests and benchmarks may choose; everybody else leaves it as it is.
 struct AttentionKernels {
   DecodeCtaShape decode = DecodeCtaShape::kAuto;
   PrefillKernel prefill = PrefillKernel::kAuto;
+  PrefixSharing sharing = PrefixSharing::kAuto;
 };
 
 struct AttentionCall {

@@ -20,6 +20,9 @@
 // brought to L2 while that kernel, which writes the newest keys, still runs: three dependent reads
 // of memory are over when it ends.
 //
+// Of a row that shares a prefix (sharing.h) the segments begin behind it; whoever writes the row's
+// output merges the state of its shared keys, which the prefill kernel left.
+//
 // Bound by the bytes of K and V. Loads are cp.async of 16 bytes: measured on an H200 they beat TMA
 // boxes of a block and equal bulk copies. Source: online softmax, arXiv 1805.02867; split keys,
 // "Flash-Decoding" (Dao et al., 2023).
@@ -35,6 +38,7 @@ namespace octavo::cuda {
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     const __grid_constant__ DecodeParams p) {
+  constexpr bool kShares = !S::kFp8;  // as the wgmma kernel
   unsigned char* const shared = DynamicShared();
   // The prefill kernel lets this one begin after it has itself waited for what both read. Whoever
   // waits for this kernel relies on its rows as well, so the wait is made up for at the end.
@@ -73,8 +77,11 @@ __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     }
     state.SumColumns();
     if (i < work.segments) state.LoadQueries(p.layer, next);
-    MergeWarps<S>(p, g, state, merge);
-    if (g.slot >= 0) MergeSplits<S>(p, g, merge);
+    // The prefill kernel leaves the states of shared keys. It began before any CTA of this one, so
+    // whoever waits here keeps it from no multiprocessor.
+    if (kShares && g.shared_row >= 0) GridDependencyWait();
+    MergeWarps<S, kShares>(p, g, state, merge);
+    if (g.slot >= 0) MergeSplits<S, kShares>(p, g, merge);
     g = next;
   }
   if (beside) GridDependencyWait();

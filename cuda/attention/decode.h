@@ -21,6 +21,8 @@ struct DecodeParams {
   uint32_t* arrived;
   float* sums;
   float2* stats;
+  const float* shared_sums;  // as PlanParts
+  const float2* shared_stats;
   bool plan_ready;  // as AttentionPlan::ready
   // Whether the kernel in front is the prefill of the same call, which it runs beside: both read
   // what came before them and write rows of their own.

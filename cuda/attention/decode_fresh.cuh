@@ -58,8 +58,8 @@ __global__ __launch_bounds__(S::kThreads) void FreshDecodeKernel(
     }
     state.SumColumns();
     if (i < work.segments) rows.Find(next);
-    MergeWarps<S>(p, g, state, merge);
-    if (g.slot >= 0) MergeSplits<S>(p, g, merge);
+    MergeWarps<S, false>(p, g, state, merge);
+    if (g.slot >= 0) MergeSplits<S, false>(p, g, merge);
     g = next;
   }
 }

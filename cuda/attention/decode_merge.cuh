@@ -17,6 +17,27 @@ __device__ __forceinline__ float OutputFactor(const LayerParams& p, int head, fl
   return p.value_scale * factor / (sum * factor + Exp2(sink - high));
 }
 
+// What a row's shared keys add to one of its heads.
+struct SharedState {
+  const float* sums;  // [head dim]
+  float own, shared;  // factors of the head's own sums and of these
+};
+
+// Makes the softmax of a head that of its union with the state of its row's shared keys. That was
+// written by the kernel in front, whose end has been waited for. REQUIRES: g.shared_row >= 0.
+template <class S>
+__device__ __forceinline__ SharedState JoinShared(const DecodeParams& p, const Segment& g, int head,
+                                                  float* maximum, float* sum) {
+  const int64_t row = int64_t{g.shared_row} * p.layer.kv_heads * p.layer.group + head;
+  const float2 stat = __ldcg(p.shared_stats + row);
+  const float high = fmaxf(*maximum, stat.x);
+  const SharedState joined{p.shared_sums + row * S::kHeadDim, Exp2(*maximum - high),
+                           Exp2(stat.x - high)};
+  *maximum = high;
+  *sum = joined.own * *sum + joined.shared * stat.y;
+  return joined;
+}
+
 // A packed query: its token and head in q and out.
 struct ColumnPlace {
   int token;
@@ -34,40 +55,46 @@ __device__ __forceinline__ char* OutAt(const LayerParams& p, ColumnPlace at, int
          dim * static_cast<int>(sizeof(T));
 }
 
-// Writes the union of the warps' states: to `out` if the segment is a whole item, else to the
-// segment's slot. Ends with a barrier.
+// Leaves a warp's state of column tile `n` where its CTA merges.
 template <class S>
+__device__ __forceinline__ void LeaveState(const SoftmaxState<S>& state, int n, float* merge,
+                                           float2* stats) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int column = 2 * (lane % 4);
+  float* const mine = merge + (warp * kColumnsOfMma + column) * S::kMergeRow;
+#pragma unroll
+  for (int d = 0; d < SoftmaxState<S>::kSteps; ++d) {
+    const auto& o = state.o[d][n];
+    if constexpr (S::kFp8) {
+      float* const at = mine + d * 16 + lane / 4 * 2;
+      *reinterpret_cast<float2*>(at) = make_float2(o[0], o[2]);
+      *reinterpret_cast<float2*>(at + S::kMergeRow) = make_float2(o[1], o[3]);
+    } else {
+      float* const at = mine + d * 16 + lane / 4;
+      at[0] = o[0];
+      at[S::kMergeRow] = o[1];
+      at[8] = o[2];
+      at[8 + S::kMergeRow] = o[3];
+    }
+  }
+  if (lane < 4) {
+    stats[warp * kColumnsOfMma + column] = make_float2(state.maximum[n][0], state.sum[n][0]);
+    stats[warp * kColumnsOfMma + column + 1] = make_float2(state.maximum[n][1], state.sum[n][1]);
+  }
+}
+
+// Writes the union of the warps' states: to `out` if the segment is a whole item, else to the
+// segment's slot. Ends with a barrier. kShares: whether rows may have shared keys.
+template <class S, bool kShares>
 __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment& g,
                                            const SoftmaxState<S>& state, float* merge) {
   using T = typename S::Element;
-  constexpr int kSteps = SoftmaxState<S>::kSteps;
   constexpr int kQuads = S::kHeadDim / 4;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   float2* const stats = reinterpret_cast<float2*>(merge + S::kMergeFloats);
   const int columns = Min(g.queries * p.layer.group - g.column, S::kColumns);
 #pragma unroll
   for (int n = 0; n < S::kColumnTiles; ++n) {
-    const int column = 2 * (lane % 4);
-    float* const mine = merge + (warp * kColumnsOfMma + column) * S::kMergeRow;
-#pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      const auto& o = state.o[d][n];
-      if constexpr (S::kFp8) {
-        float* const at = mine + d * 16 + lane / 4 * 2;
-        *reinterpret_cast<float2*>(at) = make_float2(o[0], o[2]);
-        *reinterpret_cast<float2*>(at + S::kMergeRow) = make_float2(o[1], o[3]);
-      } else {
-        float* const at = mine + d * 16 + lane / 4;
-        at[0] = o[0];
-        at[S::kMergeRow] = o[1];
-        at[8] = o[2];
-        at[8 + S::kMergeRow] = o[3];
-      }
-    }
-    if (lane < 4) {
-      stats[warp * kColumnsOfMma + column] = make_float2(state.maximum[n][0], state.sum[n][0]);
-      stats[warp * kColumnsOfMma + column + 1] = make_float2(state.maximum[n][1], state.sum[n][1]);
-    }
+    LeaveState<S>(state, n, merge, stats);
     __syncthreads();
     const int live = Min(columns - n * kColumnsOfMma, kColumnsOfMma);
     for (int i = threadIdx.x; i < live * kQuads; i += S::kThreads) {
@@ -91,6 +118,14 @@ __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment&
       const int tile_column = n * kColumnsOfMma + c;
       if (g.slot < 0) {
         const ColumnPlace at = PlaceOf(p.layer, g, tile_column);
+        if (kShares && g.shared_row >= 0) {
+          const SharedState joined = JoinShared<S>(p, g, at.head, &high, &sum);
+          const float4 part = __ldcg(reinterpret_cast<const float4*>(joined.sums + dim));
+          v.x = joined.own * v.x + joined.shared * part.x;
+          v.y = joined.own * v.y + joined.shared * part.y;
+          v.z = joined.own * v.z + joined.shared * part.z;
+          v.w = joined.own * v.w + joined.shared * part.w;
+        }
         const float f = OutputFactor(p.layer, at.head, high, sum);
         *reinterpret_cast<uint2*>(OutAt<T>(p.layer, at, dim)) =
             make_uint2(Pack<T>(v.x * f, v.y * f), Pack<T>(v.z * f, v.w * f));
@@ -180,8 +215,9 @@ struct SplitSum {
 };
 
 // The union of an item's splits, written to `out` by the last CTA to arrive. Columns are dealt to
-// warps; where warps are left over, several share a column, each a run of splits.
-template <class S>
+// warps; where warps are left over, several share a column, each a run of splits. kShares: as
+// above.
+template <class S, bool kShares>
 __device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment& g, float* merge) {
   using T = typename S::Element;
   if (!ArriveLast<S>(p, g, merge)) return;
@@ -207,6 +243,10 @@ __device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment
     if (live && share == 0) {
       for (int w = 1; w < sharers; ++w) total.sum += merge[S::kMergeFloats + warp + w];
       const ColumnPlace at = PlaceOf(p.layer, g, column);
+      SharedState joined{nullptr, 1.0f, 0.0f};
+      if (kShares && g.shared_row >= 0) {
+        joined = JoinShared<S>(p, g, at.head, &total.maximum, &total.sum);
+      }
       const float f = OutputFactor(p.layer, at.head, total.maximum, total.sum);
 #pragma unroll
       for (int i = 0; i < SplitSum<S>::kPairs; ++i) {
@@ -215,6 +255,12 @@ __device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment
           const float2 part = mine[w * (S::kMergeRow / 2) + i * kWarpSize + lane];
           v.x += part.x;
           v.y += part.y;
+        }
+        if (joined.sums != nullptr) {
+          const float2 part =
+              __ldcg(reinterpret_cast<const float2*>(joined.sums) + i * kWarpSize + lane);
+          v.x = joined.own * v.x + joined.shared * part.x;
+          v.y = joined.own * v.y + joined.shared * part.y;
         }
         *reinterpret_cast<uint32_t*>(OutAt<T>(p.layer, at, 2 * (i * kWarpSize + lane))) =
             Pack<T>(v.x * f, v.y * f);

@@ -1,11 +1,13 @@
 // Writes the attention plan of a step: who computes which tiles (schedule.h says by what rule).
 //
-// Inputs: query_start [R + 1], seq_len [R], row_slot [R] int32. Output: PlanParts.
+// Inputs: query_start [R + 1], seq_len [R], row_slot [R] int32, and what neighbouring rows have in
+// common where prefixes are shared. Output: PlanParts.
 // Grid: a few CTAs of 512 threads. Each scans all rows and places all cuts, which costs less than
 // talking to the others; they share the writing of segments. A thread owns neighbouring rows, then
 // a cut, then segments, then (in CTA 0) prefill tiles. Bound by latency: one round of global reads,
 // two block scans, some binary searches; once a step for all layers.
 #include "attention/plan.h"
+#include "attention/sharing.h"
 #include "common/ptx.cuh"
 
 namespace octavo::cuda {
@@ -19,7 +21,7 @@ constexpr int64_t kPlanAlign = 256;  // bytes: parts begin on whole cache lines
 static_assert(kPlanThreads > kMaxCtas, "a thread owns a cut");
 static_assert(kPlanWarps <= kWarpSize, "one warp scans the warps' sums");
 
-// Shared memory of the kernel: the rows, prefix sums over them, then the cuts.
+// Shared memory of the kernel: the rows, prefix sums over them, the cuts, then what rows share.
 struct PlanScratch {
   int64_t* cost;    // [rows + 1]
   int32_t* start;   // [rows + 1], query_start
@@ -27,13 +29,15 @@ struct PlanScratch {
   int32_t* tiles;   // [rows + 1], prefill
   int32_t* length;  // [rows + 1], the last unused
   CutLine line;
+  SharedRows shared;  // null where nothing is
 };
 
 int SharedBytes(const PlanShape& s) {
-  const int row_bytes = static_cast<int>(sizeof(int64_t) + 4 * sizeof(int32_t));
+  const int words = s.sharing != 0 ? 6 : 4;
+  const int row_bytes = static_cast<int>(sizeof(int64_t)) + words * 4;
   return row_bytes * (s.rows + 1) + 3 * static_cast<int>(sizeof(int32_t)) * (s.ctas + 1);
 }
-static_assert((kMaxPlanRows + 1) * 24 + 12 * (kMaxCtas + 1) <= 160 * 1024, "fits sm_80");
+static_assert((kMaxPlanRows + 1) * 32 + 12 * (kMaxCtas + 1) <= 160 * 1024, "fits sm_80");
 
 __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   PlanScratch m;
@@ -46,6 +50,11 @@ __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   m.line.tile = m.line.unit + s.ctas + 1;
   m.line.interior = m.line.tile + s.ctas + 1;
   m.line.ctas = s.ctas;
+  m.shared = {nullptr, nullptr};
+  if (s.sharing != 0) {
+    m.shared.tiles = m.line.interior + s.ctas + 1;
+    m.shared.run = m.shared.tiles + s.rows + 1;
+  }
   return m;
 }
 
@@ -107,15 +116,49 @@ __device__ T SumBefore(T value) {
   return warp == 0 ? before : before + warp_sums[warp - 1];
 }
 
+// The tiles in front of a row's own.
+__device__ __forceinline__ int SharedTiles(const PlanScratch& m, int row) {
+  return m.shared.tiles == nullptr ? 0 : m.shared.tiles[row];
+}
+// The rows of the run that begins with a row.
+__device__ __forceinline__ int SharingRows(const PlanScratch& m, int row) {
+  return m.shared.run == nullptr ? 0 : m.shared.run[row];
+}
+
 __device__ __forceinline__ RowWork WorkOfRow(const PlanParams& p, const PlanScratch& m, int row) {
-  return PlanRow(p.shape, m.start[row + 1] - m.start[row], m.length[row]);
+  RowWork work =
+      PlanRow(p.shape, m.start[row + 1] - m.start[row], m.length[row], SharedTiles(m, row));
+  if (SharingRows(m, row) > 0) work.prefill_tiles = 1;
+  return work;
 }
 
 // Copies the rows to shared memory.
 __device__ void LoadRows(const PlanParams& p, const PlanScratch& m) {
   for (int r = threadIdx.x; r <= p.shape.rows; r += kPlanThreads) {
+    const bool row = r < p.shape.rows;
     m.start[r] = p.query_start[r];
-    m.length[r] = r < p.shape.rows ? p.seq_len[r] : 0;
+    m.length[r] = row ? p.seq_len[r] : 0;
+    if (p.shape.sharing != 0) m.shared.tiles[r] = row ? p.parts.common[r] : 0;
+  }
+  __syncthreads();
+}
+
+// Decides which rows share what. `tiles`: of decode, a sum that begins with 0.
+__device__ void ShareRows(const PlanParams& p, const PlanScratch& m, unsigned long long* tiles) {
+  const PlanShape& s = p.shape;
+  unsigned long long mine = 0;
+  for (int r = threadIdx.x; r < s.rows; r += kPlanThreads) {
+    const RowWork work = PlanRow(s, m.start[r + 1] - m.start[r], m.length[r]);
+    mine += static_cast<unsigned long long>(work.items) * work.tiles;
+  }
+#pragma unroll
+  for (int step = 1; step < kWarpSize; step *= 2) mine += __shfl_xor_sync(kFullWarp, mine, step);
+  if (threadIdx.x % kWarpSize == 0) atomicAdd(tiles, mine);
+  __syncthreads();
+  for (int group = threadIdx.x; group * s.prefill_tokens < s.rows; group += kPlanThreads) {
+    const int begin = group * s.prefill_tokens;
+    m.shared.TakeGroup(s, begin, Min(begin + s.prefill_tokens, s.rows),
+                       static_cast<int64_t>(*tiles));
   }
   __syncthreads();
 }
@@ -128,7 +171,9 @@ __device__ void ScanRows(const PlanParams& p, const PlanScratch& m, int* longest
   for (int r = begin; r < end; ++r) {
     const RowWork work = WorkOfRow(p, m, r);
     sums.Add(work);
-    if (work.prefill_tiles > 0) atomicMax(longest, m.length[r]);
+    if (work.prefill_tiles > 0) {
+      atomicMax(longest, SharingRows(m, r) > 0 ? work.first_tile * kTileTokens : m.length[r]);
+    }
   }
   sums = SumBefore<RowSums, 0>(sums);
   for (int r = begin; r <= end; ++r) {
@@ -188,7 +233,7 @@ __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const 
   g.slot = fixed ? part.unit : part.slot;
   g.group_slot = fixed ? part.unit - split : part.group_slot;
   g.splits = fixed ? work.splits : part.splits;
-  g.unused = 0;
+  g.shared_row = SharedTiles(m, row) > 0 ? row : -1;
   return g;
 }
 
@@ -211,6 +256,28 @@ __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
   }
 }
 
+// Prefill tile `i`; its last words are left open.
+__device__ PrefillTile MakePrefillTile(const PlanParams& p, const PlanScratch& m, int i) {
+  const PlanShape& s = p.shape;
+  const int row = FindOwner(m.tiles, s.rows, i), sharing = SharingRows(m, row);
+  const int start = m.start[row], queries = m.start[row + 1] - start;
+  PrefillTile tile{};
+  tile.row_slot = p.row_slot[row];
+  if (sharing > 0) {
+    tile.first_token = start;
+    tile.tokens = sharing;
+    tile.position = -1 - row;
+    tile.length = m.shared.tiles[row] * kTileTokens;
+    return tile;
+  }
+  const int skip = (i - m.tiles[row]) * s.prefill_tokens;
+  tile.first_token = start + skip;
+  tile.tokens = Min(queries - skip, s.prefill_tokens);
+  tile.length = m.length[row];
+  tile.position = tile.length - queries + skip;
+  return tile;
+}
+
 // Tiles sorted by falling cost into buckets. No result depends on the order within a bucket, which
 // is nearly that of the rows.
 __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int longest) {
@@ -225,16 +292,9 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
   }
   if (tiles == 0) return;
   const auto make = [&](int i, int* bucket) {
-    const int row = FindOwner(m.tiles, s.rows, i);
-    const int skip = (i - m.tiles[row]) * s.prefill_tokens;
-    const int start = m.start[row], queries = m.start[row + 1] - start;
-    PrefillTile tile{};
-    tile.row_slot = p.row_slot[row];
-    tile.first_token = start + skip;
-    tile.tokens = Min(queries - skip, s.prefill_tokens);
-    tile.length = m.length[row];
-    tile.position = tile.length - queries + skip;
-    const int64_t keys = tile.position + tile.tokens - FirstSeen(tile.position, s.window);
+    const PrefillTile tile = MakePrefillTile(p, m, i);
+    const int64_t keys =
+        tile.PositionOf(tile.tokens - 1) + 1 - FirstSeen(tile.PositionOf(0), s.window);
     const int lowest = s.prefill_classes - 1;
     *bucket = lowest - static_cast<int>(keys * lowest / longest);
     return tile;
@@ -259,11 +319,16 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
 __global__ __launch_bounds__(kPlanThreads,
                              1) void PlanKernel(const __grid_constant__ PlanParams p) {
   __shared__ int longest;
+  __shared__ unsigned long long decode_tiles;
   GridDependencyWait();
   GridDependencyLaunch();
   const PlanScratch m = CarveScratch(p.shape, DynamicShared());
-  if (threadIdx.x == 0) longest = 1;
+  if (threadIdx.x == 0) {
+    longest = 1;
+    decode_tiles = 0;
+  }
   LoadRows(p, m);
+  if (p.shape.sharing != 0) ShareRows(p, m, &decode_tiles);
   ScanRows(p, m, &longest);
   CutTheLine(p, m);
   WriteSegments(p, m);
@@ -279,7 +344,10 @@ PlanCapacity CapacityOf(const PlanShape& s, int64_t tokens) {
   PlanCapacity c;
   c.segments = units + s.ctas;
   c.slots = s.fixed_split != 0 ? units : 2 * int64_t{s.ctas};
+  // A row of many queries has at most one tile that it does not fill, and a run takes four rows
+  // that have none.
   if (s.prefill_tokens > 0) c.tiles = tokens / s.prefill_tokens + s.rows;
+  if (s.sharing != 0) c.shared_rows = s.rows;
   return c;
 }
 
@@ -298,6 +366,10 @@ PlanParts LayOutPlan(void* memory, const PlanShape& s, const PlanCapacity& c, in
   take(&parts.arrived, c.slots);
   take(&parts.sums, c.slots * s.columns * head_dim);
   take(&parts.stats, c.slots * s.columns);
+  const int64_t shared_heads = c.shared_rows * s.kv_heads * s.group;
+  take(&parts.common, c.shared_rows);
+  take(&parts.shared_sums, shared_heads * head_dim);
+  take(&parts.shared_stats, shared_heads);
   return parts;
 }
 

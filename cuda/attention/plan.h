@@ -17,6 +17,11 @@ struct PlanParts {
   uint32_t* arrived = nullptr;   // [slots]: splits of an item whose partial result is written
   float* sums = nullptr;         // [slots, columns, head dim]: softmax-weighted sums of V
   float2* stats = nullptr;       // [slots, columns]: maximum (log2) and sum of weights
+  int32_t* common = nullptr;     // [shared rows]: tokens in common with the row before
+  // The states of rows' shared keys, as those of the slots: [shared rows, heads, head dim] and
+  // [shared rows, heads].
+  float* shared_sums = nullptr;
+  float2* shared_stats = nullptr;
   int64_t bytes = 0;
 };
 
@@ -26,6 +31,7 @@ struct PlanCapacity {
   int64_t segments = 0;
   int64_t tiles = 0;
   int64_t slots = 0;
+  int64_t shared_rows = 0;
 };
 
 // What `shape` can ask for with up to `tokens` query tokens.
@@ -41,6 +47,23 @@ struct PlanParams {
   const int32_t* row_slot;
   PlanParts parts;
 };
+
+// Where rows' blocks are.
+struct CommonParams {
+  const int32_t* query_start;
+  const int32_t* seq_len;
+  const int32_t* row_slot;
+  const int32_t* table;  // [slots, max_blocks]
+  int64_t table_stride;  // elements
+  int32_t slots;
+  int32_t max_blocks;
+  int32_t block_size;
+  int32_t rows;
+  int32_t* common;  // PlanParts::common
+};
+
+// Writes what neighbouring rows have in common, which LaunchPlan reads of a shape that shares.
+Status LaunchCommon(const CommonParams& params, bool dependent, cudaStream_t stream);
 
 // `segments`: their capacity, which decides how many CTAs write them.
 Status LaunchPlan(const PlanParams& params, int64_t segments, bool dependent, cudaStream_t stream);

@@ -18,6 +18,8 @@ struct PrefillParams {
   const PrefillTile* tiles;
   int32_t* prefill;        // PlanParts::prefill
   uint32_t group_inverse;  // ceil(2^16 / group)
+  float* shared_sums;      // as PlanParts; of the wgmma kernel alone
+  float2* shared_stats;
 };
 
 inline constexpr int kPrefillWarps = 4;

@@ -25,8 +25,8 @@ __device__ __forceinline__ void DrawTickets(const PrefillParams& p, const WgmmaP
       const int index = item / heads;
       tile = p.tiles[index];
       tile.kv_head = item - index * heads;
-      tile.first_keys = FirstSeen(tile.position, window) / S::kKeys;
-      tile.last_keys = (tile.position + tile.tokens - 1) / S::kKeys;
+      tile.first_keys = FirstSeen(tile.PositionOf(0), window) / S::kKeys;
+      tile.last_keys = tile.PositionOf(tile.tokens - 1) / S::kKeys;
       item = static_cast<int>(gridDim.x) + atomicAdd(&p.prefill[kPrefillTicket], 1);
     }
     WaitBarrier(pipe.ticket_empty(place.at), place.parity ^ 1);
@@ -142,8 +142,10 @@ class BoxProducer {
   // when the next ones are on their way.
   __device__ __forceinline__ void Item(const PrefillTile& tile) {
     const int last = tile.last_keys, groups = last - tile.first_keys + 1, head = tile.kv_head;
-    const int page = lane_ / S::kParts * kTileTokens, dims = lane_ % S::kParts * kBoxDims;
-    const uint32_t to = lane_ % S::kParts * S::kKeyPart + lane_ / S::kParts * S::kBoxBytes;
+    // A lane without a box walks with lane 0: further on it might leave the block table.
+    const int box = lane_ < S::kBoxes ? lane_ : 0;
+    const int page = box / S::kParts * kTileTokens, dims = box % S::kParts * kBoxDims;
+    const uint32_t to = box % S::kParts * S::kKeyPart + box / S::kParts * S::kBoxBytes;
     const bool ragged =
         kValues && tile.length % kTileTokens != 0 && tile.length < (last + 1) * S::kKeys;
     BlockWalk<S> walk(p_.prefill.layer, tile, last * S::kKeys + page);

@@ -117,12 +117,12 @@ class WgmmaConsumer {
 
   __device__ __forceinline__ void Begin(const PrefillTile& tile) {
     const int row = Row();
-    const int first = tile.position + TokenOfRow(p_, warpgroup_ * 64);
-    const int last = tile.position + TokenOfRow(p_, warpgroup_ * 64 + 63);
+    const int first = tile.PositionOf(TokenOfRow(p_, warpgroup_ * 64));
+    const int last = tile.PositionOf(TokenOfRow(p_, warpgroup_ * 64 + 63));
     bare_from_ = CeilDiv(FirstSeen(last, p_.layer.window), S::kKeys);
     bare_to_ = p_.layer.cap_log2 != 0.0f ? 0 : (first + 1) / S::kKeys;
-    low_position_ = tile.position + TokenOfRow(p_, row);
-    high_position_ = tile.position + TokenOfRow(p_, row + 8);
+    low_position_ = tile.PositionOf(TokenOfRow(p_, row));
+    high_position_ = tile.PositionOf(TokenOfRow(p_, row + 8));
     low_seen_ = FirstSeen(low_position_, p_.layer.window);
     high_seen_ = FirstSeen(high_position_, p_.layer.window);
     low_max_ = high_max_ = kNoScore;
@@ -271,8 +271,20 @@ class WgmmaConsumer {
     const int token = TokenOfRow(p_, row);
     if (token >= tile.tokens) return;
     const int head = tile.kv_head * p_.layer.group + row - token * p_.layer.group;
-    const float f = OutputFactor(p_.layer, head, maximum * scale_, sum);
     const int dim = 2 * static_cast<int>(threadIdx.x % 4);
+    if (tile.shared()) {
+      const int heads = p_.layer.kv_heads * p_.layer.group;
+      const int64_t state = int64_t{tile.first_row() + token} * heads + head;
+      float* const sums = p_.shared_sums + state * S::kHeadDim + dim;
+#pragma unroll
+      for (int i = 0; i < kSums / 4; ++i) {
+        *reinterpret_cast<float2*>(sums + i * 8) =
+            make_float2(o_[4 * i + kFirst], o_[4 * i + kFirst + 1]);
+      }
+      if (dim == 0) p_.shared_stats[state] = make_float2(maximum * scale_, sum);
+      return;
+    }
+    const float f = OutputFactor(p_.layer, head, maximum * scale_, sum);
     char* const out = OutAt<T>(p_.layer, {tile.first_token + token, head}, dim);
 #pragma unroll
     for (int i = 0; i < kSums / 4; ++i) {

@@ -12,7 +12,7 @@
 // the slot of their own number.
 //
 // Prefill. A tile is up to `prefill_tokens` query tokens of a row; each is done whole, for every KV
-// head.
+// head. What rows of one query share is such a tile as well (sharing.h).
 #pragma once
 
 #include <cstdint>
@@ -56,6 +56,8 @@ struct PlanShape {
   int32_t fixed_split = 0;
   int32_t prefill_tokens = 0;   // of a prefill tile; 0: there is no prefill kernel
   int32_t prefill_classes = 1;  // of cost, by which prefill tiles are sorted
+  int32_t sharing = 0;          // whether decode rows share prefixes (sharing.h)
+  int32_t multiprocessors = 0;  // that the tiles of shared prefixes have to fill
 };
 
 // One segment: 48 bytes, read as three 16-byte words. The first is what loading K and V needs.
@@ -71,7 +73,7 @@ struct alignas(16) Segment {
   int32_t slot;        // of the partial result; -1: the segment is the whole item
   int32_t group_slot;  // of the item's first split
   int32_t splits;      // of the item
-  int32_t unused;
+  int32_t shared_row;  // the plan's row, if its tiles begin behind keys that it shares; else -1
 };
 static_assert(sizeof(Segment) == 48);
 
@@ -85,18 +87,26 @@ struct alignas(16) CtaWork {
 };
 static_assert(sizeof(CtaWork) == 64);
 
-// One prefill tile, 32 bytes.
+// One prefill tile, 32 bytes: tokens of a row, or those of rows that share a prefix, whose keys it
+// is about.
 struct alignas(16) PrefillTile {
   int32_t row_slot;
   int32_t first_token;  // in q and out
   int32_t tokens;
-  int32_t position;  // of the first token
-  int32_t length;
+  int32_t position;  // of the first token; of shared keys -1 - r, with r the first token's row
+  int32_t length;    // of the row; of shared keys their number
   // Left open by the plan, because the kernel takes every tile once for each KV head and knows how
   // many keys it takes at a time.
   int32_t kv_head;
   int32_t first_keys;  // the first group of keys that a query sees
   int32_t last_keys;
+
+  OCTAVO_HOST_DEVICE bool shared() const { return position < 0; }
+  OCTAVO_HOST_DEVICE int32_t first_row() const { return -1 - position; }
+  // The last key that a token of the tile sees: its own, or all that are shared.
+  OCTAVO_HOST_DEVICE int32_t PositionOf(int32_t token) const {
+    return Min((shared() ? length : position) + token, length - 1);
+  }
 };
 static_assert(sizeof(PrefillTile) == 32);
 
@@ -139,14 +149,16 @@ OCTAVO_HOST_DEVICE int32_t FirstKey(int32_t queries, int32_t length, int32_t win
   return FirstSeen(length - queries, window);
 }
 
-OCTAVO_HOST_DEVICE RowWork PlanRow(const PlanShape& s, int32_t queries, int32_t length) {
+// The work of a row whose first `shared_tiles` tiles are somebody else's.
+OCTAVO_HOST_DEVICE RowWork PlanRow(const PlanShape& s, int32_t queries, int32_t length,
+                                   int32_t shared_tiles = 0) {
   RowWork r;
   if (queries <= 0 || length < queries) return r;
   if (queries > s.decode_queries) {
     if (s.prefill_tokens > 0) r.prefill_tiles = CeilDiv(queries, s.prefill_tokens);
     return r;
   }
-  r.first_tile = FirstKey(queries, length, s.window) / kTileTokens;
+  r.first_tile = Max(shared_tiles, FirstKey(queries, length, s.window) / kTileTokens);
   r.tiles = CeilDiv(length, kTileTokens) - r.first_tile;
   r.items = s.kv_heads * CeilDiv(queries * s.group, s.columns);
   r.split_tiles = r.tiles;

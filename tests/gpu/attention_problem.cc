@@ -1,5 +1,8 @@
 #include "attention_problem.h"
 
+#include <cstring>
+#include <map>
+
 #include "answers.h"
 
 namespace octavo::cuda {
@@ -45,34 +48,58 @@ void ClearNullBlock(Tensor* cache) {
   for (int64_t i = cache->Offset({0, 0, 0, 0, 0}); i < end; ++i) cache->Put(i, 0.0);
 }
 
-// Fills rows' slots with numbers, block by block in random order; everything else but the null
-// block stays NaN.
-std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cache) {
-  std::mt19937_64 rng(p.seed);
-  std::vector<int32_t> blocks(static_cast<size_t>(cache->dim(0)) - 1);
-  std::iota(blocks.begin(), blocks.end(), 1);
-  std::shuffle(blocks.begin(), blocks.end(), rng);
-  std::vector<int32_t> table(p.rows.size() * static_cast<size_t>(max_blocks), kPoisonedEntry);
-  ClearNullBlock(cache);
-  const cpu::Normals normal;
-  size_t taken = 0;
-  for (size_t r = 0; r < p.rows.size(); ++r) {
-    for (int64_t b = 0; b < BlocksOf(p, p.rows[r]); ++b) {
-      const int32_t id = blocks[taken++];
-      // The table's lines run the other way than the rows.
-      table[(p.rows.size() - 1 - r) * static_cast<size_t>(max_blocks) + static_cast<size_t>(b)] =
-          IsGivenBack(p, p.rows[r], b) ? 0 : id;
-      const int64_t live = std::min<int64_t>(p.block_size, p.rows[r].length - b * p.block_size);
-      for (int64_t kv = 0; kv < 2; ++kv) {
-        for (int64_t h = 0; h < p.kv_heads; ++h) {
-          for (int64_t t = 0; t < live; ++t) {
-            const int64_t at = cache->Offset({id, kv, h, t, 0});
-            for (int64_t d = 0; d < p.head_dim; ++d) {
-              cache->Put(at + d, normal(rng));
-            }
-          }
+// Fills blocks with numbers, drawn from a pool in random order; everything else but the null block
+// stays NaN.
+class PoolFiller {
+ public:
+  PoolFiller(const Problem& p, Tensor* cache)
+      : p_(p), cache_(cache), rng_(p.seed), blocks_(static_cast<size_t>(cache->dim(0)) - 1) {
+    std::iota(blocks_.begin(), blocks_.end(), 1);
+    std::shuffle(blocks_.begin(), blocks_.end(), rng_);
+    ClearNullBlock(cache);
+  }
+
+  // The row's block number `b`.
+  int32_t BlockOf(const Row& r, int64_t b) {
+    if (b >= r.family_blocks) return Fill(std::min(p_.block_size, r.length - b * p_.block_size));
+    std::vector<int32_t>& family = families_[r.family];
+    if (b == static_cast<int64_t>(family.size())) family.push_back(Fill(p_.block_size));
+    return family[static_cast<size_t>(b)];
+  }
+
+ private:
+  int32_t Fill(int64_t live) {
+    const int32_t id = blocks_[taken_++];
+    for (int64_t kv = 0; kv < 2; ++kv) {
+      for (int64_t h = 0; h < p_.kv_heads; ++h) {
+        for (int64_t t = 0; t < live; ++t) {
+          const int64_t at = cache_->Offset({id, kv, h, t, 0});
+          for (int64_t d = 0; d < p_.head_dim; ++d) cache_->Put(at + d, normal_(rng_));
         }
       }
+    }
+    return id;
+  }
+
+  const Problem& p_;
+  Tensor* const cache_;
+  std::mt19937_64 rng_;
+  const cpu::Normals normal_;
+  std::vector<int32_t> blocks_;
+  size_t taken_ = 0;
+  std::map<int32_t, std::vector<int32_t>> families_;
+};
+
+// The rows' table, over a pool that is filled for it.
+std::vector<int32_t> FillPool(const Problem& p, int64_t max_blocks, Tensor* cache) {
+  std::vector<int32_t> table(p.rows.size() * static_cast<size_t>(max_blocks), kPoisonedEntry);
+  PoolFiller pool(p, cache);
+  for (size_t r = 0; r < p.rows.size(); ++r) {
+    // The table's lines run the other way than the rows.
+    const size_t line = (p.rows.size() - 1 - r) * static_cast<size_t>(max_blocks);
+    for (int64_t b = 0; b < BlocksOf(p, p.rows[r]); ++b) {
+      const int32_t id = pool.BlockOf(p.rows[r], b);
+      table[line + static_cast<size_t>(b)] = IsGivenBack(p, p.rows[r], b) ? 0 : id;
     }
   }
   return table;
@@ -153,7 +180,8 @@ PagedAttentionArgs Instance::DeviceArgs() const {
 
 AttentionCall Instance::Resolve() const {
   AttentionCall call;
-  const Status s = ResolveCall(DeviceArgs(), problem.options, {.prefill = problem.prefill}, &call);
+  const Status s = ResolveCall(DeviceArgs(), problem.options,
+                               {.prefill = problem.prefill, .sharing = problem.sharing}, &call);
   INFO(s.message());
   REQUIRE(s.ok());
   return call;
@@ -254,6 +282,23 @@ void Instance::Run() {
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   const std::vector<unsigned char> bits = device_out.Bytes();
   std::copy_n(bits.begin(), out.bytes().size(), out.view().ptr<unsigned char>());
+}
+
+std::vector<PrefillTile> Instance::SharedTiles() const {
+  const AttentionCall call = Resolve();
+  const PlanParts parts =
+      LayOutPlan(device_plan.data(), call.shape, call.capacity, problem.head_dim);
+  const std::vector<unsigned char> bytes = device_plan.Bytes();
+  const auto at = [&](const void* part) {
+    return bytes.data() + (static_cast<const char*>(part) - static_cast<char*>(device_plan.data()));
+  };
+  int32_t count = 0;
+  std::memcpy(&count, at(parts.prefill + kPrefillCount), sizeof(count));
+  REQUIRE(count <= call.capacity.tiles);
+  std::vector<PrefillTile> tiles(static_cast<size_t>(count));
+  if (count > 0) std::memcpy(tiles.data(), at(parts.tiles), tiles.size() * sizeof(PrefillTile));
+  std::erase_if(tiles, [](const PrefillTile& tile) { return !tile.shared(); });
+  return tiles;
 }
 
 void Instance::CheckOut(const std::vector<double>& answer, double tolerance) const {

@@ -28,7 +28,15 @@ inline bool HasWgmma() {
 struct Row {
   int32_t queries;
   int32_t length;  // 0: a row that does nothing, though it may own query tokens
+  // The row's first blocks, this many if it has them, are those of every row of the family.
+  int32_t family = 0;
+  int32_t family_blocks = 0;
 };
+
+// Relative L2 error of one head's output: rounding of the weights and of the output.
+inline double Tolerance(DType dtype) {
+  return dtype == DType::kBF16 ? 8e-3 : dtype == DType::kF16 ? 1e-3 : 1e-5;
+}
 
 struct Problem {
   DType dtype = DType::kBF16;
@@ -49,6 +57,7 @@ struct Problem {
   uint64_t seed = 1;
   AttentionOptions options;
   PrefillKernel prefill = PrefillKernel::kAuto;
+  PrefixSharing sharing = PrefixSharing::kAuto;  // heeded beside a prefill kernel that was chosen
 
   int64_t tokens() const {
     int64_t n = spare_tokens;
@@ -74,6 +83,10 @@ class Instance {
   void CheckOut(const std::vector<double>& answer, double tolerance) const;
   // The answer in float64, [tokens, heads, dim]; NaN where nothing may be written.
   std::vector<double> Answer() const;
+  // Those tiles of the last run's plan whose keys are shared.
+  std::vector<PrefillTile> SharedTiles() const;
+  // Which kernels run, as the problem asks for.
+  AttentionCall Resolve() const;
 
   Problem problem;
   cpu::Tensor q, out, cache;
@@ -87,8 +100,6 @@ class Instance {
  private:
   PagedAttentionArgs Args(TensorView q_view, TensorView out_view, TensorView cache_view,
                           const Instance* device) const;
-  // Which kernels run, as the problem asks for.
-  AttentionCall Resolve() const;
   // Keys (kv 0) or values of a row, as they are scaled.
   std::vector<double> Gather(size_t row, int64_t head, int64_t kv) const;
   // The answer of one token of a row and one head, [dim], of the keys and values of its group.

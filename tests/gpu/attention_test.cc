@@ -6,11 +6,6 @@
 namespace octavo::cuda {
 namespace {
 
-// Relative L2 error of one head's output: rounding of the weights and of the output.
-double Tolerance(DType dtype) {
-  return dtype == DType::kBF16 ? 8e-3 : dtype == DType::kF16 ? 1e-3 : 1e-5;
-}
-
 // Runs each problem and compares it with float64.
 void CheckAll(const std::vector<Problem>& problems) {
   for (const Problem& p : problems) {

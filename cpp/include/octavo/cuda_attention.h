@@ -36,6 +36,10 @@ struct AttentionOptions {
   int64_t decode_queries = 1;  // 0: there is no decode kernel in the step
   // Cut long rows at places that depend on the row alone, not where the batch balances best.
   bool fixed_split = false;
+  // Compute a prefix that neighbouring rows of one query have in common, by their lines of the
+  // block table, once for all of them where that is faster. Heeded where there is a prefill kernel
+  // in the step that is the one of wgmma, no window and no fixed split; the plan is larger then.
+  bool share_prefixes = false;
   // Let each kernel begin its prologue before the one in front of it has ended (sm_90 on).
   bool dependent_launch = true;
 };

@@ -6,7 +6,7 @@
 #include <set>
 #include <vector>
 
-#include "attention/schedule.h"
+#include "attention/sharing.h"
 #include "doctest/doctest.h"
 
 namespace octavo::cuda {
@@ -14,6 +14,7 @@ namespace {
 
 struct Rows {
   std::vector<int32_t> queries, length;
+  std::vector<int32_t> shared = {};  // tiles in front of a row's own; none: 0 each
 };
 
 // The plan of one step: the line of cuts and what the rows begin with.
@@ -25,7 +26,10 @@ struct Plan {
   std::vector<int32_t> unit, tile, interior;
   CutLine line{};
 
-  RowWork Work(size_t r) const { return PlanRow(shape, rows.queries[r], rows.length[r]); }
+  RowWork Work(size_t r) const {
+    const int32_t shared = rows.shared.empty() ? 0 : rows.shared[r];
+    return PlanRow(shape, rows.queries[r], rows.length[r], shared);
+  }
 };
 
 Plan MakePlan(const PlanShape& shape, const Rows& rows) {
@@ -138,6 +142,9 @@ TEST_CASE("every tile of random rows is in one segment, and slots do not clash")
     for (uint64_t i = 1 + rng() % 40; i > 0; --i) {
       rows.length.push_back(rng() % 6 == 0 ? 0 : 1 + static_cast<int32_t>(rng() % longest));
       rows.queries.push_back(static_cast<int32_t>(rng() % 6));
+      const bool shares = seed % 2 == 0 && s.window == 0 && s.fixed_split == 0 && rng() % 2 == 0 &&
+                          MayShare(rows.queries.back(), rows.length.back());
+      rows.shared.push_back(shares ? MostShared(rows.length.back()) / kTileTokens : 0);
     }
     CheckPlan(MakePlan(s, rows));
   }
