@@ -14,12 +14,14 @@ struct PlanOptions {
   int64_t max_queries;
   int64_t decode_queries;
   bool fixed_split;
+  bool share_prefixes;
 
   cuda::AttentionOptions Options() const {
     cuda::AttentionOptions o;
     o.max_queries = max_queries;
     o.decode_queries = decode_queries;
     o.fixed_split = fixed_split;
+    o.share_prefixes = share_prefixes;
     return o;
   }
 };
@@ -51,7 +53,8 @@ PagedAttentionArgs ShapesOf(const TensorView& cache, const std::optional<TensorV
 
 int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, int64_t heads,
                            int64_t window, int64_t max_queries, int64_t decode_queries,
-                           bool fixed_split, const std::optional<Tensor>& like) {
+                           bool fixed_split, bool share_prefixes,
+                           const std::optional<Tensor>& like) {
   Call call;
   const TensorView view = call.View("cache", cache);
   PagedAttentionArgs a = ShapesOf(view, call.View("like", like), tokens, heads, window);
@@ -63,12 +66,12 @@ int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, in
   int64_t bytes = 0;
   call.RunCuda([&]([[maybe_unused]] cuda::Stream stream) {
 #ifdef OCTAVO_HAS_CUDA
-    const PlanOptions options{max_queries, decode_queries, fixed_split};
+    const PlanOptions options{max_queries, decode_queries, fixed_split, share_prefixes};
     const Result<int64_t> need = cuda::AttentionPlanBytes(a, options.Options());
     if (!need.ok()) return need.status();
     bytes = need.value();
 #else
-    static_cast<void>(max_queries + decode_queries + fixed_split);
+    static_cast<void>(max_queries + decode_queries + fixed_split + share_prefixes);
 #endif
     return Status::Ok();
   });
@@ -78,7 +81,7 @@ int64_t AttentionPlanBytes(const Tensor& cache, int64_t tokens, int64_t rows, in
 void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_table,
                    const Tensor& row_slot, const Tensor& query_start, const Tensor& seq_len,
                    int64_t tokens, int64_t heads, int64_t window, int64_t max_queries,
-                   int64_t decode_queries, bool fixed_split, bool chunked,
+                   int64_t decode_queries, bool fixed_split, bool share_prefixes, bool chunked,
                    const std::optional<Tensor>& like) {
   Call call;
   const TensorView view = call.View("cache", cache);
@@ -89,7 +92,7 @@ void PlanAttention(const Tensor& plan, const Tensor& cache, const Tensor& block_
   a.query_start = call.View("query_start", query_start);
   a.seq_len = call.View("seq_len", seq_len);
   [[maybe_unused]] const cuda::AttentionPlan p =
-      PlanOf(call.View("plan", plan), {max_queries, decode_queries, fixed_split});
+      PlanOf(call.View("plan", plan), {max_queries, decode_queries, fixed_split, share_prefixes});
   if (!call.cuda()) return;
   call.RunCuda([&]([[maybe_unused]] cuda::Stream stream) {
 #ifdef OCTAVO_HAS_CUDA
@@ -126,8 +129,9 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
                     const Tensor& block_table, const Tensor& row_slot, const Tensor& query_start,
                     const Tensor& seq_len, float scale, int64_t window, float soft_cap,
                     const std::optional<Tensor>& sinks, const std::optional<Tensor>& plan,
-                    int64_t max_queries, int64_t decode_queries, bool fixed_split, bool chunked,
-                    float k_scale, float v_scale, bool invariant, bool plan_ready) {
+                    int64_t max_queries, int64_t decode_queries, bool fixed_split,
+                    bool share_prefixes, bool chunked, float k_scale, float v_scale, bool invariant,
+                    bool plan_ready) {
   Call call;
   PagedAttentionArgs args =
       ArgsOf(&call, out, q, cache, {block_table, row_slot, query_start, seq_len}, sinks);
@@ -141,13 +145,14 @@ void PagedAttention(const Tensor& out, const Tensor& q, const Tensor& cache,
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
-        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split}, plan_ready);
+        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split, share_prefixes},
+               plan_ready);
     call.RunCuda([&](cuda::Stream stream) { return cuda::PagedAttention(args, p, stream); });
     return;
   }
 #else
   static_cast<void>(plan);
-  static_cast<void>(max_queries + decode_queries + fixed_split + plan_ready);
+  static_cast<void>(max_queries + decode_queries + fixed_split + share_prefixes + plan_ready);
 #endif
   call.Run(cpu::PagedAttention, OCTAVO_CUDA_OP(PagedAttention), args);
 }
@@ -160,8 +165,8 @@ void NormRopeAttention(const Tensor& out, const Tensor& q, const Tensor& k, cons
                        float eps, float weight_offset, bool interleaved, int64_t window,
                        float soft_cap, const std::optional<Tensor>& sinks,
                        const std::optional<Tensor>& plan, int64_t max_queries,
-                       int64_t decode_queries, bool fixed_split, bool chunked, float k_scale,
-                       float v_scale, bool invariant, bool plan_ready) {
+                       int64_t decode_queries, bool fixed_split, bool share_prefixes, bool chunked,
+                       float k_scale, float v_scale, bool invariant, bool plan_ready) {
   Call call;
   NormRopeAttentionArgs args;
   args.attention =
@@ -186,13 +191,14 @@ void NormRopeAttention(const Tensor& out, const Tensor& q, const Tensor& k, cons
 #ifdef OCTAVO_HAS_CUDA
   if (call.cuda() && plan.has_value()) {
     const cuda::AttentionPlan p =
-        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split}, plan_ready);
+        PlanOf(call.View("plan", *plan), {max_queries, decode_queries, fixed_split, share_prefixes},
+               plan_ready);
     call.RunCuda([&](cuda::Stream stream) { return cuda::NormRopeAttention(args, p, stream); });
     return;
   }
 #else
   static_cast<void>(plan);
-  static_cast<void>(max_queries + decode_queries + fixed_split + plan_ready);
+  static_cast<void>(max_queries + decode_queries + fixed_split + share_prefixes + plan_ready);
 #endif
   call.Run(cpu::NormRopeAttention, OCTAVO_CUDA_OP(NormRopeAttention), args);
 }
@@ -204,18 +210,19 @@ void BindAttention(nb::module_& m) {
   m.def("attention_plan_bytes", &AttentionPlanBytes, arg("cache"), nb::arg("tokens"),
         nb::arg("rows"), nb::arg("heads"), nb::arg("window") = 0, nb::arg("max_queries") = 0,
         nb::arg("decode_queries") = 1, nb::arg("fixed_split") = false,
-        arg("like").none() = nb::none());
+        nb::arg("share_prefixes") = false, arg("like").none() = nb::none());
   m.def("plan_attention", &PlanAttention, arg("plan"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("tokens"), nb::arg("heads"),
         nb::arg("window") = 0, nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false,
-        arg("like").none() = nb::none());
+        nb::arg("fixed_split") = false, nb::arg("share_prefixes") = false,
+        nb::arg("chunked") = false, arg("like").none() = nb::none());
   m.def("paged_attention", &PagedAttention, arg("out"), arg("q"), arg("cache"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,
-        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false, nb::arg("plan_ready") = false);
+        nb::arg("fixed_split") = false, nb::arg("share_prefixes") = false,
+        nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f,
+        nb::arg("invariant") = false, nb::arg("plan_ready") = false);
   m.def("norm_rope_attention", &NormRopeAttention, arg("out"), arg("q"), arg("k"), arg("v"),
         arg("position"), arg("cos_sin"), arg("cache"), arg("slot"), arg("block_table"),
         arg("row_slot"), arg("query_start"), arg("seq_len"), nb::arg("scale"),
@@ -223,8 +230,9 @@ void BindAttention(nb::module_& m) {
         nb::arg("eps") = 1e-6f, nb::arg("weight_offset") = 0.0f, nb::arg("interleaved") = false,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, arg("sinks").none() = nb::none(),
         arg("plan").none() = nb::none(), nb::arg("max_queries") = 0, nb::arg("decode_queries") = 1,
-        nb::arg("fixed_split") = false, nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f,
-        nb::arg("v_scale") = 1.0f, nb::arg("invariant") = false, nb::arg("plan_ready") = false);
+        nb::arg("fixed_split") = false, nb::arg("share_prefixes") = false,
+        nb::arg("chunked") = false, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f,
+        nb::arg("invariant") = false, nb::arg("plan_ready") = false);
 }
 
 }  // namespace octavo::bindings

@@ -94,6 +94,20 @@ def test_one_plan_serves_all_layers_of_a_graph_and_follows_the_lengths() -> None
         assert not outs[0].isnan().any()
 
 
+@pytest.mark.parametrize("share_prefixes", [False, True])
+def test_rows_that_share_a_prefix_are_the_cpus(share_prefixes: bool) -> None:
+    lengths = [1024 + 1 + 7 * row for row in range(70)]
+    rows = [*((length, 1) for length in lengths), (200, 60)]
+    step = Step(rows, heads=16, kv_heads=8, head_dim=128, dtype=torch.bfloat16)
+    slots = step.row_slot[:70].long()
+    step.table[slots, :64] = step.table[slots[0], :64].clone()
+    want = torch.full_like(step.q, torch.nan)
+    step.attend(want, 128**-0.5)
+    step = on_device(step)
+    got = attend(step, plan_for(step, 0, share_prefixes=share_prefixes))
+    close(got.cpu(), want.double())
+
+
 def test_a_plan_too_small_is_refused_with_the_need() -> None:
     step = on_device(Step([(40, 1)], head_dim=64, dtype=torch.float16))
     small = ops.AttentionPlan(memory=torch.empty(256, dtype=torch.uint8, device="cuda"))

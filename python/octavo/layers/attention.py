@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -47,12 +47,19 @@ class EncodedRows(NamedTuple):
     length: torch.Tensor  # [N] int32, positions
 
 
+class _PlanOptions(TypedDict):
+    max_queries: int
+    decode_queries: int
+    share_prefixes: bool
+
+
 class AttentionPlans:
     """Where a device cuts a step's rows into work, once for all layers of a window.
 
     The memory of a window's plan is taken when it is first needed, for steps of up to `tokens` tokens and
     `rows` rows, and keeps its place, because captured kernels read it. Rows of up to `decode_queries` tokens
-    are decoded: a row of drafts is one token with company.
+    are decoded: a row of drafts is one token with company. Steps whose rows may have any number of tokens run
+    the kernel that computes what decode rows share; without a window they do.
     """
 
     def __init__(self, tokens: int, rows: int, decode_queries: int = 1) -> None:
@@ -88,9 +95,7 @@ class AttentionPlans:
             if memory is None:
                 size = self._bytes(cache, q, window)
                 memory = self._memory[window] = torch.empty(size, dtype=torch.uint8, device=q.device)
-            plan = ops.AttentionPlan(
-                memory=memory, max_queries=self._most_queries, decode_queries=self._decode_queries
-            )
+            plan = ops.AttentionPlan(memory=memory, **self._options(self._most_queries, window))
             plans = self._plans[key] = (plan, dataclasses.replace(plan, ready=True))
         first, behind = plans
         if window in self._made:
@@ -102,11 +107,20 @@ class AttentionPlans:
 
     def _bytes(self, cache: torch.Tensor, q: torch.Tensor, window: int) -> int:
         """What any step's plan of a window takes."""
-        queries, shape = self._decode_queries, (self._tokens, self._rows, q.shape[1], window)
+        shape = (self._tokens, self._rows, q.shape[1], window)
         return max(
-            ops.attention_plan_bytes(cache, *shape, max_queries=most, decode_queries=queries, like=q)
-            for most in {0, 1, queries}
+            ops.attention_plan_bytes(cache, *shape, **self._options(most, window), like=q)
+            for most in {0, 1, self._decode_queries}
         )
+
+    def _options(self, most_queries: int, window: int) -> _PlanOptions:
+        # Where nothing is decoded, as in an engine that is batch-invariant, nothing is shared either.
+        shares = most_queries == 0 and window == 0 and self._decode_queries > 0
+        return {
+            "max_queries": most_queries,
+            "decode_queries": self._decode_queries,
+            "share_prefixes": shares,
+        }
 
 
 class AttentionContext:

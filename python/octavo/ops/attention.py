@@ -103,6 +103,10 @@ class AttentionPlan:
     query has the same bits in any batch. With 0 ``decode_queries`` all rows go to one prefill kernel, and a
     query has the same bits whatever its row and its batch are.
 
+    With ``share_prefixes`` the keys that neighbouring rows of one query have in common, by their lines of the
+    block table, are computed once for all of them where that is faster: in steps with a prefill kernel, if it
+    is the one for compute capability 9.0, without a window and without fixed splits. Elsewhere it is ignored.
+
     ``ready`` says to ``paged_attention`` that the plan and the block table were written before the kernel in
     front of it on the stream, which then writes nothing but queries, keys and values: the call finds its keys
     while that kernel runs. To ``norm_rope_attention`` it says that of positions, slots and norms too, and
@@ -113,7 +117,13 @@ class AttentionPlan:
     max_queries: int = 0
     decode_queries: int = 1
     fixed_split: bool = False
+    share_prefixes: bool = False
     ready: bool = False
+
+    @property
+    def options(self) -> tuple[int, int, bool, bool]:
+        """What a plan is made for, beside its rows, in the order of the ops' arguments."""
+        return self.max_queries, self.decode_queries, self.fixed_split, self.share_prefixes
 
 
 def attention_plan_bytes(
@@ -126,6 +136,7 @@ def attention_plan_bytes(
     max_queries: int = 0,
     decode_queries: int = 1,
     fixed_split: bool = False,
+    share_prefixes: bool = False,
     like: Tensor | None = None,
 ) -> int:
     """Bytes of a plan for up to ``tokens`` query tokens of ``heads`` heads in ``rows`` rows; 0 on the CPU.
@@ -134,8 +145,9 @@ def attention_plan_bytes(
     the queries' and has to be given beside a cache of torch.float8_e4m3fn. A plan for more tokens or rows
     takes at least as much.
     """
+    options = (max_queries, decode_queries, fixed_split, share_prefixes)
     return backend(cache).attention_plan_bytes(  # type: ignore[no-any-return]
-        cache, tokens, rows, heads, window, max_queries, decode_queries, fixed_split, like
+        cache, tokens, rows, heads, window, *options, like
     )
 
 
@@ -168,9 +180,7 @@ def plan_attention(
         tokens,
         heads,
         window,
-        plan.max_queries,
-        plan.decode_queries,
-        plan.fixed_split,
+        *plan.options,
         chunked,
         like,
     )
@@ -217,8 +227,9 @@ def paged_attention(
             *args, chunked=chunked, k_scale=k_scale, v_scale=v_scale, invariant=invariant
         )
         return
-    options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    backend(q).paged_attention(*args, *options, chunked, k_scale, v_scale, invariant, plan.ready)
+    backend(q).paged_attention(
+        *args, plan.memory, *plan.options, chunked, k_scale, v_scale, invariant, plan.ready
+    )
 
 
 def norm_rope_attention(
@@ -268,8 +279,9 @@ def norm_rope_attention(
             *args, chunked=chunked, k_scale=k_scale, v_scale=v_scale, invariant=invariant
         )
         return
-    options = (plan.memory, plan.max_queries, plan.decode_queries, plan.fixed_split)
-    backend(q).norm_rope_attention(*args, *options, chunked, k_scale, v_scale, invariant, plan.ready)
+    backend(q).norm_rope_attention(
+        *args, plan.memory, *plan.options, chunked, k_scale, v_scale, invariant, plan.ready
+    )
 
 
 def latent_cache_write(latent: Tensor, rope: Tensor, cache: Tensor, slot: Tensor) -> None:

@@ -145,12 +145,20 @@ class Footprint:
         """What a CUDA device takes besides, by name; nothing on a CPU."""
         if self.device != "cuda":
             return ()
-        parts = [("workspace", _WORKSPACE_BYTES), ("reserve", _RESERVE_BYTES)]
+        workspace = _WORKSPACE_BYTES + self._shared_prefix_bytes
+        parts = [("workspace", workspace), ("reserve", _RESERVE_BYTES)]
         if self.graphs:
             tokens = min(self.max_num_batched_tokens, GRAPH_TOKENS)
             held = tokens * self._token_activation_bytes + self.logits_bytes
             parts.insert(1, ("graphs", held + _GRAPHS_BYTES))
         return tuple(parts)
+
+    @property
+    def _shared_prefix_bytes(self) -> int:
+        """Upper bound of what attention keeps of prefixes that rows share: a softmax state for each head."""
+        if self.spec.latent is not None:
+            return 0
+        return (self.max_num_seqs + 1) * (self.spec.num_heads * (self.spec.head_dim + 2) + 1) * 4
 
     @property
     def fixed_bytes(self) -> int:

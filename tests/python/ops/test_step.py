@@ -78,8 +78,9 @@ def test_token_ops_refuse_a_slot_out_of_range() -> None:
 
 def test_attention_needs_no_plan_on_the_cpu() -> None:
     cache = torch.zeros(2, 2, 1, 16, 64)
-    assert ops.attention_plan_bytes(cache, tokens=4, rows=2, heads=4) == 0
-    plan = ops.AttentionPlan(memory=torch.empty(0, dtype=torch.uint8))
+    assert ops.attention_plan_bytes(cache, tokens=4, rows=2, heads=4, share_prefixes=True) == 0
+    plan = ops.AttentionPlan(memory=torch.empty(0, dtype=torch.uint8), share_prefixes=True)
+    assert plan.options == (0, 1, False, True)
     ops.plan_attention(plan, cache, column(1).view(1, 1), column(0), column(0, 1), column(1), 1, 4)
 
 
