@@ -98,7 +98,9 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
     s.prefill_classes = call.wgmma ? kWgmmaCostClasses : kPrefillCostClasses;
   }
   s.sharing = SharesPrefixes(options, s, call.wgmma) ? 1 : 0;
-  s.multiprocessors = sharing == PrefixSharing::kAll ? 0 : call.facts.multiprocessors;
+  s.share_all = sharing == PrefixSharing::kAll ? 1 : 0;
+  s.shared_keys = WgmmaKeys(call.choice.head_dim);
+  s.multiprocessors = call.facts.multiprocessors;
   return s;
 }
 
@@ -268,6 +270,7 @@ DecodeParams DecodeParamsOf(const PagedAttentionArgs& a, const AttentionCall& ca
   p.stats = parts.stats;
   p.shared_sums = parts.shared_sums;
   p.shared_stats = parts.shared_stats;
+  p.shared_stride = call.shape.rows;
   p.plan_ready = call.plan_ready;
   p.beside_prefill = beside;
   return p;

@@ -79,7 +79,7 @@ __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     if (i < work.segments) state.LoadQueries(p.layer, next);
     // The prefill kernel leaves the states of shared keys. It began before any CTA of this one, so
     // whoever waits here keeps it from no multiprocessor.
-    if (kShares && g.shared_row >= 0) GridDependencyWait();
+    if (kShares && g.shared >= 0) GridDependencyWait();
     MergeWarps<S, kShares>(p, g, state, merge);
     if (g.slot >= 0) MergeSplits<S, kShares>(p, g, merge);
     g = next;

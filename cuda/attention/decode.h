@@ -23,7 +23,8 @@ struct DecodeParams {
   float2* stats;
   const float* shared_sums;  // as PlanParts
   const float2* shared_stats;
-  bool plan_ready;  // as AttentionPlan::ready
+  int32_t shared_stride;  // states from a part of a row to the next
+  bool plan_ready;        // as AttentionPlan::ready
   // Whether the kernel in front is the prefill of the same call, which it runs beside: both read
   // what came before them and write rows of their own.
   bool beside_prefill;

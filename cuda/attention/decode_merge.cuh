@@ -17,25 +17,26 @@ __device__ __forceinline__ float OutputFactor(const LayerParams& p, int head, fl
   return p.value_scale * factor / (sum * factor + Exp2(sink - high));
 }
 
-// What a row's shared keys add to one of its heads.
-struct SharedState {
-  const float* sums;  // [head dim]
-  float own, shared;  // factors of the head's own sums and of these
-};
-
-// Makes the softmax of a head that of its union with the state of its row's shared keys. That was
-// written by the kernel in front, whose end has been waited for. REQUIRES: g.shared_row >= 0.
-template <class S>
-__device__ __forceinline__ SharedState JoinShared(const DecodeParams& p, const Segment& g, int head,
-                                                  float* maximum, float* sum) {
-  const int64_t row = int64_t{g.shared_row} * p.layer.kv_heads * p.layer.group + head;
-  const float2 stat = __ldcg(p.shared_stats + row);
-  const float high = fmaxf(*maximum, stat.x);
-  const SharedState joined{p.shared_sums + row * S::kHeadDim, Exp2(*maximum - high),
-                           Exp2(stat.x - high)};
-  *maximum = high;
-  *sum = joined.own * *sum + joined.shared * stat.y;
-  return joined;
+// Makes the softmax of a head that of its union with the states of its row's shared keys, part by
+// part: add(own, shared, sums) is to multiply the head's sums by `own` and add the part's `sums`
+// [head dim], times `shared`. These were written by the kernel in front, whose end has been waited
+// for. REQUIRES: g.shared >= 0.
+template <class S, class Add>
+__device__ __forceinline__ void JoinShared(const DecodeParams& p, const Segment& g, int head,
+                                           float* maximum, float* sum, const Add& add) {
+  const int64_t heads = int64_t{p.layer.kv_heads} * p.layer.group;
+  const int64_t stride = p.shared_stride * heads;
+  int64_t state = g.shared_row() * heads + head;
+#pragma unroll 2
+  for (int i = g.shared_parts(); i > 0; --i) {
+    const float2 stat = __ldcg(p.shared_stats + state);
+    const float high = fmaxf(*maximum, stat.x);
+    const float own = Exp2(*maximum - high), shared = Exp2(stat.x - high);
+    add(own, shared, p.shared_sums + state * S::kHeadDim);
+    *maximum = high;
+    *sum = own * *sum + shared * stat.y;
+    state += stride;
+  }
 }
 
 // A packed query: its token and head in q and out.
@@ -118,13 +119,15 @@ __device__ __forceinline__ void MergeWarps(const DecodeParams& p, const Segment&
       const int tile_column = n * kColumnsOfMma + c;
       if (g.slot < 0) {
         const ColumnPlace at = PlaceOf(p.layer, g, tile_column);
-        if (kShares && g.shared_row >= 0) {
-          const SharedState joined = JoinShared<S>(p, g, at.head, &high, &sum);
-          const float4 part = __ldcg(reinterpret_cast<const float4*>(joined.sums + dim));
-          v.x = joined.own * v.x + joined.shared * part.x;
-          v.y = joined.own * v.y + joined.shared * part.y;
-          v.z = joined.own * v.z + joined.shared * part.z;
-          v.w = joined.own * v.w + joined.shared * part.w;
+        if (kShares && g.shared >= 0) {
+          const auto add = [&](float own, float shared, const float* sums) {
+            const float4 part = __ldcg(reinterpret_cast<const float4*>(sums + dim));
+            v.x = own * v.x + shared * part.x;
+            v.y = own * v.y + shared * part.y;
+            v.z = own * v.z + shared * part.z;
+            v.w = own * v.w + shared * part.w;
+          };
+          JoinShared<S>(p, g, at.head, &high, &sum, add);
         }
         const float f = OutputFactor(p.layer, at.head, high, sum);
         *reinterpret_cast<uint2*>(OutAt<T>(p.layer, at, dim)) =
@@ -203,6 +206,20 @@ struct SplitSum {
     }
   }
 
+  // Adds what the row shares, to the sum of all splits.
+  __device__ __forceinline__ void Join(const DecodeParams& p, const Segment& g, int head) {
+    const auto add = [&](float own, float shared, const float* sums) {
+      const auto* const from = reinterpret_cast<const float2*>(sums) + threadIdx.x % kWarpSize;
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        const float2 part = __ldcg(from + i * kWarpSize);
+        v[i].x = own * v[i].x + shared * part.x;
+        v[i].y = own * v[i].y + shared * part.y;
+      }
+    };
+    JoinShared<S>(p, g, head, &maximum, &sum, add);
+  }
+
  private:
   __device__ __forceinline__ void FindMaximum(const float2* stats, int splits) {
     for (int s = threadIdx.x % kWarpSize; s < splits; s += kWarpSize) {
@@ -242,28 +259,21 @@ __device__ __forceinline__ void MergeSplits(const DecodeParams& p, const Segment
     }
     if (live && share == 0) {
       for (int w = 1; w < sharers; ++w) total.sum += merge[S::kMergeFloats + warp + w];
-      const ColumnPlace at = PlaceOf(p.layer, g, column);
-      SharedState joined{nullptr, 1.0f, 0.0f};
-      if (kShares && g.shared_row >= 0) {
-        joined = JoinShared<S>(p, g, at.head, &total.maximum, &total.sum);
+      for (int w = 1; w < sharers; ++w) {
+#pragma unroll
+        for (int i = 0; i < SplitSum<S>::kPairs; ++i) {
+          const float2 part = mine[w * (S::kMergeRow / 2) + i * kWarpSize + lane];
+          total.v[i].x += part.x;
+          total.v[i].y += part.y;
+        }
       }
+      const ColumnPlace at = PlaceOf(p.layer, g, column);
+      if (kShares && g.shared >= 0) total.Join(p, g, at.head);
       const float f = OutputFactor(p.layer, at.head, total.maximum, total.sum);
 #pragma unroll
       for (int i = 0; i < SplitSum<S>::kPairs; ++i) {
-        float2 v = total.v[i];
-        for (int w = 1; w < sharers; ++w) {
-          const float2 part = mine[w * (S::kMergeRow / 2) + i * kWarpSize + lane];
-          v.x += part.x;
-          v.y += part.y;
-        }
-        if (joined.sums != nullptr) {
-          const float2 part =
-              __ldcg(reinterpret_cast<const float2*>(joined.sums) + i * kWarpSize + lane);
-          v.x = joined.own * v.x + joined.shared * part.x;
-          v.y = joined.own * v.y + joined.shared * part.y;
-        }
         *reinterpret_cast<uint32_t*>(OutAt<T>(p.layer, at, 2 * (i * kWarpSize + lane))) =
-            Pack<T>(v.x * f, v.y * f);
+            Pack<T>(total.v[i].x * f, total.v[i].y * f);
       }
     }
     if (sharers > 1) __syncthreads();

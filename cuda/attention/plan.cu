@@ -35,9 +35,9 @@ struct PlanScratch {
 int SharedBytes(const PlanShape& s) {
   const int words = s.sharing != 0 ? 6 : 4;
   const int row_bytes = static_cast<int>(sizeof(int64_t)) + words * 4;
-  return row_bytes * (s.rows + 1) + 3 * static_cast<int>(sizeof(int32_t)) * (s.ctas + 1);
+  return row_bytes * (s.rows + 1) + 12 * (s.ctas + 1) + 4;
 }
-static_assert((kMaxPlanRows + 1) * 32 + 12 * (kMaxCtas + 1) <= 160 * 1024, "fits sm_80");
+static_assert((kMaxPlanRows + 1) * 32 + 12 * (kMaxCtas + 1) + 4 <= 160 * 1024, "fits sm_80");
 
 __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   PlanScratch m;
@@ -50,10 +50,11 @@ __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   m.line.tile = m.line.unit + s.ctas + 1;
   m.line.interior = m.line.tile + s.ctas + 1;
   m.line.ctas = s.ctas;
-  m.shared = {nullptr, nullptr};
+  m.shared = {nullptr, nullptr, nullptr};
   if (s.sharing != 0) {
     m.shared.tiles = m.line.interior + s.ctas + 1;
     m.shared.run = m.shared.tiles + s.rows + 1;
+    m.shared.runs = m.shared.run + s.rows + 1;
   }
   return m;
 }
@@ -128,7 +129,7 @@ __device__ __forceinline__ int SharingRows(const PlanScratch& m, int row) {
 __device__ __forceinline__ RowWork WorkOfRow(const PlanParams& p, const PlanScratch& m, int row) {
   RowWork work =
       PlanRow(p.shape, m.start[row + 1] - m.start[row], m.length[row], SharedTiles(m, row));
-  if (SharingRows(m, row) > 0) work.prefill_tiles = 1;
+  if (SharingRows(m, row) > 0) work.prefill_tiles = m.shared.PartsOf(p.shape, row);
   return work;
 }
 
@@ -140,6 +141,7 @@ __device__ void LoadRows(const PlanParams& p, const PlanScratch& m) {
     m.length[r] = row ? p.seq_len[r] : 0;
     if (p.shape.sharing != 0) m.shared.tiles[r] = row ? p.parts.common[r] : 0;
   }
+  if (p.shape.sharing != 0 && threadIdx.x == 0) *m.shared.runs = 0;
   __syncthreads();
 }
 
@@ -157,8 +159,12 @@ __device__ void ShareRows(const PlanParams& p, const PlanScratch& m, unsigned lo
   __syncthreads();
   for (int group = threadIdx.x; group * s.prefill_tokens < s.rows; group += kPlanThreads) {
     const int begin = group * s.prefill_tokens;
-    m.shared.TakeGroup(s, begin, Min(begin + s.prefill_tokens, s.rows),
-                       static_cast<int64_t>(*tiles));
+    const int runs = m.shared.FindRuns(begin, Min(begin + s.prefill_tokens, s.rows));
+    if (runs > 0) atomicAdd(m.shared.runs, runs);
+  }
+  __syncthreads();
+  for (int r = threadIdx.x; r < s.rows; r += kPlanThreads) {
+    m.shared.Judge(s, r, static_cast<int64_t>(*tiles));
   }
   __syncthreads();
 }
@@ -233,7 +239,7 @@ __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const 
   g.slot = fixed ? part.unit : part.slot;
   g.group_slot = fixed ? part.unit - split : part.group_slot;
   g.splits = fixed ? work.splits : part.splits;
-  g.shared_row = SharedTiles(m, row) > 0 ? row : -1;
+  g.shared = SharedTiles(m, row) > 0 ? Segment::Shared(row, m.shared.PartsOf(s, row)) : -1;
   return g;
 }
 
@@ -256,7 +262,7 @@ __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
   }
 }
 
-// Prefill tile `i`; its last words are left open.
+// Prefill tile `i`; what the kernel is to fill in is left open.
 __device__ PrefillTile MakePrefillTile(const PlanParams& p, const PlanScratch& m, int i) {
   const PlanShape& s = p.shape;
   const int row = FindOwner(m.tiles, s.rows, i), sharing = SharingRows(m, row);
@@ -264,10 +270,12 @@ __device__ PrefillTile MakePrefillTile(const PlanParams& p, const PlanScratch& m
   PrefillTile tile{};
   tile.row_slot = p.row_slot[row];
   if (sharing > 0) {
+    const int part = i - m.tiles[row], keys = m.shared.PartTokensOf(s, row);
     tile.first_token = start;
     tile.tokens = sharing;
-    tile.position = -1 - row;
-    tile.length = m.shared.tiles[row] * kTileTokens;
+    tile.position = -1 - (part * s.rows + row);
+    tile.length = Min((part + 1) * keys, m.shared.tiles[row] * kTileTokens);
+    tile.first_keys = part * keys / s.shared_keys;
     return tile;
   }
   const int skip = (i - m.tiles[row]) * s.prefill_tokens;
@@ -293,8 +301,9 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
   if (tiles == 0) return;
   const auto make = [&](int i, int* bucket) {
     const PrefillTile tile = MakePrefillTile(p, m, i);
-    const int64_t keys =
-        tile.PositionOf(tile.tokens - 1) + 1 - FirstSeen(tile.PositionOf(0), s.window);
+    const int first =
+        tile.shared() ? tile.first_keys * s.shared_keys : FirstSeen(tile.position, s.window);
+    const int64_t keys = tile.PositionOf(tile.tokens - 1) + 1 - first;
     const int lowest = s.prefill_classes - 1;
     *bucket = lowest - static_cast<int>(keys * lowest / longest);
     return tile;
@@ -344,10 +353,13 @@ PlanCapacity CapacityOf(const PlanShape& s, int64_t tokens) {
   PlanCapacity c;
   c.segments = units + s.ctas;
   c.slots = s.fixed_split != 0 ? units : 2 * int64_t{s.ctas};
-  // A row of many queries has at most one tile that it does not fill, and a run takes four rows
-  // that have none.
+  // A row of many queries has at most one tile that it does not fill. A run takes four rows that
+  // have none, and where runs have several parts, all of them are no more than the multiprocessors.
   if (s.prefill_tokens > 0) c.tiles = tokens / s.prefill_tokens + s.rows;
-  if (s.sharing != 0) c.shared_rows = s.rows;
+  if (s.sharing != 0) {
+    c.tiles += s.multiprocessors;
+    c.shared_states = SharedStates(s);
+  }
   return c;
 }
 
@@ -366,8 +378,8 @@ PlanParts LayOutPlan(void* memory, const PlanShape& s, const PlanCapacity& c, in
   take(&parts.arrived, c.slots);
   take(&parts.sums, c.slots * s.columns * head_dim);
   take(&parts.stats, c.slots * s.columns);
-  const int64_t shared_heads = c.shared_rows * s.kv_heads * s.group;
-  take(&parts.common, c.shared_rows);
+  const int64_t shared_heads = c.shared_states * s.kv_heads * s.group;
+  take(&parts.common, s.sharing != 0 ? s.rows : 0);
   take(&parts.shared_sums, shared_heads * head_dim);
   take(&parts.shared_stats, shared_heads);
   return parts;

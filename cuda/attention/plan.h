@@ -17,9 +17,10 @@ struct PlanParts {
   uint32_t* arrived = nullptr;   // [slots]: splits of an item whose partial result is written
   float* sums = nullptr;         // [slots, columns, head dim]: softmax-weighted sums of V
   float2* stats = nullptr;       // [slots, columns]: maximum (log2) and sum of weights
-  int32_t* common = nullptr;     // [shared rows]: tokens in common with the row before
-  // The states of rows' shared keys, as those of the slots: [shared rows, heads, head dim] and
-  // [shared rows, heads].
+  int32_t* common =
+      nullptr;  // [rows], where prefixes are shared: tokens in common with the row before
+  // The states of rows' shared keys, as those of the slots: [shared states, heads, head dim] and
+  // [shared states, heads], with state p * rows + r for part p of row r.
   float* shared_sums = nullptr;
   float2* shared_stats = nullptr;
   int64_t bytes = 0;
@@ -31,7 +32,7 @@ struct PlanCapacity {
   int64_t segments = 0;
   int64_t tiles = 0;
   int64_t slots = 0;
-  int64_t shared_rows = 0;
+  int64_t shared_states = 0;
 };
 
 // What `shape` can ask for with up to `tokens` query tokens.

@@ -67,8 +67,12 @@ using WgmmaShapeOf = std::conditional_t<
     kHeadDim == 64, WgmmaShape<T, 64, 128, 4>,
     std::conditional_t<kHeadDim == 128, WgmmaShape<T, 128, 128, 3>, WgmmaShape<T, 256, 80, 2>>>;
 
-// Query tokens of a tile.
+// Query tokens of a tile, and the keys that it takes at a time.
 inline int WgmmaTokens(int group) { return kWgmmaRows / group; }
+inline int WgmmaKeys(int head_dim) {
+  return head_dim > 128 ? WgmmaShapeOf<__half, 256>::kKeys : WgmmaShapeOf<__half, 128>::kKeys;
+}
+static_assert(WgmmaShapeOf<__half, 64>::kKeys == WgmmaShapeOf<__half, 128>::kKeys);
 
 // Queries [N, Hq, D] as the tensor map sees them.
 TensorView MappedQueries(const TensorView& q);

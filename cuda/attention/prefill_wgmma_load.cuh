@@ -25,7 +25,7 @@ __device__ __forceinline__ void DrawTickets(const PrefillParams& p, const WgmmaP
       const int index = item / heads;
       tile = p.tiles[index];
       tile.kv_head = item - index * heads;
-      tile.first_keys = FirstSeen(tile.PositionOf(0), window) / S::kKeys;
+      if (!tile.shared()) tile.first_keys = FirstSeen(tile.position, window) / S::kKeys;
       tile.last_keys = tile.PositionOf(tile.tokens - 1) / S::kKeys;
       item = static_cast<int>(gridDim.x) + atomicAdd(&p.prefill[kPrefillTicket], 1);
     }

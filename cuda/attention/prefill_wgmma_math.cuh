@@ -274,7 +274,7 @@ class WgmmaConsumer {
     const int dim = 2 * static_cast<int>(threadIdx.x % 4);
     if (tile.shared()) {
       const int heads = p_.layer.kv_heads * p_.layer.group;
-      const int64_t state = int64_t{tile.first_row() + token} * heads + head;
+      const int64_t state = int64_t{tile.first_state() + token} * heads + head;
       float* const sums = p_.shared_sums + state * S::kHeadDim + dim;
 #pragma unroll
       for (int i = 0; i < kSums / 4; ++i) {

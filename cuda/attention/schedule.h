@@ -57,7 +57,9 @@ struct PlanShape {
   int32_t prefill_tokens = 0;   // of a prefill tile; 0: there is no prefill kernel
   int32_t prefill_classes = 1;  // of cost, by which prefill tiles are sorted
   int32_t sharing = 0;          // whether decode rows share prefixes (sharing.h)
-  int32_t multiprocessors = 0;  // that the tiles of shared prefixes have to fill
+  int32_t share_all = 0;        // whatever it costs
+  int32_t shared_keys = 0;      // that the prefill kernel takes at a time
+  int32_t multiprocessors = 0;  // that the tiles of shared prefixes are to fill
 };
 
 // One segment: 48 bytes, read as three 16-byte words. The first is what loading K and V needs.
@@ -73,7 +75,11 @@ struct alignas(16) Segment {
   int32_t slot;        // of the partial result; -1: the segment is the whole item
   int32_t group_slot;  // of the item's first split
   int32_t splits;      // of the item
-  int32_t shared_row;  // the plan's row, if its tiles begin behind keys that it shares; else -1
+  int32_t shared;      // of a row that begins behind shared keys its number and parts; else -1
+
+  OCTAVO_HOST_DEVICE static int32_t Shared(int32_t row, int32_t parts) { return parts << 16 | row; }
+  OCTAVO_HOST_DEVICE int32_t shared_row() const { return shared & 0xffff; }
+  OCTAVO_HOST_DEVICE int32_t shared_parts() const { return shared >> 16; }
 };
 static_assert(sizeof(Segment) == 48);
 
@@ -93,16 +99,16 @@ struct alignas(16) PrefillTile {
   int32_t row_slot;
   int32_t first_token;  // in q and out
   int32_t tokens;
-  int32_t position;  // of the first token; of shared keys -1 - r, with r the first token's row
-  int32_t length;    // of the row; of shared keys their number
+  int32_t position;  // of the first token; of shared keys -1 - s, with s its state
+  int32_t length;    // of the row; of shared keys where they end
   // Left open by the plan, because the kernel takes every tile once for each KV head and knows how
   // many keys it takes at a time.
   int32_t kv_head;
-  int32_t first_keys;  // the first group of keys that a query sees
+  int32_t first_keys;  // the first group of keys that a query sees; of shared keys the plan's
   int32_t last_keys;
 
   OCTAVO_HOST_DEVICE bool shared() const { return position < 0; }
-  OCTAVO_HOST_DEVICE int32_t first_row() const { return -1 - position; }
+  OCTAVO_HOST_DEVICE int32_t first_state() const { return -1 - position; }
   // The last key that a token of the tile sees: its own, or all that are shared.
   OCTAVO_HOST_DEVICE int32_t PositionOf(int32_t token) const {
     return Min((shared() ? length : position) + token, length - 1);

@@ -1,5 +1,6 @@
 // Paged attention of decode rows that share a prefix, beside float64 and beside the same rows
 // apart. Needs a CUDA device with the wgmma prefill kernel; elsewhere nothing is shared.
+#include <map>
 #include <tuple>
 
 #include "attention/sharing.h"
@@ -34,33 +35,54 @@ int32_t CommonTokens(const Instance& x, size_t r) {
   return common / kTileTokens * kTileTokens;
 }
 
-// The runs that the rows of an instance have, whatever they are worth.
-std::vector<Run> RunsOf(const Instance& x) {
-  PlanShape shape = x.Resolve().shape;
-  shape.multiprocessors = 0;
-  const auto rows = static_cast<int32_t>(x.seq_len.size());
-  std::vector<int32_t> tiles(x.seq_len.size(), 0), run(x.seq_len.size(), 0);
-  for (size_t r = 1; r < tiles.size(); ++r) tiles[r] = CommonTokens(x, r);
-  for (int32_t begin = 0; begin < rows; begin += shape.prefill_tokens) {
-    const int32_t end = std::min(begin + shape.prefill_tokens, rows);
-    SharedRows{tiles.data(), run.data()}.TakeGroup(shape, begin, end, 0);
+// What the rows of an instance share, whatever it is worth.
+struct Expected {
+  explicit Expected(const Instance& x)
+      : shape(x.Resolve().shape), tiles(x.seq_len.size(), 0), run(tiles) {
+    for (size_t r = 1; r < tiles.size(); ++r) tiles[r] = CommonTokens(x, r);
+    for (int32_t begin = 0; begin < shape.rows; begin += shape.prefill_tokens) {
+      runs += rows().FindRuns(begin, std::min(begin + shape.prefill_tokens, shape.rows));
+    }
   }
-  std::vector<Run> runs;
-  for (size_t r = 0; r < run.size(); ++r) {
-    if (run[r] > 0) runs.emplace_back(int32_t(r), run[r], tiles[r] * kTileTokens);
+  SharedRows rows() { return {tiles.data(), run.data(), &runs}; }
+  std::vector<Run> Runs() const {
+    std::vector<Run> found;
+    for (size_t r = 0; r < run.size(); ++r) {
+      if (run[r] > 0) found.emplace_back(int32_t(r), run[r], tiles[r] * kTileTokens);
+    }
+    return found;
   }
-  return runs;
-}
 
-// Those that the device's plan of the last run has.
+  PlanShape shape;
+  std::vector<int32_t> tiles, run;
+  int32_t runs = 0;
+};
+
+// The runs of the device's plan of the last run, whose parts have to be those of sharing.h.
 std::vector<Run> PlannedRuns(const Instance& x) {
+  Expected expected(x);
+  const PlanShape& s = expected.shape;
+  std::map<int32_t, std::vector<PrefillTile>> parts;  // by first row
+  for (const PrefillTile& tile : x.SharedTiles())
+    parts[tile.first_state() % s.rows].push_back(tile);
   std::vector<Run> runs;
-  for (const PrefillTile& tile : x.SharedTiles()) {
-    runs.emplace_back(tile.first_row(), tile.tokens, tile.length);
-    CHECK(tile.first_token == x.query_start[size_t(tile.first_row())]);
-    CHECK(tile.row_slot == x.row_slot[size_t(tile.first_row())]);
+  for (auto& [row, tiles] : parts) {
+    std::sort(tiles.begin(), tiles.end(), [](const PrefillTile& a, const PrefillTile& b) {
+      return a.first_state() < b.first_state();
+    });
+    int32_t end = 0;
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      CHECK(tiles[i].first_state() / s.rows == int32_t(i));
+      CHECK(tiles[i].first_token == x.query_start[size_t(row)]);
+      CHECK(tiles[i].row_slot == x.row_slot[size_t(row)]);
+      CHECK(tiles[i].tokens == tiles[0].tokens);
+      CHECK(tiles[i].first_keys * s.shared_keys == end);
+      CHECK(tiles[i].length > end);
+      end = tiles[i].length;
+    }
+    CHECK(int32_t(tiles.size()) == expected.rows().PartsOf(s, row));
+    runs.emplace_back(row, tiles[0].tokens, end);
   }
-  std::sort(runs.begin(), runs.end());
   return runs;
 }
 
@@ -76,7 +98,7 @@ std::vector<Run> Check(const Problem& p) {
   instance.Run();
   instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
   const std::vector<Run> planned = PlannedRuns(instance);
-  CHECK(planned == RunsOf(instance));
+  CHECK(planned == Expected(instance).Runs());
   Problem apart_problem = p;
   apart_problem.options.share_prefixes = false;
   Instance apart(apart_problem);
@@ -208,6 +230,28 @@ TEST_CASE("rows that are cut into splits merge what they share" * doctest::skip(
   }
 }
 
+// One run, whose keys are cut into as many parts as there are multiprocessors for.
+TEST_CASE("parts of a long prefix are merged" * doctest::skip(!HasWgmma())) {
+  for (const int64_t head_dim : {64, 128, 256}) {
+    for (const int32_t shared : {256, 640, 1040, 1312}) {
+      Problem p = Sharing(61);
+      p.head_dim = head_dim;
+      p.kv_heads = 1;
+      p.group = 8;
+      p.sinks = shared == 640;
+      p.soft_cap = shared == 1040 ? 20.0f : 0.0f;
+      for (int32_t r = 0; r < 5; ++r) {
+        p.rows.push_back({1, shared + 1 + r * Size(300, 30), 1, shared / 16});
+      }
+      p.rows.push_back({9, 40});
+      CHECK(Check(p) == std::vector<Run>{{0, 5, shared}});
+      Instance instance(p);
+      instance.Run();
+      CHECK((instance.SharedTiles().size() > 1) == (shared >= 2 * kLeastPartTokens));
+    }
+  }
+}
+
 // Through the public calls: sharing is worth it where a tile takes less time than all decode.
 TEST_CASE("prefixes are shared where it is worth it" * doctest::skip(!HasWgmma())) {
   for (const bool few : {false, true}) {
@@ -218,7 +262,7 @@ TEST_CASE("prefixes are shared where it is worth it" * doctest::skip(!HasWgmma()
     p.group = 1;
     const Result<DeviceFacts> facts = CurrentDeviceFacts();
     REQUIRE(facts.ok());
-    const int64_t tiles = kSharedKeysCost * 16 * facts.value().multiprocessors;
+    const int64_t tiles = (kSharedKeysCost * 16 + kSharedTileCost) * facts.value().multiprocessors;
     const auto rows = static_cast<int32_t>(std::max<int64_t>(tiles / (17 * 8) + 1, 4));
     for (int32_t r = 0; r < (few ? 3 : rows); ++r) p.rows.push_back({1, 260, 1, 16});
     if (few) p.rows.push_back({4, 300});

@@ -28,6 +28,7 @@ SCORE_CHUNK_BYTES = 64 << 20  # logits of prompt logprobs held at once; see Mode
 GRAPH_TOKENS = 2048  # tokens of the largest step that is captured
 _GRAPHS_BYTES = 256 << 20  # launches of some hundred graphs
 _WORKSPACE_BYTES = 512 << 20  # matrix products, attention plans, the step's columns
+_SHARED_STATES = 1024  # of rows that share prefixes, at least (cuda/attention/sharing.h)
 _RESERVE_BYTES = 1 << 30  # modules loaded on first use, and what the allocator cannot use
 
 _GIB = 1 << 30
@@ -158,7 +159,8 @@ class Footprint:
         """Upper bound of what attention keeps of prefixes that rows share: a softmax state for each head."""
         if self.spec.latent is not None:
             return 0
-        return (self.max_num_seqs + 1) * (self.spec.num_heads * (self.spec.head_dim + 2) + 1) * 4
+        states = max(self.max_num_seqs + 1, _SHARED_STATES)
+        return (self.max_num_seqs + 1 + states * self.spec.num_heads * (self.spec.head_dim + 2)) * 4
 
     @property
     def fixed_bytes(self) -> int:
