@@ -38,7 +38,8 @@ struct AttentionOptions {
   bool fixed_split = false;
   // Compute a prefix that neighbouring rows of one query have in common, by their lines of the
   // block table, once for all of them where that is faster. Heeded where there is a prefill kernel
-  // in the step that is the one of wgmma, no window and no fixed split; the plan is larger then.
+  // in the step that is the one of wgmma, no window and no fixed split; the plan is larger then,
+  // and a row's bits depend on its neighbours.
   bool share_prefixes = false;
   // Let each kernel begin its prologue before the one in front of it has ended (sm_90 on).
   bool dependent_launch = true;
