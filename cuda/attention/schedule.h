@@ -81,7 +81,7 @@ struct alignas(16) Segment {
   OCTAVO_HOST_DEVICE int32_t shared_row() const { return shared & 0xffff; }
   OCTAVO_HOST_DEVICE int32_t shared_parts() const { return shared >> 16; }
 };
-static_assert(sizeof(Segment) == 48);
+static_assert(sizeof(Segment) == 48 && kMaxPlanRows <= 1 << 16);
 
 // A CTA's share: `first` is a copy of its first segment, so that the common case of one segment
 // costs one load.
