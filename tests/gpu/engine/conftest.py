@@ -32,6 +32,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return folder
 
 
+@pytest.fixture(autouse=True)
+def captured_late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests make engines by the hundred: they capture a step when it comes, unless a test asks for
+    captured_early."""
+    from octavo.runner.shapes import ShapeTable
+
+    if "captured_early" not in request.fixturenames:
+        monkeypatch.setattr(ShapeTable, "usual_graphs", property(lambda _: []))
+
+
+@pytest.fixture
+def captured_early() -> None:
+    """Engines capture the usual steps while they are made, as they do for users."""
+
+
 @pytest.fixture
 def llm(tiny_folder: Callable[[str], Path]) -> Iterator[Callable[..., Any]]:
     """Return a function: model name and options -> an LLM on the GPU, whose memory goes with the test."""

@@ -147,6 +147,21 @@ def test_a_replayed_step_is_the_launched_one_bit_for_bit(
     assert torch.equal(seen[0][1].view(torch.uint8), seen[1][1].view(torch.uint8))
 
 
+def test_the_usual_steps_are_captured_while_the_engine_is_made(llm: Make, captured_early: None) -> None:
+    prompts = tiny_models.random_prompts(20, low=1, high=60, seed=16)
+    engine = llm("llama")
+    runner: Any = engine.llm_engine.runner
+    graphs = runner._run.__self__._graphs
+    usual = runner._shapes.usual_graphs
+    assert len(usual) > 10
+    assert set(graphs) == {*usual, runner._shapes.largest_graph}
+    assert tokens_of(engine, prompts, greedy()) == tokens_of(
+        llm("llama", enforce_eager=True), prompts, greedy()
+    )
+    later = set(graphs) - {*usual, runner._shapes.largest_graph}
+    assert all(shape.queries != 1 for shape in later), later
+
+
 def test_everything_that_edits_logits_does_on_the_gpu_what_it_does_on_the_cpu(
     llm: Make, tiny_folder: Any
 ) -> None:
