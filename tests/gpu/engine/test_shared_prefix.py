@@ -32,7 +32,7 @@ def shared_shapes(llm: LLM) -> list[shapes.StepShape]:
     return [shape for shape in graphs if shape.queries == 0 and shape.tokens == shape.samples > 16]
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mixtral"])
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
 def test_rows_that_share_a_prompt_answer_as_they_do_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
