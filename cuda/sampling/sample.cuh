@@ -135,11 +135,20 @@ static __device__ __noinline__ int DrawByFirst(const RowTeam& team, int n, int t
   return token;
 }
 
+// As DrawRow of a row without a cut, where no token has to be asked whether one keeps it.
+template <int kWidth, typename T>
+__device__ int DrawUncut(const RowTeam& team, const T* x, int vocab, const Weights& weights,
+                         double u, PickScratch* s) {
+  const auto weight = [&](int, float value) { return __uint_as_float(weights.Key(value)); };
+  return PickInOrder<kWidth>(team, x, vocab, weight, [&](double total) { return u * total; }, s);
+}
+
 template <int kWidth, typename T>
 __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimits& r,
                        float largest, float largest_of_thread, double u, SearchScratch* s) {
   const Weights weights{largest, 1.0f / r.temperature, r.min_p};
   const bool cut_count = r.top_k > 0 && r.top_k < vocab, cut_mass = r.top_p < 1.0f;
+  if (!cut_count && !cut_mass) return DrawUncut<kWidth>(team, x, vocab, weights, u, &s->pick);
   Cut by_count, by_mass;
   const auto key_of = [&](int i, float value) {
     const uint32_t key = weights.Key(value);
@@ -200,14 +209,9 @@ __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimi
     }
     by_mass = cut;
   }
-  const auto goal = [&](double total) { return u * total; };
-  if (!cut_count && !cut_mass) {
-    // As below, without asking each token whether a cut keeps it.
-    const auto weight = [&](int, float value) { return __uint_as_float(weights.Key(value)); };
-    return PickInOrder<kWidth>(team, x, vocab, weight, goal, &s->pick);
-  }
   const auto weight = [&](int i, float value) { return __uint_as_float(key_of(i, value)); };
-  return PickInOrder<kWidth>(team, x, vocab, weight, goal, &s->pick);
+  return PickInOrder<kWidth>(
+      team, x, vocab, weight, [&](double total) { return u * total; }, &s->pick);
 }
 
 struct RowScratch {

@@ -25,9 +25,9 @@ _MIXED_ROWS = (8, 64, 256)
 MAX_GRAPH_TOKENS = 2048
 _EAGER_GRAIN = 256
 _MOST_USUAL_ROWS = 256
-# Keys and values of a layer that rows read again although others read them. An estimate, not measured: they
-# take some 15 us from L2, a launch more 3 to 5.
-_WORTH_SHARING_BYTES = 128 << 20
+# Keys and values of a layer that rows read again although others read them. On an H200 half as many are read
+# as fast as they are shared (bench/results/shared_prefix_h200.txt).
+_WORTH_SHARING_BYTES = 256 << 20
 _SHARING_CAPABILITY = (9, 0)
 _SHARING_HEAD_DIMS = (64, 128, 256)
 _SHARING_GRAIN = 16  # tokens that a block holds a multiple of

@@ -134,11 +134,11 @@ def test_sharing_is_worth_it_by_the_bytes_that_layers_read_again(tmp_path: Any) 
         return worth_sharing(plan_of(folder), HOPPER)
 
     shape = {"head_dim": 128, "num_key_value_heads": 8, "num_attention_heads": 8}
-    assert threshold("llama", **shape) == 32768  # 4 KiB a token: those of Llama 3.1 8B and of Qwen3 0.6B
-    assert threshold("llama", **{**shape, "head_dim": 64}) == 65536
+    assert threshold("llama", **shape) == 65536  # 4 KiB a token: those of Llama 3.1 8B and of Qwen3 0.6B
+    assert threshold("llama", **{**shape, "head_dim": 64}) == 131072
     # Three of four layers have a window: they share nothing, and are launched all the same.
     hybrid = {"hidden_size": 512, "num_key_value_heads": 8, "num_attention_heads": 8}
-    assert threshold("qwen2-hybrid", **hybrid) == 4 * 65536
+    assert threshold("qwen2-hybrid", **hybrid) == 4 * 131072
 
 
 def test_sharing_is_for_what_the_kernels_can_share(tiny_folder: Any, tmp_path: Any) -> None:
