@@ -22,7 +22,6 @@ WANTED = {
     "Llama-3.1-8B": {"nano": 1.05, "sharegpt": 1.05, "prefix": 1.2, "longctx": 1.0},
 }
 WORKLOADS = ("nano", "sharegpt", "prefix", "longctx", "decode1")
-LONGCTX_VLLM_S = 21.6  # of another run of the day; docs/performance.md
 
 
 def read_decode(path: Path) -> list[tuple[str, int, float, float]]:
@@ -71,9 +70,6 @@ def plot_offline(results: Path, output: Path) -> None:
     for axes, model in zip(figure.subplots(1, 2, sharey=True), MODELS):
         ours = walls(results / f"offline_h200-octavo-{model}.json")
         theirs = walls(results / f"offline_h200-vllm-{model}.json")
-        if model == "Llama-3.1-8B":
-            ours.update(walls(results / f"offline_h200-octavo-{model}-longctx.json"))
-            theirs.setdefault("longctx", LONGCTX_VLLM_S)
         names = [name for name in WORKLOADS if name in ours and name in theirs]
         ratios = [theirs[name] / ours[name] for name in names]
         bars = axes.bar(names, ratios, color="tab:blue", label="measured")
