@@ -327,4 +327,27 @@ void Instance::CheckOut(const std::vector<double>& answer, double tolerance) con
   CHECK(written == 0);
 }
 
+CapturedStep::CapturedStep(const Instance& instance) {
+  REQUIRE(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess);
+  REQUIRE(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  instance.Enqueue(instance.plan, stream_);
+  REQUIRE(cudaStreamEndCapture(stream_, &graph_) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&exec_, graph_, 0) == cudaSuccess);
+}
+
+CapturedStep::~CapturedStep() {
+  cudaGraphExecDestroy(exec_);
+  cudaGraphDestroy(graph_);
+  cudaStreamDestroy(stream_);
+}
+
+void CapturedStep::CheckReplays(Instance* instance, const std::vector<unsigned char>& bytes) const {
+  for (int i = 0; i < 3; ++i) {
+    instance->device_out.Fill(0xff);
+    REQUIRE(cudaGraphLaunch(exec_, stream_) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream_) == cudaSuccess);
+    CHECK(instance->DeviceOut() == bytes);
+  }
+}
+
 }  // namespace octavo::cuda

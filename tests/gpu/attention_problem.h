@@ -107,4 +107,22 @@ class Instance {
                    const std::vector<double>& v, double* to) const;
 };
 
+// An instance's plan and layer as a graph, to be replayed after what it reads on the device has
+// changed.
+class CapturedStep {
+ public:
+  explicit CapturedStep(const Instance& instance);
+  CapturedStep(const CapturedStep&) = delete;
+  CapturedStep& operator=(const CapturedStep&) = delete;
+  ~CapturedStep();
+
+  // Over a poisoned `out` of the instance; checks that the bytes of `out` are these.
+  void CheckReplays(Instance* instance, const std::vector<unsigned char>& bytes) const;
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraph_t graph_ = nullptr;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
 }  // namespace octavo::cuda

@@ -305,14 +305,7 @@ TEST_CASE("a captured step shares what its rows have in common" * doctest::skip(
   p.rows.push_back({20, 90});
   Instance instance(p);
   instance.Run();
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-  instance.Enqueue(instance.plan, stream);
-  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-  REQUIRE(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+  const CapturedStep step(instance);
   const std::vector<int32_t> table = instance.table;
   // Rows 0 to 8 read a block of their own, the last of theirs, instead of block `at` of the family.
   const auto part_from = [&](size_t row, size_t at) {
@@ -342,16 +335,8 @@ TEST_CASE("a captured step shares what its rows have in common" * doctest::skip(
                                     : phase == 3 ? Runs{{0, 9, 272}}
                                     : phase == 4 ? apart
                                                  : Runs{{0, 9, 320}}));
-    for (int i = 0; i < 3; ++i) {
-      instance.device_out.Fill(0xff);
-      REQUIRE(cudaGraphLaunch(exec, stream) == cudaSuccess);
-      REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-      CHECK(instance.DeviceOut() == eager);
-    }
+    step.CheckReplays(&instance, eager);
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 }  // namespace

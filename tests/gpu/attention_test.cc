@@ -421,14 +421,7 @@ TEST_CASE("a captured step follows lengths that change on the device" *
   p.rows = {{1, Size(4000, 1000)}, {1, 300}, {40, Size(2000, 400)}, {1, 17}};
   Instance instance(p);
   instance.Run();
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
-  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-  instance.Enqueue(instance.plan, stream);
-  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
-  REQUIRE(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+  const CapturedStep step(instance);
   for (const int32_t less : {0, 1, 200, 299, 300}) {
     for (size_t r : {0u, 1u}) {
       instance.seq_len[r] = p.rows[r].length - less;
@@ -438,16 +431,8 @@ TEST_CASE("a captured step follows lengths that change on the device" *
     instance.Run();
     const std::vector<unsigned char> eager = instance.DeviceOut();
     instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
-    for (int i = 0; i < 3; ++i) {
-      instance.device_out.Fill(0xff);
-      REQUIRE(cudaGraphLaunch(exec, stream) == cudaSuccess);
-      REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
-      CHECK(instance.DeviceOut() == eager);
-    }
+    step.CheckReplays(&instance, eager);
   }
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
 }
 
 TEST_CASE("CUDA attention reaches blocks beyond 2^31 elements" * doctest::skip(!HasDevice())) {
