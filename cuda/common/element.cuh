@@ -89,6 +89,39 @@ __device__ __forceinline__ void StorePack(T* to, const ElementPack<T, kWidth>& p
   *reinterpret_cast<ElementPack<T, kWidth>*>(to) = pack;
 }
 
+__device__ __forceinline__ __nv_bfloat162 LargerOfPair(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return __hmax2(a, b);
+}
+__device__ __forceinline__ __half2 LargerOfPair(__half2 a, __half2 b) { return __hmax2(a, b); }
+
+template <typename T>
+__device__ __forceinline__ uint32_t LargerOfWord(uint32_t a, uint32_t b) {
+  if constexpr (std::is_same_v<T, float>) {
+    return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
+  } else {
+    using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+    Pair pair_a, pair_b;
+    memcpy(static_cast<void*>(&pair_a), &a, sizeof(a));
+    memcpy(static_cast<void*>(&pair_b), &b, sizeof(b));
+    const Pair larger = LargerOfPair(pair_a, pair_b);
+    uint32_t word;
+    memcpy(&word, static_cast<const void*>(&larger), sizeof(word));
+    return word;
+  }
+}
+
+// The larger of each element of two packs; NaN only where both are.
+template <typename T, int kWidth>
+__device__ __forceinline__ ElementPack<T, kWidth> LargerOfEach(const ElementPack<T, kWidth>& a,
+                                                               const ElementPack<T, kWidth>& b) {
+  if constexpr (kWidth == 1) {
+    return ToFloat(b.element) > ToFloat(a.element) || isnan(ToFloat(a.element)) ? b : a;
+  } else {
+    return {{LargerOfWord<T>(a.words.x, b.words.x), LargerOfWord<T>(a.words.y, b.words.y),
+             LargerOfWord<T>(a.words.z, b.words.z), LargerOfWord<T>(a.words.w, b.words.w)}};
+  }
+}
+
 // The word that holds two neighbours, or the one, rounded.
 __device__ __forceinline__ uint32_t WordOf(float low, float high, __nv_bfloat16) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

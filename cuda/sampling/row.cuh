@@ -211,15 +211,43 @@ __device__ __forceinline__ double ToDouble(float x) {
   return x == 0.0f ? 0.0 : __longlong_as_double(bits);
 }
 
-// A lane's part of a piece of a row that it has all of, as it is stored.
+// A lane's part of a piece of a row, as it is stored.
 template <int kWidth, typename T>
 struct LanePart {
   ElementPack<T, kWidth> pack[kLanePart / kWidth];
-  static_assert(kLanePart % kWidth == 0);
+  static_assert(kLanePart % kWidth == 0 && sizeof(pack) == kLanePart * sizeof(T));
 
+  __device__ __forceinline__ float operator[](int i) const { return pack[i / kWidth][i % kWidth]; }
+
+  // REQUIRES: the row has all of it.
   __device__ __forceinline__ void Load(const T* x) {
 #pragma unroll
     for (int j = 0; j < kLanePart / kWidth; ++j) pack[j] = LoadPack<T, kWidth>(x + j * kWidth);
+  }
+
+  // -inf is what lies behind the row's `left` elements.
+  __device__ __forceinline__ void LoadUpTo(const T* x, int left) {
+    if (left >= kLanePart) return Load(x);
+    T elements[kLanePart];
+#pragma unroll
+    for (int j = 0; j < kLanePart; ++j) {
+      octavo::cuda::Store(&elements[j], -INFINITY);
+      if (j < left) elements[j] = x[j];
+    }
+    memcpy(static_cast<void*>(pack), elements, sizeof(pack));
+  }
+
+  // Each element becomes the larger of the two; NaN only where both are.
+  __device__ __forceinline__ void TakeLarger(const LanePart& other) {
+#pragma unroll
+    for (int j = 0; j < kLanePart / kWidth; ++j) pack[j] = LargerOfEach(pack[j], other.pack[j]);
+  }
+
+  __device__ __forceinline__ float Largest() const {
+    float largest = (*this)[0];
+#pragma unroll
+    for (int j = 1; j < kLanePart; ++j) largest = fmaxf(largest, (*this)[j]);
+    return largest;
   }
 };
 
@@ -248,7 +276,7 @@ __device__ void SumChunks(const RowTeam& team, const T* x, int n, Weight weight,
         if (at + kLanePart <= n) {
 #pragma unroll
           for (int j = 0; j < kLanePart; ++j) {
-            sum[t] += ToDouble(weight(at + j, part[t].pack[j / kWidth][j % kWidth]));
+            sum[t] += ToDouble(weight(at + j, part[t][j]));
           }
           continue;
         }

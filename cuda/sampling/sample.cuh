@@ -6,13 +6,16 @@
 // for top_p one that sums the weights; one that gathers the few tokens that a top_k or top_p of
 // most rows ends among, which the threads' own maxima tell. Those are sorted, cut and drawn from in
 // shared memory. Where they are too many or too few, another pass counts weights in bins before
-// the right ones are gathered. Rows without a cut, or whose cut keeps more than 2048 tokens, are
-// drawn from in token order by sums of chunks. Bound by bytes of the first pass (the later ones
-// find up to 50 MB of rows in L2) and by instructions. Sources: SampleArgs; radix select.
+// the right ones are gathered. Rows whose cut keeps more than 2048 tokens are drawn from in token
+// order by sums of chunks. Rows without top_k and top_p take one pass of their own (draw.cuh), and
+// with min_p another over the chunks that it keeps something of. Bound by bytes of the first pass
+// (the later ones find up to 50 MB of rows in L2) and, with a cut, by instructions. Sources:
+// SampleArgs; radix select.
 #pragma once
 
 #include "base/uniform.h"
 #include "sampling/cut.cuh"
+#include "sampling/draw.cuh"
 #include "sampling/edits.cuh"
 #include "sampling/sample.h"
 
@@ -28,6 +31,7 @@ struct SearchScratch {
 };
 union SampleScratch {
   SearchScratch search;
+  DrawScratch draw;
   uint32_t counts[kCountTile];
 };
 
@@ -121,7 +125,7 @@ static __device__ __noinline__ int DrawGathered(int n, int top_k, float top_p, d
 }
 
 // Draws among what Gather left: the first CTA does, and tells the others.
-static __device__ __noinline__ int DrawByFirst(const RowTeam& team, int n, int top_k, float top_p,
+static __device__ __noinline__ int DrawByFirst(const RowTeam team, int n, int top_k, float top_p,
                                                double total, bool all_there, double u,
                                                SearchScratch* s) {
   if (team.rank == 0) {
@@ -135,20 +139,16 @@ static __device__ __noinline__ int DrawByFirst(const RowTeam& team, int n, int t
   return token;
 }
 
-// As DrawRow of a row without a cut, where no token has to be asked whether one keeps it.
-template <int kWidth, typename T>
-__device__ int DrawUncut(const RowTeam& team, const T* x, int vocab, const Weights& weights,
-                         double u, PickScratch* s) {
-  const auto weight = [&](int, float value) { return __uint_as_float(weights.Key(value)); };
-  return PickInOrder<kWidth>(team, x, vocab, weight, [&](double total) { return u * total; }, s);
+__device__ __forceinline__ bool CutsCount(const RowLimits& r, int vocab) {
+  return r.top_k > 0 && r.top_k < vocab;
 }
 
+// Draws from a row with a cut.
 template <int kWidth, typename T>
 __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimits& r,
                        float largest, float largest_of_thread, double u, SearchScratch* s) {
   const Weights weights{largest, 1.0f / r.temperature, r.min_p};
-  const bool cut_count = r.top_k > 0 && r.top_k < vocab, cut_mass = r.top_p < 1.0f;
-  if (!cut_count && !cut_mass) return DrawUncut<kWidth>(team, x, vocab, weights, u, &s->pick);
+  const bool cut_count = CutsCount(r, vocab), cut_mass = r.top_p < 1.0f;
   Cut by_count, by_mass;
   const auto key_of = [&](int i, float value) {
     const uint32_t key = weights.Key(value);
@@ -214,6 +214,17 @@ __device__ int DrawRow(const RowTeam& team, const T* x, int vocab, const RowLimi
       team, x, vocab, weight, [&](double total) { return u * total; }, &s->pick);
 }
 
+// Applies a mask, if there is one, in the row.
+template <int kWidth>
+__device__ void MaskRow(const RowTeam& team, float* x, int vocab, const uint32_t* words) {
+  if (words == nullptr) return;
+  ForEach<kWidth, kAhead<kWidth>>(team, x, vocab, [&](int i, float value) {
+    const float kept = Masked(value, i, words);
+    if (kept != value) x[i] = kept;
+  });
+  team.Sync();
+}
+
 struct RowScratch {
   LargestScratch* largest;
   SampleScratch* rest;
@@ -222,9 +233,15 @@ struct RowScratch {
 // The token of a row that bias and penalties have been applied to. A mask is applied in the row,
 // which then is float32.
 template <int kWidth, typename T>
-__device__ int SampleRow(const SampleParams& p, const RowTeam& team, int64_t s, T* x,
-                         const RowLimits& limits, const uint32_t* words,
-                         const RowScratch& scratch) {
+__device__ __forceinline__ int SampleRow(const SampleParams& p, const RowTeam& team, int64_t s,
+                                         T* x, const RowLimits& limits, const uint32_t* words,
+                                         const RowScratch& scratch) {
+  const bool greedy = limits.temperature < kGreedyTemperature;
+  if (!greedy && !CutsCount(limits, p.vocab) && limits.top_p >= 1.0f) {
+    if constexpr (std::is_same_v<T, float>) MaskRow<kWidth>(team, x, p.vocab, words);
+    return DrawUncut<kWidth>(team, x, p.vocab, limits.temperature, limits.min_p, p.seed[s],
+                             static_cast<uint64_t>(p.sample_index[s]), &scratch.rest->draw);
+  }
   LargestOfThread mine;
   ForEach<kWidth, kAheadOfLargest<kWidth>>(team, x, p.vocab, [&](int i, float value) {
     float kept = value;
@@ -236,7 +253,7 @@ __device__ int SampleRow(const SampleParams& p, const RowTeam& team, int64_t s, 
   });
   const Largest largest = FindLargest(team, x, mine, scratch.largest);
   if (largest.nan || largest.value == -INFINITY) return -1;
-  if (limits.temperature < kGreedyTemperature) return largest.id;
+  if (greedy) return largest.id;
   const double u = Uniform(p.seed[s], static_cast<uint64_t>(p.sample_index[s]));
   return DrawRow<kWidth>(team, x, p.vocab, limits, largest.value, mine.value, u,
                          &scratch.rest->search);
