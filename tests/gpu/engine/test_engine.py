@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -17,7 +18,7 @@ import torch
 from octavo import LLM, SamplingParams
 
 Make = Callable[..., LLM]
-SOAK_SECONDS = 20.0
+SOAK_SECONDS = float(os.environ.get("OCTAVO_TEST_SOAK_SECONDS", "20"))
 # Logits in float32 that are nearer than this are one number to it: of the tiny models, whose logits reach 15,
 # float32 and float64 differ by 2e-5.
 TIE = 1e-4
