@@ -3,10 +3,14 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/out_of_memory.h"
 
 namespace octavo::batch {
 
-StepBatch::StepBatch(const EngineConfig& config, HostMemory& memory) : arena_(config, memory) {
+StepBatch::StepBatch(const EngineConfig& config, HostMemory& memory)
+    : arena_(config, memory),
+      reordered_(TakeVector<uint64_t>(static_cast<size_t>(config.max_num_seqs), "the order of rows",
+                                      "lower max_num_seqs, or free some memory")) {
   for (int slot = 0; slot < arena_.num_slots(); ++slot) BindPlan(slot);
   at_ = PointersOf(0);
 }
@@ -96,6 +100,25 @@ void StepBatch::AddScore(int32_t offset, int32_t target, int32_t top) {
   at_.score_target[i] = target;
   at_.score_row[i] = row;
   at_.score_top[i] = top;
+}
+
+void StepBatch::Reorder(std::span<const int32_t> order) {
+  OCTAVO_CHECK(only_decodes() && described_ == 0, "rows are reordered that are more than decoded");
+  Reorder(order, at_.token_id);
+  Reorder(order, at_.position);
+  Reorder(order, at_.row_slot);
+  Reorder(order, at_.seq_len);
+  Reorder(order, at_.request);
+  Reorder(order, at_.cross_len);
+  if (plan().max_logprobs >= 0) Reorder(order, at_.num_logprobs);
+}
+
+template <typename T>
+void StepBatch::Reorder(std::span<const int32_t> order, T* column) {
+  for (size_t i = 0; i < order.size(); ++i) {
+    reordered_[i] = static_cast<uint64_t>(column[order[i]]);
+  }
+  for (size_t i = 0; i < order.size(); ++i) column[i] = static_cast<T>(reordered_[i]);
 }
 
 void StepBatch::AddCopy(int32_t group, int32_t source, int32_t target, int32_t tokens) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "batch/arena.h"
 #include "octavo/step.h"
@@ -96,6 +97,19 @@ class StepBatch {
   // The logprob of `target` is wanted at token `offset` of the latest row.
   void AddScore(int32_t offset, int32_t target, int32_t top);
 
+  // Whether all rows ran before and have one token, one sample and no score.
+  bool only_decodes() const {
+    const StepPlan& p = plan();
+    return p.num_tokens == p.num_rows && p.num_samples == p.num_rows && p.num_scores == 0 &&
+           p.num_admitted == 0;
+  }
+  std::span<const int32_t> row_slots() const {
+    return {at_.row_slot, static_cast<size_t>(plan().num_rows)};
+  }
+  // Row order[i] becomes row i, and its sample sample i.
+  // REQUIRES: only_decodes(); no sample is described, and no encoder span names a token.
+  void Reorder(std::span<const int32_t> order);
+
   // What the requests that run share, as StepPlan::num_shared_tokens.
   void SetSharedTokens(int64_t tokens) { plan().num_shared_tokens = tokens; }
 
@@ -132,12 +146,15 @@ class StepBatch {
   };
   StepPlan& plan() { return plans_[slot_]; }
   const StepPlan& plan() const { return plans_[slot_]; }
+  template <typename T>
+  void Reorder(std::span<const int32_t> order, T* column);
   Pointers PointersOf(int slot) const;
   void BindPlan(int slot);
 
   Arena arena_;
   StepPlan plans_[kMaxStepsInFlight];
   Pointers at_;
+  std::vector<uint64_t> reordered_;  // a column
   int slot_ = 0;
   int32_t described_ = 0;
 };

@@ -93,6 +93,51 @@ TEST_CASE("a sample stands at the last token of its row") {
   CHECK(ColumnOf<int32_t>(batch, plan, Column::kNumLogprobs, 2) == std::vector<int32_t>{3, -1});
 }
 
+TEST_CASE("rows that are reordered take their tokens and samples with them") {
+  StepBatch batch(Config());
+  batch.Open(1, {});
+  for (int32_t i = 0; i < 4; ++i) {
+    batch.AddToken(RequestId{uint64_t(i) << 40}, RowSlot{3 - i}, i == 2 ? -1 : 40 + i, 7 * i);
+    batch.SetCrossLen(20 + i);
+    batch.AddSample(true, i - 1);
+  }
+  REQUIRE(batch.only_decodes());
+  batch.Reorder(std::vector<int32_t>{2, 0, 3, 1});
+  CHECK(Take(batch.row_slots().data(), 4) == std::vector<int32_t>{1, 3, 0, 2});
+  const StepPlan& plan = *batch.Close();
+  CHECK(Take(plan.token_id, 4) == std::vector<int32_t>{-1, 40, 43, 41});
+  CHECK(Take(plan.position, 4) == std::vector<int32_t>{14, 0, 21, 7});
+  CHECK(Take(plan.seq_len, 4) == std::vector<int32_t>{15, 1, 22, 8});
+  CHECK(Take(plan.query_start, 5) == std::vector<int32_t>{0, 1, 2, 3, 4});
+  CHECK(Take(plan.request, 4) == std::vector<uint64_t>{2ull << 40, 0, 3ull << 40, 1ull << 40});
+  CHECK(Take(plan.cross_len, 4) == std::vector<int32_t>{22, 20, 23, 21});
+  CHECK(Take(plan.sample_token, 4) == std::vector<int32_t>{0, 1, 2, 3});
+  CHECK(Take(plan.sample_row, 4) == std::vector<int32_t>{0, 1, 2, 3});
+  CHECK(ColumnOf<int32_t>(batch, plan, Column::kNumLogprobs, 4) ==
+        std::vector<int32_t>{1, -1, 2, 0});
+}
+
+TEST_CASE("a step of prompts, drafts, scores or who was just admitted does more than decode") {
+  StepBatch batch(Config());
+  const std::vector<int32_t> tokens{1, 2, 3};
+  const auto decodes = [&](auto add) {
+    batch.Open(1, {});
+    batch.AddToken(RequestId{1}, RowSlot{0}, 9, 4);
+    batch.AddSample(true, -1);
+    add();
+    return batch.only_decodes();
+  };
+  CHECK(decodes([] {}));
+  CHECK_FALSE(decodes([&] { batch.AddToken(RequestId{2}, RowSlot{1}, 9, 4); }));
+  CHECK_FALSE(decodes([&] {
+    batch.AddRow(RequestId{2}, RowSlot{1}, tokens.data(), 3, 0, 2);
+    batch.AddSample(true, -1);
+    batch.AddSample(true, -1);
+  }));
+  CHECK_FALSE(decodes([&] { batch.AddScore(0, 1, 1); }));
+  CHECK_FALSE(decodes([&] { batch.NoteAdmitted(); }));
+}
+
 // Bans every token of a list.
 class Bans final : public LogitEdits {
  public:
