@@ -119,8 +119,9 @@ void KvManager::CountShared() {
     if (groups_[g]->KeepsEverything()) shared_group_ = g;
   }
   if (shared_group_ < 0) return;
-  shared_ = SharedBlocks(groups_[shared_group_]->block_size(),
-                         pool_.num_parents() * pool_.split(shared_group_), config_.num_slots);
+  const int32_t num_blocks = pool_.num_parents() * pool_.split(shared_group_);
+  shared_ = SharedBlocks(groups_[shared_group_]->block_size(), num_blocks, config_.num_slots);
+  by_prefix_ = PrefixOrder(num_blocks, config_.num_slots);
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens, bool fresh) {

@@ -26,6 +26,7 @@
 #include "kv/expiry_wheel.h"
 #include "kv/kv_events.h"
 #include "kv/prefix_map.h"
+#include "kv/prefix_order.h"
 #include "kv/shared_blocks.h"
 #include "octavo/config.h"
 #include "octavo/kv_connector.h"
@@ -202,6 +203,14 @@ class KvManager final : private EvictionSink {
   // Tokens that running requests hit in blocks that several of them hit, of the first group of full
   // attention; each counts for every request (shared_blocks.h). 0 without such a group.
   int64_t shared_tokens() const { return shared_.tokens(); }
+  // In which order rows of these slots stand next to those they share a prefix with
+  // (prefix_order.h); empty: in this one. Valid until the next call.
+  std::span<const int32_t> OrderByPrefix(std::span<const int32_t> slots) {
+    if (shared_.tokens() == 0) return {};
+    const auto row_of = [this](RowSlot slot) { return blocks(slot, shared_group_); };
+    return by_prefix_.Of(slots, shared_.version(),
+                         [this, row_of](RowSlot slot) { return shared_.PrefixOf(slot, row_of); });
+  }
   int32_t free_blocks() const { return pool_.free_parents(); }
   // Blocks that each group could take if no other did, summed: it grows with every block let go.
   int64_t room() const {
@@ -327,6 +336,7 @@ class KvManager final : private EvictionSink {
   uint64_t evictions_ = 0;
   int shared_group_ = -1;  // whose blocks `shared_` counts, -1: none
   SharedBlocks shared_;
+  PrefixOrder by_prefix_;
 };
 
 }  // namespace octavo::kv
