@@ -27,6 +27,7 @@ Scheduler::Scheduler(const EngineConfig& config, kv::KvManager& kv, batch::StepB
   const size_t rows = config.max_num_seqs;
   running_.reserve(rows);
   filled_.reserve(rows);
+  ordered_.reserve(rows);
   growing_.resize(rows);
   free_slots_.reserve(rows);
   quarantine_.reserve(rows);
@@ -85,6 +86,7 @@ const StepPlan* Scheduler::Begin() {
   // New work while older work is being thrown out would only be thrown out in turn.
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
+  OrderRows(step);
   if (!batch_.all_greedy()) DescribeSamples(step);
   for (const kv::BlockCopy& c : step.copies) {
     const auto& pool = kv_.pool();
@@ -99,6 +101,22 @@ const StepPlan* Scheduler::Begin() {
   const StepPlan* plan = batch_.Close();
   step.samples = plan->num_samples;
   return plan;
+}
+
+// Last, when all that depends on who comes first is decided. Whoever may read what another row
+// writes has to come after it, and spans name tokens: only steps that do nothing but decode.
+void Scheduler::OrderRows(StepRecord& step) {
+  if (kv_.shared_tokens() == 0 || !batch_.only_decodes()) return;
+  if (!step.encoder_inputs.empty() || !step.encoder_spans.empty()) return;
+  const std::span<const int32_t> order = kv_.OrderByPrefix(batch_.row_slots());
+  if (order.empty()) return;
+  batch_.Reorder(order);
+  ordered_.clear();
+  for (const int32_t row : order) {
+    ordered_.push_back(step.rows[row]);
+    ordered_.back().sample = static_cast<int32_t>(ordered_.size()) - 1;
+  }
+  step.rows.swap(ordered_);
 }
 
 void Scheduler::DescribeSamples(const StepRecord& step) {

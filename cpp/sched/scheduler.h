@@ -8,8 +8,13 @@
 //
 // Blocks may be reused by the step right after the one that released them, because steps execute in
 // order on one stream; row slots and what their table rows say wait until every open step is
-// finished, because a host-side executor reads the tables while it runs. Deterministic in its calls
-// and the clock. Begin and Finish allocate nothing once warm. One thread.
+// finished, because a host-side executor reads the tables while it runs.
+//
+// Rows are planned in scheduling order, which decides who gets tokens and blocks. Where a step only
+// decodes, requests that share a prefix are then put next to each other.
+//
+// Deterministic in its calls and the clock. Begin and Finish allocate nothing once warm. One
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -167,6 +172,7 @@ class Scheduler {
   int32_t ProcessedTokens(const Request& request) const;
   // scheduler.cc
   void ScheduleRunning();
+  void OrderRows(StepRecord& step);
   void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;
   void ReachBoundaries();
@@ -227,7 +233,8 @@ class Scheduler {
   bool compact_running_ = false;
 
   StepRecord records_[kMaxStepsInFlight];
-  StepRecord* planned_ = nullptr;  // the one that Begin fills
+  StepRecord* planned_ = nullptr;   // the one that Begin fills
+  std::vector<RowRecord> ordered_;  // rows of a step, while they are put in order
   uint64_t first_open_ = 1;
   uint64_t next_step_ = 1;
   uint64_t executed_ = 0;  // the last step that ran to its end

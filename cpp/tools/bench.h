@@ -33,8 +33,8 @@ struct Effort {
 
 // Begin and Finish with 256, 1,024 and 4,096 requests decoding at a context of about 1k.
 Measures BenchDecode(const Effort& effort);
-// The same at 1,024 with six cache groups, with drafts, with KV events, under preemption; and
-// images in prompts, a step of prefill.
+// The same at 1,024 with six cache groups, with drafts, with KV events, with prompts that many
+// share, under preemption; and images in prompts, a step of prefill.
 Measures BenchMixes(const Effort& effort);
 // 1,024 fresh prompts of 512 tokens: submitting them and planning the step that takes them all.
 Measures BenchAdmission(const Effort& effort);

@@ -1,5 +1,5 @@
-// The step path where it does more than plain decoding: six cache groups, drafts, KV events,
-// preemption, images.
+// The step path where it does more than plain decoding: six cache groups, drafts, KV events, shared
+// prompts, preemption, images.
 #include <algorithm>
 #include <ctime>
 #include <string>
@@ -64,6 +64,21 @@ Times Decode(EngineConfig c) {
       OCTAVO_CHECK(s.ok(), s.message().c_str());
     }
   });
+}
+
+// Requests of eight prompts that come in turns. `ending`: in each step one of them ends.
+Times SharedPrompts(bool ending) {
+  constexpr int32_t kPrompts = 8;
+  EngineConfig c = DecodeConfig();
+  const auto engine = MakeEngine(c);
+  for (int32_t i = 0; i < kRunning; ++i) {
+    std::vector<int32_t> prompt = Prompt(kContext, i % kPrompts);
+    prompt.resize(prompt.size() + 1 + i % kBlockSize, i);
+    Add(*engine, prompt, Greedy(ending ? kWarmSteps + i : 1000));
+  }
+  const auto nothing = [] {};
+  while (engine->Stats().waiting > 0) Run(*engine, 1, 0, nothing);
+  return Run(*engine, kWarmSteps, 128, nothing);
 }
 
 // Half of what runs fits: somebody steps back, is found again and resumes all the time.
@@ -151,6 +166,8 @@ Measures BenchMixes(const Effort& effort) {
     EngineConfig events = DecodeConfig();
     events.enable_kv_events = true;
     Report(&all, "events", Decode(events));
+    Report(&all, "8_prompts", SharedPrompts(/*ending=*/false));
+    Report(&all, "8_prompts_ending", SharedPrompts(/*ending=*/true));
     Report(&all, "preemption", Preempted());
     Report(&all, "queue", Crowded());
     Report(&all, "images", Images());

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from core.naive_cache import Held, Hit, NaiveCache, Wish
 
@@ -142,11 +143,13 @@ class NaiveEngine:
         self.many = len(self.running) + len(self.waiting) > 1
         self.preempted = self.retried = False
         self.promised = -1
+        self.admitted = False
         self._plan_running()
         if not self.preempted:
             self._admit_waiting()
         if not self.step.rows:
             return None
+        self._order_rows()
         self.open.append(self.step)
         self.steps += 1
         return self.step
@@ -346,6 +349,7 @@ class NaiveEngine:
         if r.cached < 0:
             r.cached = min(start, r.prompt_len)
         self.hits += start
+        self.admitted = True
         self.waiting.remove(r)
         self.running.append(r)
         self.running.sort(key=lambda other: other.order)
@@ -365,6 +369,30 @@ class NaiveEngine:
                 if end >= least and requests[block] >= LEAST_SHARING:
                     total += end * size if end == least else size
         return total
+
+    def _order_rows(self) -> None:
+        """Puts the rows of a step that does nothing but decode next to those they share a prefix with."""
+        rows = self.step.rows
+        if self.admitted or any(row.count != 1 or not row.sampled for row in rows):
+            return
+        least = -(-LEAST_SHARED // self.config.block_size)
+        requests = Counter(block for r in self.running for block in r.hit[least - 1 :])
+
+        def shared(blocks: list[int]) -> int:
+            return blocks[0] if blocks and requests[blocks[0]] >= LEAST_SHARING else 0
+
+        firsts = [shared(row.blocks[least - 1 : least]) for row in rows]
+        lasts = [shared(row.request.hit[least - 1 :][-1:]) for row in rows]
+        parts = [last or first for first, last in zip(firsts, lasts)]
+
+        def place(i: int) -> tuple[bool, int, int, int]:
+            begins = parts.index(parts[i])  # the row that says where the part stands
+            first, depth = firsts[begins], len(rows[begins].request.hit) if lasts[begins] else least
+            return first == 0, firsts.index(first), -depth, begins
+
+        order = sorted(range(len(rows)), key=place)
+        if count_pieces([parts[i] for i in order]) < count_pieces(parts):
+            self.step.rows = [rows[i] for i in order]
 
     # Finishing.
 
@@ -440,3 +468,7 @@ class NaiveEngine:
     def _close_step(self) -> None:
         self.cache.end_copies(len(self.open.pop(0).copies))
         self.quarantine = [n - 1 for n in self.quarantine if n > 1]
+
+
+def count_pieces(parts: list[int]) -> int:
+    return sum(a != b for a, b in pairwise(parts))

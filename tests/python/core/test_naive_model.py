@@ -60,7 +60,7 @@ class Twins:
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
         self.open: list[tuple[Any, NaiveStep]] = []
-        self.copies = self.sharing = 0
+        self.copies = self.sharing = self.ordered = 0
         self.lag = self.config.max_steps_in_flight - 1
 
     def draw_config(self) -> NaiveConfig:
@@ -129,6 +129,8 @@ class Twins:
         assert plan.num_tokens == sum(row.count for row in step.rows)
         assert plan.num_shared_tokens == self.naive.shared_tokens
         self.sharing += plan.num_shared_tokens > 0
+        orders = [row.request.order for row in step.rows]
+        self.ordered += plan.num_admitted == 0 and orders != sorted(orders)
         names = ("copy_source", "copy_target", "copy_tokens")
         assert list(zip(*(columns[name][: plan.num_copies].tolist() for name in names))) == step.copies
         self.copies += plan.num_copies
@@ -283,6 +285,29 @@ class LongTwins(Twins):
         return prompt
 
 
+class CrowdedTwins(LongTwins):
+    """More requests at once, of two prompts one of which goes on in two ways, and of their own."""
+
+    most_tokens = 60
+
+    def draw_config(self) -> NaiveConfig:
+        config = super().draw_config()
+        return dataclasses.replace(
+            config,
+            num_blocks=self.rng.choice([1, 1, 2, 4]) * config.num_blocks,
+            max_num_seqs=self.rng.randint(14, 30),
+            max_num_batched_tokens=self.rng.randint(300, 3000),
+        )
+
+    def draw_prompt(self) -> list[int]:
+        rng, kind = self.rng, self.rng.choice([0, 0, 1, 1, 2, 2, 3])
+        if kind == 3:
+            return super().draw_prompt()
+        prompt = [(kind // 2 * 7 + i * 3) % 50 for i in range(260)]
+        prompt += [(kind * 11 + i) % 50 for i in range(self.config.max_model_len - 260 - rng.randint(8, 30))]
+        return [*prompt, rng.randrange(50)]
+
+
 @pytest.mark.parametrize("first", [0, 20])
 def test_core_shares_what_the_naive_model_shares(first: int) -> None:
     """Through hits, preemption, aborts, failed rows and steps, and resets of the cache."""
@@ -298,3 +323,18 @@ def test_core_shares_what_the_naive_model_shares(first: int) -> None:
         steps += twins.naive.steps
     assert preemptions > 50
     assert 100 < sharing < steps - 100
+
+
+def test_core_orders_rows_as_the_naive_model_does() -> None:
+    preemptions = ordered = steps = 0
+    for seed in range(30):
+        twins = CrowdedTwins(seed)
+        try:
+            twins.run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
+        preemptions += twins.naive.preemptions
+        ordered += twins.ordered
+        steps += twins.naive.steps
+    assert preemptions > 20
+    assert 100 < ordered < steps - 100
