@@ -66,6 +66,7 @@ void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
   p.step_id = step_id;
   p.num_tokens = p.num_rows = p.num_samples = p.num_scores = p.num_copies = p.num_admitted = 0;
   p.num_shared_tokens = 0;
+  p.shares = false;
   p.max_query_len = p.max_seq_len = 0;
   p.max_logprobs = -1;
   p.all_greedy = true;

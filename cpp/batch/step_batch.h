@@ -110,8 +110,11 @@ class StepBatch {
   // REQUIRES: only_decodes(); no sample is described, and no encoder span names a token.
   void Reorder(std::span<const int32_t> order);
 
-  // What the requests that run share, as StepPlan::num_shared_tokens.
-  void SetSharedTokens(int64_t tokens) { plan().num_shared_tokens = tokens; }
+  // What the requests that run share, and whether the step makes use of it, as the plan says it.
+  void SetShared(int64_t tokens, bool shares) {
+    plan().num_shared_tokens = tokens;
+    plan().shares = shares;
+  }
 
   // What the encoders do in this step; the spans stay valid as long as the plan.
   void SetEncoders(std::span<const int32_t> evicted, std::span<const EncoderInput> inputs,

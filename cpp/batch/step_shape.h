@@ -30,17 +30,13 @@ struct StepCounts {
   int32_t longest = 0;  // tokens of the longest row
   bool greedy = true;
   int32_t admitted = 0;  // rows of requests that the step admitted
-  int64_t shared = 0;    // tokens of context, as StepPlan::num_shared_tokens
+  bool shares = false;   // as StepPlan::shares
 };
 
 inline StepCounts CountsOf(const StepPlan& plan) {
-  return {plan.num_tokens, plan.num_rows,     plan.num_samples,      plan.max_query_len,
-          plan.all_greedy, plan.num_admitted, plan.num_shared_tokens};
+  return {plan.num_tokens, plan.num_rows,     plan.num_samples, plan.max_query_len,
+          plan.all_greedy, plan.num_admitted, plan.shares};
 }
-
-// Up to so many rows the kernel of decode steps is better, whatever they share: it stores their
-// newest keys itself.
-inline constexpr int32_t kMostUnsharedRows = 16;
 
 // The sizes of one engine; the lists rise and none is empty. Reading them needs no lock.
 struct StepSizes {
@@ -51,19 +47,17 @@ struct StepSizes {
   int32_t max_tokens = 0;
   int32_t max_rows = 0;
   int32_t drafted = 1;  // tokens of a row that carries all drafts it may
-  // Shared tokens from which rows of one token are given to kernels that read them once, which are
-  // those of steps with rows of any length; 0: there are none.
-  int64_t worth_sharing = 0;
 
   // The smallest shape that holds a step. REQUIRES: the step is within max_tokens and max_rows.
   StepShape Of(const StepCounts& step) const {
     const bool single = step.longest == 1;
     const bool drafts = step.longest <= drafted && step.samples == step.tokens;
     // Who was just admitted may read what another row writes, and kernels of decode steps may read
-    // a row's keys before they have stored another's.
+    // a row's keys before they have stored another's. The kernels that read once what rows share
+    // are those of rows of any length.
     if ((single || drafts) && step.admitted == 0) {
       const int32_t size = Fit(decode, step.tokens);
-      const int32_t queries = !single ? drafted : Shares(step) ? 0 : 1;
+      const int32_t queries = !single ? drafted : step.shares ? 0 : 1;
       return {size, std::min(size, max_rows), size, queries, step.greedy};
     }
     const int32_t room = std::min(Fit(mixed_rows, std::max(step.rows, step.samples)), max_tokens);
@@ -71,9 +65,6 @@ struct StepSizes {
   }
 
  private:
-  bool Shares(const StepCounts& step) const {
-    return worth_sharing > 0 && step.shared >= worth_sharing && step.rows > kMostUnsharedRows;
-  }
   int32_t RoomFor(int32_t tokens) const {
     if (tokens <= mixed_tokens.back()) return Fit(mixed_tokens, tokens);
     return std::min((tokens + eager_grain - 1) / eager_grain * eager_grain, max_tokens);

@@ -27,6 +27,7 @@ kv::KvConfig KvConfigOf(const EngineConfig& c) {
   kv.enable_events = c.enable_kv_events;
   kv.max_events = c.max_kv_events;
   kv.sub_block_hits = c.sub_block_hits;
+  kv.orders_rows = c.sharing_min_tokens > 0;
   kv.max_open_copies = c.max_steps_in_flight * c.max_num_seqs;
   return kv;
 }

@@ -121,7 +121,7 @@ void KvManager::CountShared() {
   if (shared_group_ < 0) return;
   const int32_t num_blocks = pool_.num_parents() * pool_.split(shared_group_);
   shared_ = SharedBlocks(groups_[shared_group_]->block_size(), num_blocks, config_.num_slots);
-  by_prefix_ = PrefixOrder(num_blocks, config_.num_slots);
+  if (config_.orders_rows) by_prefix_ = PrefixOrder(num_blocks, config_.num_slots);
 }
 
 KvManager::Hit KvManager::Match(const PrefixChain& chain, int32_t max_tokens, bool fresh) {

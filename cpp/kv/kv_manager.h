@@ -46,6 +46,7 @@ struct KvConfig {
   bool clip_chunks = true;  // false: prompts are computed whole, also where states would be kept
   bool sub_block_hits = false;  // see EngineConfig
   int32_t max_open_copies = 0;  // 0: as many as there are slots
+  bool orders_rows = false;     // OrderByPrefix is called
   bool enable_events = false;
   int32_t max_events = KvEventLog::kCapacity;
 };
@@ -205,8 +206,8 @@ class KvManager final : private EvictionSink {
   int64_t shared_tokens() const { return shared_.tokens(); }
   // In which order rows of these slots stand next to those they share a prefix with
   // (prefix_order.h); empty: in this one. Valid until the next call.
+  // REQUIRES: shared_tokens() > 0, and the configuration says that rows are ordered.
   std::span<const int32_t> OrderByPrefix(std::span<const int32_t> slots) {
-    if (shared_.tokens() == 0) return {};
     const auto row_of = [this](RowSlot slot) { return blocks(slot, shared_group_); };
     return by_prefix_.Of(slots, shared_.version(),
                          [this, row_of](RowSlot slot) { return shared_.PrefixOf(slot, row_of); });

@@ -86,7 +86,9 @@ const StepPlan* Scheduler::Begin() {
   // New work while older work is being thrown out would only be thrown out in turn.
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
-  OrderRows(step);
+  const bool shares = Shares(step);
+  batch_.SetShared(kv_.shared_tokens(), shares);
+  if (shares) OrderRows(step);
   if (!batch_.all_greedy()) DescribeSamples(step);
   for (const kv::BlockCopy& c : step.copies) {
     const auto& pool = kv_.pool();
@@ -95,7 +97,6 @@ const StepPlan* Scheduler::Begin() {
   }
   if (remote_) remote_->OnPlanned(step.id, step.published);
   HandOutEncoding(step);
-  batch_.SetSharedTokens(kv_.shared_tokens());
   ++next_step_;
   ++stats_.steps;
   const StepPlan* plan = batch_.Close();
@@ -103,11 +104,16 @@ const StepPlan* Scheduler::Begin() {
   return plan;
 }
 
-// Last, when all that depends on who comes first is decided. Whoever may read what another row
-// writes has to come after it, and spans name tokens: only steps that do nothing but decode.
+// Whoever may read what another row writes has to come after it, and spans name tokens: only steps
+// that do nothing but decode can be put in order.
+bool Scheduler::Shares(const StepRecord& step) const {
+  return config_.sharing_min_tokens > 0 && kv_.shared_tokens() >= config_.sharing_min_tokens &&
+         batch_.num_rows() >= config_.sharing_min_rows && batch_.only_decodes() &&
+         step.encoder_inputs.empty() && step.encoder_spans.empty();
+}
+
+// Last, when all that depends on who comes first is decided.
 void Scheduler::OrderRows(StepRecord& step) {
-  if (kv_.shared_tokens() == 0 || !batch_.only_decodes()) return;
-  if (!step.encoder_inputs.empty() || !step.encoder_spans.empty()) return;
   const std::span<const int32_t> order = kv_.OrderByPrefix(batch_.row_slots());
   if (order.empty()) return;
   batch_.Reorder(order);

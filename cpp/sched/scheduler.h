@@ -172,6 +172,7 @@ class Scheduler {
   int32_t ProcessedTokens(const Request& request) const;
   // scheduler.cc
   void ScheduleRunning();
+  bool Shares(const StepRecord& step) const;
   void OrderRows(StepRecord& step);
   void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;

@@ -66,12 +66,14 @@ Times Decode(EngineConfig c) {
   });
 }
 
-// Requests of eight prompts that come in turns. `ending`: in each step one of them ends.
-Times SharedPrompts(bool ending) {
+// Requests of eight prompts that come in turns, for an executor that wants them together, or that
+// does not care. `ending`: in each step one of them ends.
+Times SharedPrompts(int32_t running, bool together, bool ending = false) {
   constexpr int32_t kPrompts = 8;
   EngineConfig c = DecodeConfig();
+  c.sharing_min_tokens = together ? 1 : 0;
   const auto engine = MakeEngine(c);
-  for (int32_t i = 0; i < kRunning; ++i) {
+  for (int32_t i = 0; i < running; ++i) {
     std::vector<int32_t> prompt = Prompt(kContext, i % kPrompts);
     prompt.resize(prompt.size() + 1 + i % kBlockSize, i);
     Add(*engine, prompt, Greedy(ending ? kWarmSteps + i : 1000));
@@ -166,8 +168,12 @@ Measures BenchMixes(const Effort& effort) {
     EngineConfig events = DecodeConfig();
     events.enable_kv_events = true;
     Report(&all, "events", Decode(events));
-    Report(&all, "8_prompts", SharedPrompts(/*ending=*/false));
-    Report(&all, "8_prompts_ending", SharedPrompts(/*ending=*/true));
+    for (const int32_t running : {256, kRunning}) {
+      const std::string name = "8_prompts_" + std::to_string(running);
+      Report(&all, name, SharedPrompts(running, /*together=*/true));
+      Report(&all, name + "_apart", SharedPrompts(running, /*together=*/false));
+    }
+    Report(&all, "8_prompts_ending", SharedPrompts(kRunning, /*together=*/true, /*ending=*/true));
     Report(&all, "preemption", Preempted());
     Report(&all, "queue", Crowded());
     Report(&all, "images", Images());

@@ -224,6 +224,9 @@ void BindPlan(py::module_& m) {
       .def_readonly("num_shared_tokens", &StepPlan::num_shared_tokens,
                     "Tokens of context that running requests share, each counted for every one of "
                     "them: what could be read once.")
+      .def_readonly("shares", &StepPlan::shares,
+                    "The step only decodes, its rows share enough to be read once, and those that "
+                    "do stand together.")
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)

@@ -57,7 +57,7 @@ void BindSizes(py::module_& m) {
   py::class_<StepSizes>(m, "StepSizes", "Sizes that device steps are padded to; lists rise.")
       .def(py::init([](std::vector<int32_t> decode, std::vector<int32_t> mixed_rows,
                        std::vector<int32_t> mixed_tokens, int32_t eager_grain, int32_t max_tokens,
-                       int32_t max_rows, int32_t drafted, int64_t worth_sharing) {
+                       int32_t max_rows, int32_t drafted) {
              if (decode.empty() || mixed_rows.empty() || mixed_tokens.empty()) {
                throw py::value_error("a list of sizes is empty: give at least the largest step's");
              }
@@ -67,26 +67,23 @@ void BindSizes(py::module_& m) {
                               eager_grain,
                               max_tokens,
                               max_rows,
-                              drafted,
-                              worth_sharing};
+                              drafted};
            }),
            py::kw_only(), py::arg("decode"), py::arg("mixed_rows"), py::arg("mixed_tokens"),
-           py::arg("eager_grain"), py::arg("max_tokens"), py::arg("max_rows"), py::arg("drafted"),
-           py::arg("worth_sharing") = 0)
+           py::arg("eager_grain"), py::arg("max_tokens"), py::arg("max_rows"), py::arg("drafted"))
       .def(
           "of",
           [](const StepSizes& sizes, int32_t tokens, int32_t rows, int32_t samples, int32_t longest,
-             bool greedy, int32_t admitted, int64_t shared) {
+             bool greedy, int32_t admitted, bool shares) {
             const StepShape s =
-                sizes.Of({tokens, rows, samples, longest, greedy, admitted, shared});
+                sizes.Of({tokens, rows, samples, longest, greedy, admitted, shares});
             return ShapeTuple{s.tokens, s.rows, s.samples, s.queries, s.greedy};
           },
           py::kw_only(), py::arg("tokens"), py::arg("rows"), py::arg("samples"), py::arg("longest"),
-          py::arg("greedy"), py::arg("admitted") = 0, py::arg("shared") = 0,
+          py::arg("greedy"), py::arg("admitted") = 0, py::arg("shares") = false,
           "(tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; "
-          "`longest`: tokens of its longest row; `admitted`: rows that it admitted; `shared`: "
-          "tokens "
-          "of context that running requests share.");
+          "`longest`: tokens of its longest row; `admitted`: rows that it admitted; `shares`: as "
+          "StepPlan says it.");
 }
 
 PackedLayout MakeLayout(const ShapeTuple& shape, const std::map<std::string, int64_t>& offsets,

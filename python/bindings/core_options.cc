@@ -87,7 +87,8 @@ void BindConfig(py::module_& m) {
                          uint64_t hash_seed, std::vector<GroupSpec> groups, int snapshot_interval,
                          int max_steps_in_flight, int max_draft_tokens, int prompt_lookup_min,
                          int prompt_lookup_max, int encoder_cache_size, int encoder_budget,
-                         bool sub_block_hits, const std::string& kv_load_failure_policy) {
+                         bool sub_block_hits, int64_t sharing_min_tokens, int sharing_min_rows,
+                         const std::string& kv_load_failure_policy) {
                EngineConfig c;
                c.num_blocks = num_blocks;
                c.max_model_len = max_model_len;
@@ -116,6 +117,8 @@ void BindConfig(py::module_& m) {
                c.encoder_cache_size = encoder_cache_size;
                c.encoder_budget = encoder_budget;
                c.sub_block_hits = sub_block_hits;
+               c.sharing_min_tokens = sharing_min_tokens;
+               c.sharing_min_rows = sharing_min_rows;
                c.kv_load_failure_policy = FailureOf(kv_load_failure_policy);
                return c;
              }),
@@ -132,6 +135,7 @@ void BindConfig(py::module_& m) {
              py::arg("max_draft_tokens") = 0, py::arg("prompt_lookup_min") = 0,
              py::arg("prompt_lookup_max") = 0, py::arg("encoder_cache_size") = 0,
              py::arg("encoder_budget") = 0, py::arg("sub_block_hits") = false,
+             py::arg("sharing_min_tokens") = 0, py::arg("sharing_min_rows") = 1,
              py::arg("kv_load_failure_policy") = "fail");
   BindLimits(config);
 }

@@ -34,7 +34,7 @@ class EngineConfig:
     """
     Limits and policies of the core; checked when an Engine is made from them.
     """
-    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0, sub_block_hits: bool = False, kv_load_failure_policy: str = 'fail') -> None:
+    def __init__(self, *, num_blocks: typing.SupportsInt | typing.SupportsIndex, max_model_len: typing.SupportsInt | typing.SupportsIndex, vocab_size: typing.SupportsInt | typing.SupportsIndex, block_size: typing.SupportsInt | typing.SupportsIndex = 16, max_num_seqs: typing.SupportsInt | typing.SupportsIndex = 256, max_num_batched_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, enable_prefix_caching: bool = True, enable_chunked_prefill: bool = True, enable_kv_events: bool = False, long_prefill_token_threshold: typing.SupportsInt | typing.SupportsIndex = 0, policy: str = 'fcfs', victim: str = 'cost', priority_aging_ms: typing.SupportsInt | typing.SupportsIndex = 10000, watermark: typing.SupportsFloat | typing.SupportsIndex = 0.0, full_prompt_gate: bool = True, max_overtakes: typing.SupportsInt | typing.SupportsIndex = 8, max_queued_requests: typing.SupportsInt | typing.SupportsIndex = 1048576, hash_seed: typing.SupportsInt | typing.SupportsIndex = 0, groups: collections.abc.Sequence[CacheGroup] = [], snapshot_interval: typing.SupportsInt | typing.SupportsIndex = 0, max_steps_in_flight: typing.SupportsInt | typing.SupportsIndex = 2, max_draft_tokens: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_min: typing.SupportsInt | typing.SupportsIndex = 0, prompt_lookup_max: typing.SupportsInt | typing.SupportsIndex = 0, encoder_cache_size: typing.SupportsInt | typing.SupportsIndex = 0, encoder_budget: typing.SupportsInt | typing.SupportsIndex = 0, sub_block_hits: bool = False, sharing_min_tokens: typing.SupportsInt | typing.SupportsIndex = 0, sharing_min_rows: typing.SupportsInt | typing.SupportsIndex = 1, kv_load_failure_policy: str = 'fail') -> None:
         ...
     @property
     def block_size(self) -> int:
@@ -235,6 +235,11 @@ class StepPlan:
     def num_tokens(self) -> int:
         ...
     @property
+    def shares(self) -> bool:
+        """
+        The step only decodes, its rows share enough to be read once, and those that do stand together.
+        """
+    @property
     def slot(self) -> int:
         ...
     @property
@@ -432,11 +437,11 @@ class StepSizes:
     """
     Sizes that device steps are padded to; lists rise.
     """
-    def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex, worth_sharing: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, *, decode: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mixed_tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], eager_grain: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, max_rows: typing.SupportsInt | typing.SupportsIndex, drafted: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool, admitted: typing.SupportsInt | typing.SupportsIndex = 0, shared: typing.SupportsInt | typing.SupportsIndex = 0) -> tuple[int, int, int, int, bool]:
+    def of(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, longest: typing.SupportsInt | typing.SupportsIndex, greedy: bool, admitted: typing.SupportsInt | typing.SupportsIndex = 0, shares: bool = False) -> tuple[int, int, int, int, bool]:
         """
-        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row; `admitted`: rows that it admitted; `shared`: tokens of context that running requests share.
+        (tokens, rows, samples, queries, greedy) of the smallest shape that holds a step; `longest`: tokens of its longest row; `admitted`: rows that it admitted; `shares`: as StepPlan says it.
         """
 class PackedLayout:
     """

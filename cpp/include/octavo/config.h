@@ -103,6 +103,12 @@ struct EngineConfig {
   bool full_prompt_gate = true;  // admit only what can hold all its known tokens
   int32_t max_overtakes = 8;     // how many later requests may pass a head that does not fit
 
+  // What an executor gains from rows that share a prefix and stand together. Steps that only decode
+  // are put in such an order, and say so (StepPlan::shares), where they have so many rows and the
+  // running requests share so many tokens (StepPlan::num_shared_tokens).
+  int64_t sharing_min_tokens = 0;  // 0: none are
+  int32_t sharing_min_rows = 1;
+
   // KV from elsewhere; without a connector they change nothing.
   KvLoadFailurePolicy kv_load_failure_policy = KvLoadFailurePolicy::kFail;
   // A load or save that is not reported within this time has failed, and a connector that does not

@@ -28,6 +28,7 @@ from octavo.plan import Plan, resolve
 from octavo.prompts import PromptType, TokensPrompt
 from octavo.runner.device_runner import DeviceRunner
 from octavo.runner.runner import ModelRunner
+from octavo.runner.shapes import core_options
 from octavo.sampling_params import MAX_LOGPROBS, RequestOutputKind, SamplingParams
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 from octavo.weights.kv_scales import load_kv_scales
@@ -231,7 +232,7 @@ def make_engine(plan: Plan, tokenizer: Tokenizer | None, *, max_logprobs: int = 
     encoder = plan.spec.encoder
     # Before the weights, as it is read in milliseconds too.
     audio = None if encoder is None else AudioInput(load_log_mel(plan.folder, encoder), encoder.length)
-    core_engine = core.Engine(core.EngineConfig(**plan.engine_options()))
+    core_engine = core.Engine(core.EngineConfig(**plan.engine_options(), **core_options(plan)))
     model = registry.build(plan.spec, plan.device, batch_invariant=plan.batch_invariant)
     load_weights(model, plan.folder, plan.spec, load_format=plan.load.load_format, seed=plan.model.seed)
     stored = plan.kv_dtype == "fp8" and plan.load.load_format != "dummy"

@@ -22,7 +22,7 @@ from octavo.runner.graphs import StepGraphs, tells_handles
 from octavo.runner.landing import Landing, LaunchedStep, Scores, Tensors, landed
 from octavo.runner.pool import Pool
 from octavo.runner.runner import logprob_tensors, sample
-from octavo.runner.shapes import ShapeTable, StepShape, worth_sharing
+from octavo.runner.shapes import ShapeTable, StepShape
 from octavo.runner.staging import DeviceStep, Staging
 from octavo.runner.tier import CudaQueues, Queues, TierCopier, host_memory, register
 from octavo.weights.kv_scales import KvScales
@@ -93,8 +93,7 @@ class DeviceRunner:
             self._starts = torch.arange(tokens + 1, dtype=torch.int32, device=device)
         self._cache_slots = [torch.empty(tokens, dtype=torch.int64, device=device) for _ in self._kinds]
         self._state_rows = torch.empty((2, rows + 1), dtype=torch.int32, device=device)
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-        self._shapes = ShapeTable(tokens, rows, drafts, worth_sharing(plan, capability))
+        self._shapes = ShapeTable(tokens, rows, drafts)
         self._staging = Staging(
             engine,
             device,

@@ -8,7 +8,9 @@ is wasted, and below them the reading of the weights costs more than the tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from octavo.core import StepSizes
 
@@ -28,6 +30,8 @@ _MOST_USUAL_ROWS = 256
 # Keys and values of a layer that rows read again although others read them. On an H200 half as many are read
 # as fast as they are shared (bench/results/shared_prefix_h200.txt).
 _WORTH_SHARING_BYTES = 256 << 20
+# With fewer the kernel of decode steps is better, whatever they share: it stores their newest keys itself.
+_LEAST_SHARING_ROWS = 17
 _SHARING_CAPABILITY = (9, 0)
 _SHARING_HEAD_DIMS = (64, 128, 256)
 _SHARING_GRAIN = 16  # tokens that a block holds a multiple of
@@ -52,8 +56,7 @@ class StepShape:
 class ShapeTable:
     """The shapes of one engine."""
 
-    def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0, worth_sharing: int = 0) -> None:
-        """`worth_sharing`: see the function of this name."""
+    def __init__(self, max_tokens: int, max_rows: int, max_drafts: int = 0) -> None:
         samples = min(max_rows * (1 + max_drafts), max_tokens)  # a row of drafts has one at each token
         self._max_rows = max_rows
         self.decode = _cut([*_DECODE, *_growing(256, samples)], min(samples, max_tokens))
@@ -70,7 +73,6 @@ class ShapeTable:
             max_tokens=max_tokens,
             max_rows=max_rows,
             drafted=1 + max_drafts,
-            worth_sharing=worth_sharing,
         )
 
     def of(self, plan: StepPlan) -> StepShape:
@@ -82,7 +84,7 @@ class ShapeTable:
             longest=plan.max_query_len,
             greedy=plan.all_greedy,
             admitted=plan.num_admitted,
-            shared=plan.num_shared_tokens,
+            shares=plan.shares,
         )
         return StepShape(*shape)
 
@@ -105,9 +107,16 @@ class ShapeTable:
         ]
 
 
-def worth_sharing(plan: Plan, capability: tuple[int, int]) -> int:
-    """From how many shared tokens on (StepPlan.num_shared_tokens) rows of one token had better be given
-    to the attention of steps with rows of any length, which reads once what adjacent rows share; 0: never.
+def core_options(plan: Plan) -> dict[str, Any]:
+    """Options of the core that say what its steps gain from the device that runs them."""
+    on_gpu = torch.device(plan.device).type == "cuda"
+    return sharing_options(plan, torch.cuda.get_device_capability(plan.device) if on_gpu else (0, 0))
+
+
+def sharing_options(plan: Plan, capability: tuple[int, int]) -> dict[str, int]:
+    """Options of the core that say from how many rows and shared tokens on (StepPlan.num_shared_tokens) rows
+    of one token had better be given to the attention of steps with rows of any length, which reads once what
+    adjacent rows share; none: never.
 
     `capability`: of the device, (0, 0) where it is a CPU. Layers with a window share nothing, and pay for the
     launch too.
@@ -124,8 +133,9 @@ def worth_sharing(plan: Plan, capability: tuple[int, int]) -> int:
         and plan.block_size % _SHARING_GRAIN == 0
     )
     if not able or full == 0:
-        return 0
-    return -(-_WORTH_SHARING_BYTES * len(windows) // (full * footprint.token_layer_bytes))
+        return {}
+    tokens = -(-_WORTH_SHARING_BYTES * len(windows) // (full * footprint.token_layer_bytes))
+    return {"sharing_min_tokens": tokens, "sharing_min_rows": _LEAST_SHARING_ROWS}
 
 
 def _growing(first: int, last: int) -> list[int]:

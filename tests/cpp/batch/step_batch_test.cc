@@ -69,10 +69,12 @@ TEST_CASE("a plan counts the rows whose requests it admitted") {
 TEST_CASE("a plan says what its own step shares") {
   StepBatch batch(Config());
   batch.Open(1, {});
-  batch.SetSharedTokens(int64_t{1} << 40);
+  batch.SetShared(int64_t{1} << 40, true);
   CHECK(batch.Close()->num_shared_tokens == int64_t{1} << 40);
+  CHECK(batch.Close()->shares);
   batch.Open(1 + kMaxStepsInFlight, {});
   CHECK(batch.Close()->num_shared_tokens == 0);
+  CHECK_FALSE(batch.Close()->shares);
 }
 
 TEST_CASE("a sample stands at the last token of its row") {

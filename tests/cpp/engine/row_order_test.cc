@@ -19,6 +19,7 @@ EngineConfig Config() {
   c.max_model_len = 600;
   c.max_num_seqs = 40;
   c.max_num_batched_tokens = 8192;
+  c.sharing_min_tokens = 1;
   return c;
 }
 
@@ -169,6 +170,41 @@ TEST_CASE("whoever ends leaves the others in order, and a prefix that few are le
   h.Abort(h.ids[9]);
   h.Abort(h.ids[11]);  // and of the other
   CHECK(h.NextRows() == std::vector<int32_t>{0, 2, 3, 4, 5, 7, 10});
+}
+
+TEST_CASE("a step shares from so many tokens and rows on, and keeps its order before") {
+  const auto shares = [](int64_t tokens, int32_t rows) {
+    EngineConfig c = Config();
+    c.sharing_min_tokens = tokens;
+    c.sharing_min_rows = rows;
+    Asking h(c);
+    for (int32_t i = 0; i < 12; ++i) h.Ask(i % 2);
+    h.Settle();
+    const StepPlan* plan = h.Begin();
+    const bool ordered = !std::is_sorted(plan->request, plan->request + plan->num_rows);
+    CHECK(plan->num_shared_tokens == 10 * 288);  // whatever is made of it
+    CHECK(plan->shares == ordered);
+    return ordered;
+  };
+  CHECK(shares(10 * 288, 12));
+  CHECK_FALSE(shares(10 * 288 + 1, 12));
+  CHECK_FALSE(shares(10 * 288, 13));
+  CHECK_FALSE(shares(0, 1));
+}
+
+TEST_CASE("a step that shares says so, also where nothing has to move; no other does") {
+  Asking h(Config());
+  for (int32_t i = 0; i < 8; ++i) h.Ask(0);
+  const auto next = [&h] {
+    const bool shares = h.Begin()->shares;
+    h.Finish();
+    return shares;
+  };
+  CHECK_FALSE(next());  // admits them
+  for (int32_t step = 0; step < 3; ++step) CHECK(next());
+  h.Ask(0);
+  CHECK_FALSE(next());
+  CHECK(next());
 }
 
 TEST_CASE("putting rows in order allocates nothing, also where somebody ends in every step") {

@@ -94,6 +94,12 @@ TEST_CASE("a pool that cannot hold one request of full length is refused with bo
         }).empty());
 }
 
+TEST_CASE("what a step has to share is a number of tokens, of a row at least") {
+  CHECK(Said([](C& c) { c.sharing_min_tokens = int64_t{1} << 40; }).empty());
+  CHECK(Has(Said([](C& c) { c.sharing_min_tokens = -1; }), "sharing_min_tokens=-1"));
+  CHECK(Has(Said([](C& c) { c.sharing_min_rows = 0; }), "sharing_min_rows=0"));
+}
+
 TEST_CASE("prompt lookup needs drafts, and its bounds in order") {
   CHECK(Has(Said([](C& c) { c.prompt_lookup_max = 3; }), "prompt_lookup_max=3"));
   const auto with = [](int32_t least, int32_t most) {

@@ -31,6 +31,8 @@ class NaiveConfig:
     sub_block_hits: bool = False
     max_steps_in_flight: int = 2
     max_draft_tokens: int = 0
+    sharing_min_tokens: int = 0
+    sharing_min_rows: int = 1
 
 
 @dataclass
@@ -80,6 +82,7 @@ class NaiveStep:
     rows: list[Row] = field(default_factory=list)
     filed: list[int] = field(default_factory=list)
     copies: list[tuple[int, int, int]] = field(default_factory=list)  # source, target, tokens
+    shares: bool = False
 
 
 Output = tuple[int, int, str, int]  # request, token, finish reason, cached tokens
@@ -149,7 +152,9 @@ class NaiveEngine:
             self._admit_waiting()
         if not self.step.rows:
             return None
-        self._order_rows()
+        self.step.shares = self._shares()
+        if self.step.shares:
+            self._order_rows()
         self.open.append(self.step)
         self.steps += 1
         return self.step
@@ -370,11 +375,15 @@ class NaiveEngine:
                     total += end * size if end == least else size
         return total
 
+    def _shares(self) -> bool:
+        rows, least = self.step.rows, self.config.sharing_min_tokens
+        decodes = not self.admitted and all(row.count == 1 and row.sampled for row in rows)
+        enough = 0 < least <= self.shared_tokens and len(rows) >= self.config.sharing_min_rows
+        return decodes and enough
+
     def _order_rows(self) -> None:
-        """Puts the rows of a step that does nothing but decode next to those they share a prefix with."""
+        """Puts the step's rows next to those they share a prefix with."""
         rows = self.step.rows
-        if self.admitted or any(row.count != 1 or not row.sampled for row in rows):
-            return
         least = -(-LEAST_SHARED // self.config.block_size)
         requests = Counter(block for r in self.running for block in r.hit[least - 1 :])
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from e2e.steps import generate_with_guesses, run_ahead
 from e2e.truth import NEW_TOKENS, Truth
+from tiny_models import random_prompts
 
 from octavo import LLM, SamplingParams
+from octavo.engine import llm as engine_llm
 from octavo.plan import Plan
 
 GREEDY = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
@@ -27,6 +29,23 @@ def model(request: pytest.FixtureRequest) -> str:
 
 def stats(llm: LLM) -> dict[str, int]:
     return llm.llm_engine.core.stats()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-hybrid", "deepseek-v3"])
+def test_tokens_are_the_same_where_rows_that_share_stand_together(
+    make_llm: Callable[..., LLM], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shared = random_prompts(3, low=270, high=300, seed=51)
+    prompts = [shared[i % 3] + own for i, own in enumerate(random_prompts(21, low=1, high=9, seed=52))]
+    apart = tokens_of(make_llm(name).generate(prompts, GREEDY, use_tqdm=False))
+    monkeypatch.setattr(engine_llm, "core_options", lambda plan: {"sharing_min_tokens": 1})
+    llm = make_llm(name)
+    runner: Any = llm.llm_engine.runner
+    launch, steps = runner.launch, list[bool]()
+    runner.launch = lambda plan: (steps.append(plan.shares), launch(plan))[1]
+    assert tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False)) == apart
+    assert sum(steps) > 10
+    assert_idle(llm)
 
 
 def tokens_of(outputs: list[Any]) -> list[list[int]]:

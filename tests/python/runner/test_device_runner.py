@@ -37,16 +37,17 @@ def engine_of(
     length: int = 128,
     looped: bool = False,
     depth: int | None = None,
+    sharing: dict[str, int] | None = None,
     **limits: Any,
 ) -> LLMEngine:
-    """`looped`: stepped by a loop as deep as `depth`, or as the runner says."""
+    """`looped`: stepped by a loop as deep as `depth`, or as the runner says; `sharing`: of the core."""
     plan = resolve(
         ModelConfig(model=folder, dtype="float32", max_model_len=length),
         cache=CacheConfig(num_gpu_blocks_override=blocks),
         scheduler=SchedulerConfig(**limits),
         device=DeviceConfig(device="cpu", num_threads=1),
     )
-    engine = core.Engine(core.EngineConfig(**plan.engine_options()))
+    engine = core.Engine(core.EngineConfig(**plan.engine_options(), **sharing or {}))
     model = build(plan.spec)
     load_weights(model, folder, plan.spec)
     made = runner(plan, model, engine)

@@ -11,7 +11,7 @@ import tiny_models
 
 from octavo.config import CacheConfig, DeviceConfig, LoadConfig, ModelConfig
 from octavo.plan import Plan, resolve
-from octavo.runner.shapes import MAX_GRAPH_TOKENS, ShapeTable, worth_sharing
+from octavo.runner.shapes import MAX_GRAPH_TOKENS, ShapeTable, sharing_options
 
 
 def step(
@@ -22,7 +22,7 @@ def step(
     greedy: bool = True,
     samples: int = 0,
     admitted: int = 0,
-    shared: int = 0,
+    shares: bool = False,
 ) -> Any:
     return SimpleNamespace(
         num_tokens=tokens,
@@ -31,7 +31,7 @@ def step(
         max_query_len=longest or (1 if tokens == rows else tokens - rows + 1),
         all_greedy=greedy,
         num_admitted=admitted,
-        num_shared_tokens=shared,
+        shares=shares,
     )
 
 
@@ -101,16 +101,10 @@ def test_who_was_just_admitted_is_in_no_decode_step() -> None:
 
 
 def test_rows_that_share_enough_take_the_kernels_of_rows_of_any_length() -> None:
-    table, alone = ShapeTable(8192, 1024, 2, worth_sharing=32768), ShapeTable(8192, 1024, 2)
-    for rows in (1, 16, 17, 49, 200, 1024):
-        apart, enough = step(rows, rows), step(rows, rows, shared=32768)
-        usual = alone.of(apart)
-        assert table.of(apart) == table.of(step(rows, rows, shared=32767)) == usual == alone.of(enough)
-        # As much room as without, and few rows have no use for it.
-        assert table.of(enough) == (usual if rows <= 16 else dataclasses.replace(usual, queries=0))
-    for tokens, rows, longest, samples in ((300, 40, 0, 40), (120, 40, 3, 120)):  # a prompt, and drafts
-        long, sharing = (step(tokens, rows, longest=longest, samples=samples, shared=n) for n in (0, 1 << 40))
-        assert table.of(sharing) == table.of(long) == alone.of(long)
+    table = ShapeTable(8192, 1024, 2)
+    for rows in (1, 17, 49, 200, 1024):  # with as much room as without
+        apart, sharing = (table.of(step(rows, rows, shares=shares)) for shares in (False, True))
+        assert sharing == dataclasses.replace(apart, queries=0) != apart
 
 
 def plan_of(
@@ -131,7 +125,9 @@ HOPPER = (9, 0)
 def test_sharing_is_worth_it_by_the_bytes_that_layers_read_again(tmp_path: Any) -> None:
     def threshold(name: str, **changes: Any) -> int:
         folder = tiny_models.save_model(tmp_path / f"{name}{len(changes)}", name, **changes)
-        return worth_sharing(plan_of(folder), HOPPER)
+        options = sharing_options(plan_of(folder), HOPPER)
+        assert options.pop("sharing_min_rows") == 17
+        return options.pop("sharing_min_tokens")
 
     shape = {"head_dim": 128, "num_key_value_heads": 8, "num_attention_heads": 8}
     assert threshold("llama", **shape) == 65536  # 4 KiB a token: those of Llama 3.1 8B and of Qwen3 0.6B
@@ -144,14 +140,14 @@ def test_sharing_is_worth_it_by_the_bytes_that_layers_read_again(tmp_path: Any) 
 def test_sharing_is_for_what_the_kernels_can_share(tiny_folder: Any, tmp_path: Any) -> None:
     folder = tiny_models.save_model(tmp_path / "llama", "llama", head_dim=64)
     plan = plan_of(folder)
-    assert worth_sharing(plan, HOPPER) > 0
+    assert sharing_options(plan, HOPPER)
     for capability in ((0, 0), (8, 0), (8, 9), (10, 0)):
-        assert worth_sharing(plan, capability) == 0
-    assert worth_sharing(plan_of(folder, dtype="float32"), HOPPER) == 0
-    assert worth_sharing(plan_of(folder, device={"device": "cuda", "batch_invariant": True}), HOPPER) == 0
-    assert worth_sharing(plan_of(folder, kv_cache_dtype="fp8"), HOPPER) == 0
-    assert worth_sharing(plan_of(folder, block_size=8), HOPPER) == 0
-    assert worth_sharing(plan_of(tiny_folder("llama")), HOPPER) == 0  # heads of 32
-    assert worth_sharing(plan_of(tiny_folder("deepseek-v2")), HOPPER) == 0
+        assert not sharing_options(plan, capability)
+    assert not sharing_options(plan_of(folder, dtype="float32"), HOPPER)
+    assert not sharing_options(plan_of(folder, device={"device": "cuda", "batch_invariant": True}), HOPPER)
+    assert not sharing_options(plan_of(folder, kv_cache_dtype="fp8"), HOPPER)
+    assert not sharing_options(plan_of(folder, block_size=8), HOPPER)
+    assert not sharing_options(plan_of(tiny_folder("llama")), HOPPER)  # heads of 32
+    assert not sharing_options(plan_of(tiny_folder("deepseek-v2")), HOPPER)
     window = tiny_models.save_model(tmp_path / "window", "mistral-window", head_dim=64)
-    assert worth_sharing(plan_of(window), HOPPER) == 0
+    assert not sharing_options(plan_of(window), HOPPER)

@@ -18,7 +18,6 @@ from runner.test_device_runner import DRAFTS, LIMIT_IDS, LIMITS, engine_of, repe
 
 from octavo import SamplingParams, core
 from octavo.engine.llm_engine import LLMEngine
-from octavo.runner import device_runner
 from octavo.runner.device_runner import DeviceRunner
 from octavo.runner.runner import ModelRunner
 from octavo.runner.shapes import StepShape
@@ -88,8 +87,8 @@ def test_python_launches_no_decode_step_whose_graph_is_there(tiny_folder: Any) -
     engine.core.check_invariants()
 
 
-def test_the_loop_chooses_as_python_does_for_rows_that_share(tiny_folder: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(device_runner, "worth_sharing", lambda plan, capability: 10 * 256)
+def test_the_loop_chooses_as_python_does_for_rows_that_share(tiny_folder: Any) -> None:
+    sharing = {"sharing_min_tokens": 10 * 256, "sharing_min_rows": 17}
     replayed: list[StepShape] = []
 
     class Recorded(LateGraphs):
@@ -102,7 +101,7 @@ def test_the_loop_chooses_as_python_does_for_rows_that_share(tiny_folder: Any, m
     prompts = [[*prefix, 5 + i] for i in range(20)]
     params = [greedy(8 if i % 3 else 20 + i) for i in range(20)]
     expected = tokens(run(engine_of(tiny_folder("llama"), ModelRunner, length=400), prompts, params))
-    engine = looped(tiny_folder("llama"), graphs=Recorded, length=400)
+    engine = looped(tiny_folder("llama"), graphs=Recorded, length=400, sharing=sharing)
     runner: Any = engine.runner
     chosen: list[StepShape] = []
     choose = runner._shapes.of
