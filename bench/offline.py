@@ -254,7 +254,7 @@ def measure(engine: Engine, jobs: list[Job], args: argparse.Namespace) -> list[d
         }
         rows.append(row)
         print(
-            f"{args.engine:12} {args.model:14} {job.name:9} {wall:8.3f} s "
+            f"{args.engine:12} {args.model:14} {job.name:15} {wall:8.3f} s "
             f"{row['output_tokens_per_second']:10.1f} tok/s {row['ms_per_token']:8.3f} ms/token",
             flush=True,
         )

@@ -85,6 +85,20 @@ def prefix() -> Job:
     return Job("prefix", [shared + _ordinary(rng, 128) for _ in range(512)], [64] * 512)
 
 
+def prefixes() -> Job:
+    """256 requests that share four prompts of 2,048 tokens in turns, each with 128 of its own and 128 out."""
+    rng = np.random.default_rng(6)
+    shared = [_ordinary(rng, 2048) for _ in range(4)]
+    return Job("prefixes", [shared[i % 4] + _ordinary(rng, 128) for i in range(256)], [128] * 256)
+
+
+def prefixes_sorted() -> Job:
+    """The same requests, prompt by prompt."""
+    job = prefixes()
+    prompts = [job.prompts[i] for first in range(4) for i in range(first, 256, 4)]
+    return Job("prefixes_sorted", prompts, job.output_lens)
+
+
 def longctx() -> Job:
     """16 requests of 32,768 tokens, 128 out."""
     rng = np.random.default_rng(3)
@@ -104,7 +118,7 @@ def warm_up() -> Job:
 
 
 GPU_JOBS: dict[str, Callable[[], Job]] = {
-    job.__name__: job for job in (nano, sharegpt, prefix, longctx, decode1)
+    job.__name__: job for job in (nano, sharegpt, prefix, prefixes, prefixes_sorted, longctx, decode1)
 }
 
 

@@ -46,13 +46,13 @@ def test_rows_that_share_a_prompt_answer_as_they_do_apart(
         made[kind] = LLM(
             str(folder), device="cuda", dtype="bfloat16", num_gpu_blocks_override=2000, max_logprobs=8, **room
         )
-    common = tiny_models.random_prompts(1, low=COMMON, high=COMMON, seed=61)[0]
+    common = tiny_models.random_prompts(2, low=COMMON, high=COMMON, seed=61)
     others = tiny_models.random_prompts(ROWS, low=3, high=60, seed=62)
     strangers = tiny_models.random_prompts(9, low=20, high=300, seed=63)
-    prompts = [common + other for other in others]
+    prompts = [common[i % 2] + other for i, other in enumerate(others)]
     prompts[30:30] = strangers[:4]
     prompts += strangers[4:]
-    for _ in range(2):  # the second time nobody computes the prefix, and steps are replayed
+    for _ in range(2):  # the second time nobody computes the prefixes, and steps are replayed
         apart, shared = (answers(llm, prompts, logprobs=4) for llm in made.values())
         same = 0
         for want, got in zip(apart, shared):
