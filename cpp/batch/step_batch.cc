@@ -62,6 +62,7 @@ void StepBatch::Open(uint64_t step_id, std::span<const BlockTableView> tables) {
   slot_ = static_cast<int>(step_id % arena_.num_slots());
   at_ = PointersOf(slot_);
   described_ = 0;
+  has_cross_ = false;
   StepPlan& p = plan();
   p.step_id = step_id;
   p.num_tokens = p.num_rows = p.num_samples = p.num_scores = p.num_copies = p.num_admitted = 0;
@@ -103,15 +104,26 @@ void StepBatch::AddScore(int32_t offset, int32_t target, int32_t top) {
   at_.score_top[i] = top;
 }
 
+int32_t StepBatch::CountDecoding() const {
+  const StepPlan& p = plan();
+  int32_t end = std::min(p.num_rows - p.num_admitted, p.num_samples);
+  if (p.num_scores > 0) end = std::min(end, at_.score_row[0]);
+  if (HaveOneEach(end)) return end;
+  int32_t rows = 0;
+  while (HaveOneEach(rows + 1)) ++rows;
+  return rows;
+}
+
 void StepBatch::Reorder(std::span<const int32_t> order) {
-  OCTAVO_CHECK(only_decodes() && described_ == 0, "rows are reordered that are more than decoded");
+  OCTAVO_CHECK(HaveOneEach(static_cast<int32_t>(order.size())) && described_ == 0,
+               "rows are reordered that are more than decoded");
   Reorder(order, at_.token_id);
   Reorder(order, at_.position);
   Reorder(order, at_.row_slot);
-  Reorder(order, at_.seq_len);
   Reorder(order, at_.request);
-  Reorder(order, at_.cross_len);
+  if (has_cross_) Reorder(order, at_.cross_len);
   if (plan().max_logprobs >= 0) Reorder(order, at_.num_logprobs);
+  for (size_t i = 0; i < order.size(); ++i) at_.seq_len[i] = at_.position[i] + 1;
 }
 
 template <typename T>

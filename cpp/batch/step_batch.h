@@ -79,7 +79,10 @@ class StepBatch {
   }
   // The tokens of the latest row see so many embeddings. Called for every row or, where there are
   // no cross groups, for none.
-  void SetCrossLen(int32_t embeddings) { at_.cross_len[plan().num_rows - 1] = embeddings; }
+  void SetCrossLen(int32_t embeddings) {
+    at_.cross_len[plan().num_rows - 1] = embeddings;
+    has_cross_ = true;
+  }
   // The latest row's request was admitted in this step.
   void NoteAdmitted() { ++plan().num_admitted; }
   // The latest row is sampled from at its last token, or `from_end` tokens before it. Returns the
@@ -97,17 +100,13 @@ class StepBatch {
   // The logprob of `target` is wanted at token `offset` of the latest row.
   void AddScore(int32_t offset, int32_t target, int32_t top);
 
-  // Whether all rows ran before and have one token, one sample and no score.
-  bool only_decodes() const {
-    const StepPlan& p = plan();
-    return p.num_tokens == p.num_rows && p.num_samples == p.num_rows && p.num_scores == 0 &&
-           p.num_admitted == 0;
-  }
+  // How many rows at the front decode: they ran before and have one token, one sample and no score.
+  int32_t CountDecoding() const;
   std::span<const int32_t> row_slots() const {
     return {at_.row_slot, static_cast<size_t>(plan().num_rows)};
   }
-  // Row order[i] becomes row i, and its sample sample i.
-  // REQUIRES: only_decodes(); no sample is described, and no encoder span names a token.
+  // Of the first order.size() rows, row order[i] becomes row i, and its sample sample i.
+  // REQUIRES: they decode; no sample is described, and no encoder span names their tokens.
   void Reorder(std::span<const int32_t> order);
 
   // What the requests that run share, and whether the step makes use of it, as the plan says it.
@@ -149,6 +148,11 @@ class StepBatch {
   };
   StepPlan& plan() { return plans_[slot_]; }
   const StepPlan& plan() const { return plans_[slot_]; }
+  // Whether the first so many rows have a token and a sample each.
+  bool HaveOneEach(int32_t rows) const {
+    // A row has a token at least, and a token a sample at most, so the last row says it of all.
+    return rows == 0 || (at_.query_start[rows] == rows && at_.sample_row[rows - 1] == rows - 1);
+  }
   template <typename T>
   void Reorder(std::span<const int32_t> order, T* column);
   Pointers PointersOf(int slot) const;
@@ -160,6 +164,7 @@ class StepBatch {
   std::vector<uint64_t> reordered_;  // a column
   int slot_ = 0;
   int32_t described_ = 0;
+  bool has_cross_ = false;  // the rows of this step have their embeddings
 };
 
 }  // namespace octavo::batch

@@ -86,9 +86,7 @@ const StepPlan* Scheduler::Begin() {
   // New work while older work is being thrown out would only be thrown out in turn.
   if (!pass_.preempted) AdmitWaiting();
   if (step.rows.empty()) return nullptr;
-  const bool shares = Shares(step);
-  batch_.SetShared(kv_.shared_tokens(), shares);
-  if (shares) OrderRows(step);
+  batch_.SetShared(kv_.shared_tokens(), OrderRows(step));
   if (!batch_.all_greedy()) DescribeSamples(step);
   for (const kv::BlockCopy& c : step.copies) {
     const auto& pool = kv_.pool();
@@ -104,25 +102,27 @@ const StepPlan* Scheduler::Begin() {
   return plan;
 }
 
-// Whoever may read what another row writes has to come after it, and spans name tokens: only steps
-// that do nothing but decode can be put in order.
-bool Scheduler::Shares(const StepRecord& step) const {
-  return config_.sharing_min_tokens > 0 && kv_.shared_tokens() >= config_.sharing_min_tokens &&
-         batch_.num_rows() >= config_.sharing_min_rows && batch_.only_decodes() &&
-         step.encoder_inputs.empty() && step.encoder_spans.empty();
-}
-
-// Last, when all that depends on who comes first is decided.
-void Scheduler::OrderRows(StepRecord& step) {
-  const std::span<const int32_t> order = kv_.OrderByPrefix(batch_.row_slots());
-  if (order.empty()) return;
+// Last, when all that depends on who comes first is decided. Returns whether enough is shared for
+// an order. Who computes part of a prompt stays where it is, for whoever may read what another row
+// writes has to come after it; and nobody moves where encoders work, whose spans name tokens.
+bool Scheduler::OrderRows(StepRecord& step) {
+  if (config_.sharing_min_tokens == 0 || kv_.shared_tokens() < config_.sharing_min_tokens) {
+    return false;
+  }
+  const int32_t rows = batch_.CountDecoding();
+  if (rows < config_.sharing_min_rows) return false;
+  if (!step.encoder_inputs.empty() || !step.encoder_spans.empty()) return false;
+  const auto slots = batch_.row_slots().first(static_cast<size_t>(rows));
+  const std::span<const int32_t> order = kv_.OrderByPrefix(slots);
+  if (order.empty()) return true;
   batch_.Reorder(order);
   ordered_.clear();
   for (const int32_t row : order) {
     ordered_.push_back(step.rows[row]);
     ordered_.back().sample = static_cast<int32_t>(ordered_.size()) - 1;
   }
-  step.rows.swap(ordered_);
+  std::ranges::copy(ordered_, step.rows.begin());
+  return true;
 }
 
 void Scheduler::DescribeSamples(const StepRecord& step) {

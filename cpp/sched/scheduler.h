@@ -10,8 +10,8 @@
 // order on one stream; row slots and what their table rows say wait until every open step is
 // finished, because a host-side executor reads the tables while it runs.
 //
-// Rows are planned in scheduling order, which decides who gets tokens and blocks. Where a step only
-// decodes, requests that share a prefix are then put next to each other.
+// Rows are planned in scheduling order, which decides who gets tokens and blocks. Of those that
+// decode, requests that share a prefix are then put next to each other, where that is of use.
 //
 // Deterministic in its calls and the clock. Begin and Finish allocate nothing once warm. One
 // thread.
@@ -172,8 +172,7 @@ class Scheduler {
   int32_t ProcessedTokens(const Request& request) const;
   // scheduler.cc
   void ScheduleRunning();
-  bool Shares(const StepRecord& step) const;
-  void OrderRows(StepRecord& step);
+  bool OrderRows(StepRecord& step);
   void DescribeSamples(const StepRecord& step);
   int32_t TokensFor(const Request& request) const;
   void ReachBoundaries();

@@ -225,8 +225,8 @@ void BindPlan(py::module_& m) {
                     "Tokens of context that running requests share, each counted for every one of "
                     "them: what could be read once.")
       .def_readonly("shares", &StepPlan::shares,
-                    "The step only decodes, its rows share enough to be read once, and those that "
-                    "do stand together.")
+                    "What the rows that decode share is enough to be read once, and those at the "
+                    "front that share stand together.")
       .def_readonly("max_query_len", &StepPlan::max_query_len)
       .def_readonly("max_seq_len", &StepPlan::max_seq_len)
       .def_readonly("max_logprobs", &StepPlan::max_logprobs)

@@ -237,7 +237,7 @@ class StepPlan:
     @property
     def shares(self) -> bool:
         """
-        The step only decodes, its rows share enough to be read once, and those that do stand together.
+        What the rows that decode share is enough to be read once, and those at the front that share stand together.
         """
     @property
     def slot(self) -> int:

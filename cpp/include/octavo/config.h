@@ -103,9 +103,9 @@ struct EngineConfig {
   bool full_prompt_gate = true;  // admit only what can hold all its known tokens
   int32_t max_overtakes = 8;     // how many later requests may pass a head that does not fit
 
-  // What an executor gains from rows that share a prefix and stand together. Steps that only decode
-  // are put in such an order, and say so (StepPlan::shares), where they have so many rows and the
-  // running requests share so many tokens (StepPlan::num_shared_tokens).
+  // What an executor gains from rows that share a prefix and stand together. Rows that decode are
+  // put in such an order, and the plan says so (StepPlan::shares), where there are so many of them
+  // and the running requests share so many tokens (StepPlan::num_shared_tokens).
   int64_t sharing_min_tokens = 0;  // 0: none are
   int32_t sharing_min_rows = 1;
 

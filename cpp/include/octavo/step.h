@@ -35,8 +35,8 @@ struct StepPlan {
   // Tokens of context that running requests found in blocks that at least four of them found so, a
   // prefix of 256 tokens or more; each counts for every request. A hint: what could be read once.
   int64_t num_shared_tokens = 0;
-  // The step only decodes, and what its rows share had better be read once: there is enough of it
-  // (EngineConfig::sharing_min_tokens), and rows that share stand together.
+  // What the rows that decode share had better be read once: there is enough of it and of them
+  // (EngineConfig::sharing_min_tokens), and those at the front that share stand together.
   bool shares = false;
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;

@@ -103,7 +103,7 @@ TEST_CASE("rows that are reordered take their tokens and samples with them") {
     batch.SetCrossLen(20 + i);
     batch.AddSample(true, i - 1);
   }
-  REQUIRE(batch.only_decodes());
+  REQUIRE(batch.CountDecoding() == 4);
   batch.Reorder(std::vector<int32_t>{2, 0, 3, 1});
   CHECK(Take(batch.row_slots().data(), 4) == std::vector<int32_t>{1, 3, 0, 2});
   const StepPlan& plan = *batch.Close();
@@ -119,25 +119,64 @@ TEST_CASE("rows that are reordered take their tokens and samples with them") {
         std::vector<int32_t>{1, -1, 2, 0});
 }
 
-TEST_CASE("a step of prompts, drafts, scores or who was just admitted does more than decode") {
+TEST_CASE("rows stand where they are from the first on that does more than decode") {
   StepBatch batch(Config());
   const std::vector<int32_t> tokens{1, 2, 3};
-  const auto decodes = [&](auto add) {
+  const auto decoding = [&](auto add) {
     batch.Open(1, {});
-    batch.AddToken(RequestId{1}, RowSlot{0}, 9, 4);
-    batch.AddSample(true, -1);
+    for (uint64_t i = 0; i < 2; ++i) {
+      batch.AddToken(RequestId{i}, RowSlot{int32_t(i)}, 9, 4);
+      batch.AddSample(true, -1);
+    }
     add();
-    return batch.only_decodes();
+    return batch.CountDecoding();
   };
-  CHECK(decodes([] {}));
-  CHECK_FALSE(decodes([&] { batch.AddToken(RequestId{2}, RowSlot{1}, 9, 4); }));
-  CHECK_FALSE(decodes([&] {
-    batch.AddRow(RequestId{2}, RowSlot{1}, tokens.data(), 3, 0, 2);
-    batch.AddSample(true, -1);
-    batch.AddSample(true, -1);
-  }));
-  CHECK_FALSE(decodes([&] { batch.AddScore(0, 1, 1); }));
-  CHECK_FALSE(decodes([&] { batch.NoteAdmitted(); }));
+  const auto row = [&](int32_t count, int32_t samples) {
+    batch.AddRow(RequestId{2}, RowSlot{2}, tokens.data(), 3, 0, count);
+    for (int32_t i = samples; i-- > 0;) batch.AddSample(true, -1, i);
+  };
+  CHECK(decoding([] {}) == 2);
+  CHECK(decoding([&] { row(1, 1); }) == 3);
+  CHECK(decoding([&] { row(1, 0); }) == 2);  // of a prompt that is not wholly in
+  CHECK(decoding([&] { row(3, 1); }) == 2);
+  CHECK(decoding([&] { row(2, 2); }) == 2);  // with a draft
+  CHECK(decoding([&] {
+          row(2, 1);
+          row(1, 1);
+        }) == 2);
+  CHECK(decoding([&] {
+          row(1, 0);
+          row(1, 1);
+        }) == 2);
+  CHECK(decoding([&] {
+          row(1, 1);
+          batch.AddScore(0, 1, 1);
+        }) == 2);
+  CHECK(decoding([&] {
+          row(1, 1);
+          batch.NoteAdmitted();
+        }) == 2);
+}
+
+TEST_CASE("rows behind those that are reordered stay as they are") {
+  StepBatch batch(Config());
+  batch.Open(1, {});
+  const std::vector<int32_t> tokens{1, 2, 3};
+  for (int32_t i = 0; i < 3; ++i) {
+    batch.AddToken(RequestId{uint64_t(i)}, RowSlot{i}, 40 + i, 10 * i);
+    batch.AddSample(true, i);
+  }
+  batch.AddRow(RequestId{7}, RowSlot{3}, tokens.data(), 3, 0, 3);
+  batch.AddSample(true, 9);
+  batch.Reorder(std::vector<int32_t>{2, 0, 1});
+  const StepPlan& plan = *batch.Close();
+  CHECK(Take(plan.token_id, 6) == std::vector<int32_t>{42, 40, 41, 1, 2, 3});
+  CHECK(Take(plan.position, 6) == std::vector<int32_t>{20, 0, 10, 0, 1, 2});
+  CHECK(Take(plan.row_slot, 4) == std::vector<int32_t>{2, 0, 1, 3});
+  CHECK(Take(plan.seq_len, 4) == std::vector<int32_t>{21, 1, 11, 3});
+  CHECK(Take(plan.request, 4) == std::vector<uint64_t>{2, 0, 1, 7});
+  CHECK(ColumnOf<int32_t>(batch, plan, Column::kNumLogprobs, 4) ==
+        std::vector<int32_t>{2, 0, 1, 9});
 }
 
 // Bans every token of a list.

@@ -86,8 +86,7 @@ TEST_CASE("requests of three prompts that come in turns stand together while the
   h.Ask(7);  // shares with nobody
   h.Ask(0);
   // The step that admits them has them as they came.
-  const std::vector<int32_t> first = h.NextRows();
-  CHECK(std::ranges::is_sorted(first));
+  CHECK(std::ranges::is_sorted(h.NextRows()));
   // Who computed a prompt hit none of it, and stands behind those that did.
   const std::vector<int32_t> together = {3,  6,  9, 12, 15, 19, 0,  4,  7, 10,
                                          13, 16, 1, 5,  8,  11, 14, 17, 2, 18};
@@ -137,23 +136,42 @@ TEST_CASE("within a prompt those that go on alike stand together") {
   CHECK(h.NextRows() == std::vector<int32_t>{2, 4, 6, 8, 10, 3, 5, 7, 9, 11, 1, 0});
 }
 
-TEST_CASE("a step that admits somebody, or computes more than a token of one, keeps their order") {
+TEST_CASE("whoever is admitted, or whose prompt is not wholly in, stands behind those in order") {
+  const std::vector<int32_t> together{2, 4, 6, 8, 10, 0, 3, 5, 7, 9, 11, 1};
+  std::vector<int32_t> with_one_more = together;
+  with_one_more.push_back(12);
   Asking h(Config());
   for (int32_t i = 0; i < 12; ++i) h.Ask(i % 2);
   h.Settle();
-  CHECK_FALSE(std::ranges::is_sorted(h.NextRows()));
-  h.Ask(0, Asked(0, 40), Greedy(40));
-  CHECK(std::ranges::is_sorted(h.NextRows()));
-  CHECK_FALSE(std::ranges::is_sorted(h.NextRows()));
+  CHECK(h.NextRows() == together);
+  h.Ask(0);
+  CHECK(h.NextRows() == with_one_more);
+  CHECK(h.NextRows() == std::vector<int32_t>{2, 4, 6, 8, 10, 12, 0, 3, 5, 7, 9, 11, 1});
 
   EngineConfig c = Config();
   c.max_num_batched_tokens = 100;  // a prompt takes steps
   Asking chunks(c);
   for (int32_t i = 0; i < 12; ++i) chunks.Ask(i % 2);
   chunks.Settle();
-  CHECK_FALSE(std::ranges::is_sorted(chunks.NextRows()));
+  CHECK(chunks.NextRows() == together);
   chunks.Ask(9);
-  for (int32_t step = 0; step < 3; ++step) CHECK(std::ranges::is_sorted(chunks.NextRows()));
+  for (int32_t step = 0; step < 4; ++step) CHECK(chunks.NextRows() == with_one_more);
+}
+
+TEST_CASE("rows keep their order behind a prompt that is not wholly in") {
+  EngineConfig c = Config();
+  c.max_num_batched_tokens = 100;
+  c.long_prefill_token_threshold = 20;
+  c.policy = SchedulingPolicy::kPriority;
+  Asking h(c);
+  for (int32_t i = 0; i < 12; ++i) h.Ask(i % 2, /*max_tokens=*/80);
+  h.Settle();
+  const std::vector<int32_t> together = h.NextRows();
+  CHECK_FALSE(std::ranges::is_sorted(together));
+  h.ids.push_back(h.Add(Asked(9, 12), Greedy(5), /*priority=*/-1));
+  CHECK(h.NextRows().back() == 12);  // was just admitted
+  const std::vector<int32_t> behind{12, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+  for (int32_t step = 0; step < 10; ++step) CHECK(h.NextRows() == behind);
 }
 
 TEST_CASE("whoever ends leaves the others in order, and a prefix that few are left of is none") {
@@ -200,10 +218,9 @@ TEST_CASE("a step that shares says so, also where nothing has to move; no other 
     h.Finish();
     return shares;
   };
-  CHECK_FALSE(next());  // admits them
+  CHECK_FALSE(next());  // admits them: nobody decodes
   for (int32_t step = 0; step < 3; ++step) CHECK(next());
   h.Ask(0);
-  CHECK_FALSE(next());
   CHECK(next());
 }
 

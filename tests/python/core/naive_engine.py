@@ -146,15 +146,17 @@ class NaiveEngine:
         self.many = len(self.running) + len(self.waiting) > 1
         self.preempted = self.retried = False
         self.promised = -1
-        self.admitted = False
+        self.admitted = 0
         self._plan_running()
         if not self.preempted:
             self._admit_waiting()
         if not self.step.rows:
             return None
-        self.step.shares = self._shares()
+        decoding = self._count_decoding()
+        enough = 0 < self.config.sharing_min_tokens <= self.shared_tokens
+        self.step.shares = enough and decoding >= self.config.sharing_min_rows
         if self.step.shares:
-            self._order_rows()
+            self.step.rows = self._in_order(self.step.rows[:decoding]) + self.step.rows[decoding:]
         self.open.append(self.step)
         self.steps += 1
         return self.step
@@ -354,7 +356,7 @@ class NaiveEngine:
         if r.cached < 0:
             r.cached = min(start, r.prompt_len)
         self.hits += start
-        self.admitted = True
+        self.admitted += 1
         self.waiting.remove(r)
         self.running.append(r)
         self.running.sort(key=lambda other: other.order)
@@ -375,15 +377,13 @@ class NaiveEngine:
                     total += end * size if end == least else size
         return total
 
-    def _shares(self) -> bool:
-        rows, least = self.step.rows, self.config.sharing_min_tokens
-        decodes = not self.admitted and all(row.count == 1 and row.sampled for row in rows)
-        enough = 0 < least <= self.shared_tokens and len(rows) >= self.config.sharing_min_rows
-        return decodes and enough
+    def _count_decoding(self) -> int:
+        """How many rows stand before the first that does more than decode, or was just admitted."""
+        rows = self.step.rows[: len(self.step.rows) - self.admitted]
+        return next((i for i, row in enumerate(rows) if row.count > 1 or not row.sampled), len(rows))
 
-    def _order_rows(self) -> None:
-        """Puts the step's rows next to those they share a prefix with."""
-        rows = self.step.rows
+    def _in_order(self, rows: list[Row]) -> list[Row]:
+        """The rows, next to those they share a prefix with."""
         least = -(-LEAST_SHARED // self.config.block_size)
         requests = Counter(block for r in self.running for block in r.hit[least - 1 :])
 
@@ -400,8 +400,8 @@ class NaiveEngine:
             return first == 0, firsts.index(first), -depth, begins
 
         order = sorted(range(len(rows)), key=place)
-        if count_pieces([parts[i] for i in order]) < count_pieces(parts):
-            self.step.rows = [rows[i] for i in order]
+        moves = count_pieces([parts[i] for i in order]) < count_pieces(parts)
+        return [rows[i] for i in order] if moves else rows
 
     # Finishing.
 

@@ -60,7 +60,7 @@ class Twins:
         self.table = self.core.block_table()
         self.requests: dict[int, NaiveRequest] = {}
         self.open: list[tuple[Any, NaiveStep]] = []
-        self.copies = self.sharing = self.ordered = self.small = 0
+        self.copies = self.sharing = self.ordered = self.beside = self.small = 0
         self.lag = self.config.max_steps_in_flight - 1
 
     def draw_config(self) -> NaiveConfig:
@@ -130,9 +130,11 @@ class Twins:
         assert plan.num_shared_tokens == self.naive.shared_tokens
         assert plan.shares == step.shares
         self.sharing += plan.num_shared_tokens > 0
-        orders = [row.request.order for row in step.rows]
-        self.ordered += plan.shares and orders != sorted(orders)
-        self.small += plan.num_shared_tokens > 0 and plan.num_admitted == 0 and not plan.shares
+        orders = [row.request.order for row in step.rows[: plan.num_rows - plan.num_admitted]]
+        moved = plan.shares and orders != sorted(orders)
+        self.ordered += moved
+        self.beside += moved and (plan.num_tokens > plan.num_rows or plan.num_admitted > 0)
+        self.small += plan.num_shared_tokens > 0 and not plan.shares
         names = ("copy_source", "copy_target", "copy_tokens")
         assert list(zip(*(columns[name][: plan.num_copies].tolist() for name in names))) == step.copies
         self.copies += plan.num_copies
@@ -330,7 +332,7 @@ def test_core_shares_what_the_naive_model_shares(first: int) -> None:
 
 
 def test_core_orders_rows_as_the_naive_model_does() -> None:
-    preemptions = ordered = small = 0
+    preemptions = ordered = beside = small = 0
     for seed in range(30):
         twins = CrowdedTwins(seed)
         try:
@@ -339,7 +341,9 @@ def test_core_orders_rows_as_the_naive_model_does() -> None:
             raise AssertionError(f"seed {seed}, {twins.config}: {error}") from error
         preemptions += twins.naive.preemptions
         ordered += twins.ordered
+        beside += twins.beside
         small += twins.small
     assert preemptions > 20
     assert ordered > 100
+    assert beside > 50  # behind them are prompts
     assert small > 100
