@@ -33,10 +33,13 @@ struct Heads {
   int64_t layer_elements() const { return 2 * kv * kBlockSize * dim; }
   double token_bytes() const { return 4.0 * static_cast<double>(kv * dim); }
 };
+constexpr Heads kQwen{16, 8, 128};
 constexpr Heads kLlama{32, 8, 128}, kLlamaSmall{32, 8, 64}, kGemma{8, 4, 256};
 
+// Lengths are drawn between the shortest, where there is one, and `length`.
 struct Rows {
   int rows, queries, length;
+  int shortest = 0;
 };
 
 // Microseconds of others on one H200; 0: not measured.
@@ -60,6 +63,15 @@ constexpr Cell kDecodeCells[] = {
     {"64x1k", kLlama, {}, {64, 1, 1024}, 75.4, 69.2},
     {"64x8k", kLlama, {}, {64, 1, 8192}, 490.6, 475.9},
     {"256x1k", kLlama, {}, {256, 1, 1024}, 264.9, 250.8},
+    {"256x576", kQwen, {}, {256, 1, 576}, 0, 0},
+    {"256 mixed", kQwen, {}, {256, 1, 940, 200}, 0, 0},
+    {"128 mixed", kQwen, {}, {128, 1, 940, 200}, 0, 0},
+    {"96 mixed", kQwen, {}, {96, 1, 940, 200}, 0, 0},
+    {"64 mixed", kQwen, {}, {64, 1, 940, 200}, 0, 0},
+    {"32 mixed", kQwen, {}, {32, 1, 940, 200}, 0, 0},
+    {"24 mixed", kQwen, {}, {24, 1, 940, 200}, 0, 0},
+    {"64 skewed", kLlama, {}, {64, 1, 16384, 16}, 0, 0},
+    {"24 skewed", kLlama, {}, {24, 1, 16384, 16}, 0, 0},
 };
 constexpr Cell kPrefillCells[] = {
     {"1x8k", kLlama, {1, 8192, 8192}, {}, 951, 1544, 872, 1699},
@@ -85,6 +97,8 @@ class Bench {
     blocks.insert(blocks.end(), blocks.begin(), blocks.end());
     table_ = Upload(blocks);
   }
+
+  double tokens() const { return tokens_; }
 
   bool has_wgmma() const {
     const Result<DeviceFacts> facts = CurrentDeviceFacts();
@@ -129,12 +143,15 @@ class Bench {
   // Rows of many queries first; every row has `columns` blocks.
   PagedAttentionArgs Args(const Cell& cell, int64_t columns) {
     std::vector<int32_t> start{0}, length;
+    std::mt19937 rng(5);
     for (const Rows& r : {cell.many, cell.decode}) {
       for (int i = 0; i < r.rows; ++i) {
         start.push_back(start.back() + r.queries);
-        length.push_back(r.length);
+        length.push_back(
+            r.shortest == 0 ? r.length : std::uniform_int_distribution(r.shortest, r.length)(rng));
       }
     }
+    tokens_ = std::accumulate(length.begin(), length.end(), 0.0);
     std::vector<int32_t> slot(length.size());
     std::iota(slot.begin(), slot.end(), 0);
     const Heads& h = cell.heads;
@@ -157,12 +174,15 @@ class Bench {
   void* q_ = nullptr;
   void* out_ = nullptr;
   int32_t* table_ = nullptr;
+  double tokens_ = 0.0;  // in the cache, of the call that was timed last
 };
 
 bool Wanted(const Cell& cell, const std::string& name) { return name.empty() || name == cell.name; }
 
 void RunDecode(Bench& bench, const std::string& name) {
-  std::printf("decode, us a layer: 8 KV heads, group 4, d128, bf16, blocks of 16\n");
+  std::printf(
+      "decode, us a layer: 8 KV heads, group 4 (2 of rows with 576 or mixed lengths), d128, bf16, "
+      "blocks of 16\n");
   std::printf("%-10s %8s %8s %8s %8s %8s %8s %6s %6s %8s\n", "cell", "auto", "wide", "pair",
               "fixed", "no pdl", "plan", "peer", "probe", "GB/s");
   for (const Cell& cell : kDecodeCells) {
@@ -181,7 +201,7 @@ void RunDecode(Bench& bench, const std::string& name) {
     const double no_pdl = bench.Time(cell, serial, {}, nullptr);
     std::printf("%-10s %8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %6.1f %6.1f %8.0f\n", cell.name, best,
                 wide, pair, invariant, no_pdl, plan, cell.peer, cell.probe,
-                cell.heads.token_bytes() * cell.decode.rows * cell.decode.length / best / 1e3);
+                cell.heads.token_bytes() * bench.tokens() / best / 1e3);
   }
 }
 

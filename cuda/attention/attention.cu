@@ -2,6 +2,7 @@
 #include <string>
 
 #include "attention/call.h"
+#include "attention/fresh.h"
 #include "attention/generic.h"
 #include "base/ops_check.h"
 #include "common/tensor_map.h"
@@ -92,6 +93,7 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
   s.ctas = Min(DecodeCtas(call.choice, call.facts) * call.facts.multiprocessors, kMaxCtas);
   s.warps = DecodeWarps(call.choice);
   s.fixed_split = options.fixed_split ? 1 : 0;
+  s.deals = a.q.shape[0] > kMaxFreshTokens ? 1 : 0;
   if (options.max_queries == 0 || options.max_queries > options.decode_queries) {
     s.prefill_tokens =
         call.wgmma ? WgmmaTokens(s.group) : PrefillTokens(call.choice.head_dim, s.group);
@@ -105,8 +107,8 @@ PlanShape MakeShape(const PagedAttentionArgs& a, const AttentionOptions& options
 }
 
 // Two CTAs on a multiprocessor hide each other's ends of segments: on an H200 that is 5 to 7 % of
-// one row of 1k to 8k, and costs 1 % at eight rows of 8k. Where only one fits, it had better have
-// eight warps.
+// one row of 1k and 8 % of rows whose units are dealt, and costs 1 % at eight rows of 8k. Where
+// only one fits, it had better have eight warps.
 bool PickPair(const DecodeChoice& choice, const AttentionOptions& options, DecodeCtaShape shape,
               const DeviceFacts& facts) {
   if (shape != DecodeCtaShape::kAuto) return shape == DecodeCtaShape::kPair;
@@ -265,6 +267,7 @@ DecodeParams DecodeParamsOf(const PagedAttentionArgs& a, const AttentionCall& ca
   p.layer = MakeLayer(a);
   p.ctas = parts.ctas;
   p.segments = parts.segments;
+  p.ticket = parts.ticket;
   p.arrived = parts.arrived;
   p.sums = parts.sums;
   p.stats = parts.stats;

@@ -2,11 +2,12 @@
 //
 // Shapes as PagedAttentionArgs; bfloat16 or float16, a cache of the same or of e4m3; D = 64, 128,
 // 256; blocks of k * 16 tokens.
-// Grid: the plan's CTAs (one or two on a multiprocessor); CTA c walks its segments (schedule.h). A
-// round gives each warp one tile of 16 keys; a warp loads its own tiles into its own ring of shared
-// memory and keeps its own softmax state, so the loop has no barrier between warps. At a segment's
-// end the warps' states are merged in shared memory; where an item has several segments, the last
-// of its CTAs to arrive merges them in split order, so that results repeat bit for bit.
+// Grid: the plan's CTAs (one or two on a multiprocessor); CTA c walks its segments (schedule.h),
+// then those that are dealt. A round gives each warp one tile of 16 keys; a warp loads its own
+// tiles into its own ring of shared memory and keeps its own softmax state, so the loop has no
+// barrier between warps. At a segment's end the warps' states are merged in shared memory; where an
+// item has several segments, the last of its CTAs to arrive merges them in split order, so that
+// results repeat bit for bit.
 //
 // Shared memory: warps x stages x {K tile, V tile}, then a merge buffer of warps x 8 columns.
 // In a tile, 16-byte piece c of token r lies at piece c ^ (r % 8), or c ^ (r / 2 % 4) where a row
@@ -29,61 +30,47 @@
 #pragma once
 
 #include "attention/decode.h"
-#include "attention/decode_merge.cuh"
-#include "attention/decode_softmax.cuh"
-#include "attention/decode_stream.cuh"
+#include "attention/decode_walk.cuh"
 
 namespace octavo::cuda {
+
+// Queries that lie where the projections' kernels left them.
+template <class S>
+struct StoredRows {
+  const LayerParams& layer;
+
+  __device__ __forceinline__ void Find(const Segment& g, SoftmaxState<S>* state) const {
+    state->LoadQueries(layer, g);
+  }
+  __device__ __forceinline__ void Begin(const Segment&, SoftmaxState<S>*) const {}
+  __device__ __forceinline__ void Complete(const Segment&, int, uint32_t) const {}
+};
+
+template <class S>
+struct StoredWalk {
+  static constexpr bool kShares = !S::kFp8;  // as the wgmma kernel
+  static constexpr bool kStartsEarly = false, kDeals = true;
+};
 
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void DecodeKernel(
     const __grid_constant__ DecodeParams p) {
-  constexpr bool kShares = !S::kFp8;  // as the wgmma kernel
   unsigned char* const shared = DynamicShared();
   // The prefill kernel lets this one begin after it has itself waited for what both read. Whoever
   // waits for this kernel relies on its rows as well, so the wait is made up for at the end.
   const bool beside = p.beside_prefill;
   if (!beside && !p.plan_ready) GridDependencyWait();
-  const CtaWork work = p.ctas[blockIdx.x];
-  float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
-  const int warp = threadIdx.x / kWarpSize;
-  TileStream<S> stream(p, work, SharedAddress(shared));
-  stream.Find();
-  if (!beside && p.plan_ready) {
-    stream.Prefetch();
-    GridDependencyWait();
-  }
-  GridDependencyLaunch();
-  if (work.segments == 0) {
-    if (beside) GridDependencyWait();
-    return;
-  }
-  stream.Start();
-  Segment g = work.first;
-  SoftmaxState<S> state;
-  state.LoadQueries(p.layer, g);
-#pragma unroll 1
-  for (int i = 1; i <= work.segments; ++i) {
-    // Read ahead: a segment's end would otherwise wait for memory twice.
-    Segment next = g;
-    if (i < work.segments) next = p.segments[work.first_segment + i];
-    state.Clear();
-#pragma unroll 1
-    for (int first = 0; first < g.tiles; first += S::kWarps) {
-      const uint32_t tile = stream.Next();
-      if (first + warp < g.tiles) {
-        state.AddTile(p.layer, g, (g.first_tile + first + warp) * kTileTokens, tile);
-      }
+  TileStream<S> stream(p, SharedAddress(shared));
+  StoredRows<S> rows{p.layer};
+  const auto wait = [&] {
+    if (!beside && p.plan_ready) {
+      stream.Prefetch();
+      GridDependencyWait();
     }
-    state.SumColumns();
-    if (i < work.segments) state.LoadQueries(p.layer, next);
-    // The prefill kernel leaves the states of shared keys. It began before any CTA of this one, so
-    // whoever waits here keeps it from no multiprocessor.
-    if (kShares && g.shared >= 0) GridDependencyWait();
-    MergeWarps<S, kShares>(p, g, state, merge);
-    if (g.slot >= 0) MergeSplits<S, kShares>(p, g, merge);
-    g = next;
-  }
+    GridDependencyLaunch();
+  };
+  float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
+  Walk<S, StoredWalk<S>>(p, &stream, &rows, merge, wait);
   if (beside) GridDependencyWait();
 }
 

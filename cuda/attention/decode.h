@@ -18,6 +18,7 @@ struct DecodeParams {
   LayerParams layer;
   const CtaWork* ctas;
   const Segment* segments;
+  uint32_t* ticket;
   uint32_t* arrived;
   float* sums;
   float2* stats;
@@ -57,7 +58,8 @@ struct DecodeShape {
   static constexpr int kMergeRow = kHeadDim + 4;
   static constexpr int kMergeFloats = kWarps * kColumnsOfMma * kMergeRow;
   static constexpr int kStatFloats = kWarps * kColumnsOfMma * 2;
-  static constexpr int kFlagFloats = 4;  // whether this CTA merges the splits
+  // Whether this CTA merges the splits, then numbers of segments that were dealt to it.
+  static constexpr int kFlagFloats = 4, kDealtFlag = 2;
   static constexpr int kSharedBytes = kRingBytes + (kMergeFloats + kStatFloats + kFlagFloats) * 4;
 
   static_assert(sizeof(Element) == 2);

@@ -16,11 +16,15 @@
 // Bound by latency: the projections' last rows, one read of q, norm, rotation, tiles, the merge.
 #pragma once
 
-#include "attention/decode_merge.cuh"
-#include "attention/decode_stream.cuh"
+#include "attention/decode_walk.cuh"
 #include "attention/fresh_rows.cuh"
 
 namespace octavo::cuda {
+
+struct FreshWalk {
+  static constexpr bool kShares = false, kStartsEarly = true;
+  static constexpr bool kDeals = false;  // what is dealt takes more rows
+};
 
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void FreshDecodeKernel(
@@ -28,40 +32,15 @@ __global__ __launch_bounds__(S::kThreads) void FreshDecodeKernel(
   const DecodeParams& p = all.decode;
   unsigned char* const shared = DynamicShared();
   if (!p.plan_ready) GridDependencyWait();
-  const CtaWork work = p.ctas[blockIdx.x];
   float* const merge = reinterpret_cast<float*>(shared + S::kRingBytes);
-  const int warp = threadIdx.x / kWarpSize;
-  TileStream<S> stream(p, work, SharedAddress(shared));
-  stream.Find();
-  stream.Start();  // of the newest key it brings what lay in its slot, which Complete replaces
+  TileStream<S> stream(p, SharedAddress(shared));
   FreshRows<S> rows(all, merge);
-  if (work.segments > 0) rows.Find(work.first);
-  if (p.plan_ready) GridDependencyWait();
-  GridDependencyLaunch();
-  if (work.segments == 0) return;
-  Segment g = work.first;
-  SoftmaxState<S> state;
-#pragma unroll 1
-  for (int i = 1; i <= work.segments; ++i) {
-    rows.Begin(g, &state);
-    Segment next = g;
-    if (i < work.segments) next = p.segments[work.first_segment + i];
-    state.Clear();
-#pragma unroll 1
-    for (int first = 0; first < g.tiles; first += S::kWarps) {
-      const uint32_t tile = stream.Next();
-      if (first + warp < g.tiles) {
-        const int number = g.first_tile + first + warp;
-        rows.Complete(g, number, tile);
-        state.AddTile(p.layer, g, number * kTileTokens, tile);
-      }
-    }
-    state.SumColumns();
-    if (i < work.segments) rows.Find(next);
-    MergeWarps<S, false>(p, g, state, merge);
-    if (g.slot >= 0) MergeSplits<S, false>(p, g, merge);
-    g = next;
-  }
+  // Of the newest key the stream brings what lay in its slot, which Complete replaces.
+  const auto wait = [&] {
+    if (p.plan_ready) GridDependencyWait();
+    GridDependencyLaunch();
+  };
+  Walk<S, FreshWalk>(p, &stream, &rows, merge, wait);
 }
 
 template <typename T, int kHeadDim>

@@ -12,15 +12,22 @@ namespace octavo::cuda {
 template <class S>
 class TileStream {
  public:
-  __device__ TileStream(const DecodeParams& p, const CtaWork& work, uint32_t shared)
-      : p_(p), work_(work), lane_(threadIdx.x % kWarpSize), warp_(threadIdx.x / kWarpSize) {
+  __device__ TileStream(const DecodeParams& p, uint32_t shared)
+      : p_(p), lane_(threadIdx.x % kWarpSize), warp_(threadIdx.x / kWarpSize) {
     ring_ = shared + warp_ * S::kStages * S::kStageBytes;
-    current_ =
-        make_int4(work.first.row_slot, work.first.head, work.first.first_tile, work.first.tiles);
   }
 
-  // Finds the first tiles, for which the plan and the block table are read.
-  __device__ __forceinline__ void Find() { offset_ = Resolve(); }
+  // Begins with the segments of `work` and finds their first tiles, for which the plan and the
+  // block table are read. REQUIRES: no tile of those before is still to come.
+  __device__ __forceinline__ void Find(const CtaWork& work) {
+    first_segment_ = work.first_segment;
+    segments_ = work.segments;
+    current_ =
+        make_int4(work.first.row_slot, work.first.head, work.first.first_tile, work.first.tiles);
+    segment_ = segment_round_ = resolved_ = 0;
+    issued_ = write_stage_ = read_stage_ = 0;
+    offset_ = Resolve();
+  }
 
   // Asks L2 for the first tiles. Nothing is read, so that the kernel in front may still be writing
   // the newest keys of some.
@@ -102,26 +109,25 @@ class TileStream {
   }
 
   const DecodeParams& p_;
-  const CtaWork& work_;
   const int lane_;
   const int warp_;
   uint32_t ring_;
-  int write_stage_ = 0;
-  int read_stage_ = 0;
-  int issued_ = 0;  // of the 32 rounds in offset_
-  int64_t offset_ = -1;
-  int64_t next_offset_ = -1;
-  int resolved_ = 0;       // rounds
-  int segment_ = 0;        // of the CTA: the one that round resolved_ lies in
-  int segment_round_ = 0;  // where it begins
-  int4 current_;           // its first four words
+  int first_segment_, segments_;  // as CtaWork
+  int write_stage_, read_stage_;
+  int issued_;  // of the 32 rounds in offset_
+  int64_t offset_;
+  int64_t next_offset_;
+  int resolved_;       // rounds
+  int segment_;        // of the CTA: the one that round resolved_ lies in
+  int segment_round_;  // where it begins
+  int4 current_;       // its first four words
 };
 
 template <class S>
 __device__ __forceinline__ int64_t TileStream<S>::Resolve() {
-  if (segment_ >= work_.segments) return -1;
+  if (segment_ >= segments_) return -1;
   const int round = resolved_ - segment_round_, rounds = CeilDiv(current_.w, S::kWarps);
-  const bool last = segment_ + 1 == work_.segments;
+  const bool last = segment_ + 1 == segments_;
   if (!last && round + kWarpSize >= rounds) return ResolveAcross();
   resolved_ += kWarpSize;
   return Locate(current_, (round + lane_) * S::kWarps + warp_);
@@ -133,8 +139,8 @@ template <class S>
 __device__ __forceinline__ int64_t TileStream<S>::ResolveAcross() {
   int4 head = lane_ == 0 ? current_ : make_int4(0, 0, 0, 0);
   const int mine = segment_ + lane_;
-  const Segment* const segments = p_.segments + work_.first_segment;
-  if (lane_ > 0 && mine < work_.segments) head = *reinterpret_cast<const int4*>(segments + mine);
+  const Segment* const segments = p_.segments + first_segment_;
+  if (lane_ > 0 && mine < segments_) head = *reinterpret_cast<const int4*>(segments + mine);
   int end = CeilDiv(head.w, S::kWarps);  // then the round after the segment, from segment_round_
 #pragma unroll
   for (int step = 1; step < kWarpSize; step *= 2) {
@@ -161,7 +167,7 @@ __device__ __forceinline__ int64_t TileStream<S>::ResolveAcross() {
   resolved_ += kWarpSize;
   segment_ += __shfl_sync(kFullWarp, ends ? owner + 1 : owner, kWarpSize - 1);
   segment_round_ += __shfl_sync(kFullWarp, ends ? owner_end : begin, kWarpSize - 1);
-  if (segment_ < work_.segments) current_ = *reinterpret_cast<const int4*>(segments + segment_);
+  if (segment_ < segments_) current_ = *reinterpret_cast<const int4*>(segments + segment_);
   return offset;
 }
 

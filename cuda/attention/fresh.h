@@ -16,7 +16,8 @@ struct FreshDecodeParams {
 };
 
 // Up to so many tokens a step is bound by the number of its kernels. With more of them the kernel
-// that norms, turns and stores has better things to do than to be waited for.
+// that norms, turns and stores has better things to do than to be waited for. No units are dealt in
+// their plans.
 inline constexpr int64_t kMaxFreshTokens = 16;
 
 // One instantiation each, in decode_fresh_<head dim>_<dtype>.cu.

@@ -37,7 +37,7 @@ class FreshRows {
 
   // Finds the angles of a segment's token, its slot, and the norm's weight of this thread's first
   // head: two dependent reads, of what is older than the projections.
-  __device__ __forceinline__ void Find(const Segment& g) {
+  __device__ __forceinline__ void Find(const Segment& g, SoftmaxState<S>*) {
     FindWeight(static_cast<int>(threadIdx.x) / kLanes);
     const float* const cos = p_.table.Of(p_.position[g.first_token]);
     slot_ = SlotOffset(p_.place, p_.slot[g.first_token]);

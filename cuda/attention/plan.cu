@@ -21,23 +21,25 @@ constexpr int64_t kPlanAlign = 256;  // bytes: parts begin on whole cache lines
 static_assert(kPlanThreads > kMaxCtas, "a thread owns a cut");
 static_assert(kPlanWarps <= kWarpSize, "one warp scans the warps' sums");
 
-// Shared memory of the kernel: the rows, prefix sums over them, the cuts, then what rows share.
+// Shared memory of the kernel: the rows, their order, prefix sums in it, the cuts, then what rows
+// share.
 struct PlanScratch {
   int64_t* cost;    // [rows + 1]
   int32_t* start;   // [rows + 1], query_start
   int32_t* units;   // [rows + 1]
   int32_t* tiles;   // [rows + 1], prefill
   int32_t* length;  // [rows + 1], the last unused
+  int32_t* order;   // [rows + 1], the last unused: the rows by place
   CutLine line;
   SharedRows shared;  // null where nothing is
 };
 
 int SharedBytes(const PlanShape& s) {
-  const int words = s.sharing != 0 ? 6 : 4;
+  const int words = s.sharing != 0 ? 7 : 5;
   const int row_bytes = static_cast<int>(sizeof(int64_t)) + words * 4;
   return row_bytes * (s.rows + 1) + 12 * (s.ctas + 1) + 4;
 }
-static_assert((kMaxPlanRows + 1) * 32 + 12 * (kMaxCtas + 1) + 4 <= 160 * 1024, "fits sm_80");
+static_assert((kMaxPlanRows + 1) * 36 + 12 * (kMaxCtas + 1) + 4 <= 160 * 1024, "fits sm_80");
 
 __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   PlanScratch m;
@@ -46,7 +48,8 @@ __device__ PlanScratch CarveScratch(const PlanShape& s, void* shared) {
   m.units = m.start + s.rows + 1;
   m.tiles = m.units + s.rows + 1;
   m.length = m.tiles + s.rows + 1;
-  m.line.unit = m.length + s.rows + 1;
+  m.order = m.length + s.rows + 1;
+  m.line.unit = m.order + s.rows + 1;
   m.line.tile = m.line.unit + s.ctas + 1;
   m.line.interior = m.line.tile + s.ctas + 1;
   m.line.ctas = s.ctas;
@@ -139,6 +142,7 @@ __device__ void LoadRows(const PlanParams& p, const PlanScratch& m) {
     const bool row = r < p.shape.rows;
     m.start[r] = p.query_start[r];
     m.length[r] = row ? p.seq_len[r] : 0;
+    m.order[r] = r;
     if (p.shape.sharing != 0) m.shared.tiles[r] = row ? p.parts.common[r] : 0;
   }
   if (p.shape.sharing != 0 && threadIdx.x == 0) *m.shared.runs = 0;
@@ -169,44 +173,75 @@ __device__ void ShareRows(const PlanParams& p, const PlanScratch& m, unsigned lo
   __syncthreads();
 }
 
-// Prefix sums of cost, units and prefill tiles; the longest prefill row.
-__device__ void ScanRows(const PlanParams& p, const PlanScratch& m, int* longest) {
+// Puts rows of long units first, where they are few enough to compare each with all and their units
+// may be dealt.
+__device__ void SortRows(const PlanParams& p, const PlanScratch& m) {
+  const PlanShape& s = p.shape;
+  const bool few = s.rows > kMostSortedRows || s.rows * s.kv_heads < kDealtUnits * s.ctas;
+  if (s.deals == 0 || few) return;
+  int32_t* const tiles = m.units;  // which are not counted yet
+  const int row = threadIdx.x;
+  const int mine = row < s.rows ? WorkOfRow(p, m, row).split_tiles : 0;
+  if (row < s.rows) tiles[row] = mine;
+  __syncthreads();
+  int place = 0;
+  for (int r = 0; r < s.rows; ++r)
+    place += tiles[r] > mine || (tiles[r] == mine && r < row) ? 1 : 0;
+  if (row < s.rows) m.order[place] = row;
+  __syncthreads();
+}
+static_assert(kMostSortedRows <= kPlanThreads, "a thread has a row");
+
+// The longest of what a plan has.
+struct Longest {
+  int prefill;  // keys of a row, at least 1
+  int unit;     // tiles
+};
+
+// Prefix sums of cost, units and prefill tiles; what is longest.
+__device__ void ScanRows(const PlanParams& p, const PlanScratch& m, Longest* longest) {
   const int rows = p.shape.rows, each = CeilDiv(rows, kPlanThreads);
   const int begin = Min<int>(threadIdx.x * each, rows), end = Min(begin + each, rows);
   RowSums sums;
-  for (int r = begin; r < end; ++r) {
+  int unit = 0;
+  for (int i = begin; i < end; ++i) {
+    const int r = m.order[i];
     const RowWork work = WorkOfRow(p, m, r);
     sums.Add(work);
+    unit = Max(unit, work.split_tiles);
     if (work.prefill_tiles > 0) {
-      atomicMax(longest, SharingRows(m, r) > 0 ? work.first_tile * kTileTokens : m.length[r]);
+      atomicMax(&longest->prefill,
+                SharingRows(m, r) > 0 ? work.first_tile * kTileTokens : m.length[r]);
     }
   }
+  if (unit > 0) atomicMax(&longest->unit, unit);
   sums = SumBefore<RowSums, 0>(sums);
-  for (int r = begin; r <= end; ++r) {
-    if (r == end && r != rows) break;
-    m.cost[r] = sums.cost;
-    m.units[r] = sums.units;
-    m.tiles[r] = sums.tiles;
-    if (r < end) sums.Add(WorkOfRow(p, m, r));
+  for (int i = begin; i <= end; ++i) {
+    if (i == end && i != rows) break;
+    m.cost[i] = sums.cost;
+    m.units[i] = sums.units;
+    m.tiles[i] = sums.tiles;
+    if (i < end) sums.Add(WorkOfRow(p, m, m.order[i]));
   }
   __syncthreads();
 }
 
 // Places the cuts. The caller's threads number more than the cuts.
-__device__ void CutTheLine(const PlanParams& p, const PlanScratch& m) {
+__device__ void CutTheLine(const PlanParams& p, const PlanScratch& m, const LineCuts& cuts) {
   const PlanShape& s = p.shape;
   const int c = threadIdx.x;
   const int64_t cost = m.cost[s.rows];
   const int32_t units = m.units[s.rows];
-  const int32_t used = UsedCtas(s, cost, units);
   if (c <= s.ctas) {
     Cut cut{units, 0};
-    if (c < used && units > 0) {
-      const int64_t position = Quotient(cost * c, used);
-      const int row = FindOwner(m.cost, s.rows, position);
-      cut = CutRow(s, WorkOfRow(p, m, row), position - m.cost[row],
-                   CutGrain(s, Quotient(cost, used)));
-      cut.unit += m.units[row];
+    if (cuts.dealt > 0 && c < s.ctas) {
+      cut.unit = c;
+    } else if (c < cuts.used && units > 0) {
+      const int64_t position = Quotient(cost * c, cuts.used);
+      const int place = FindOwner(m.cost, s.rows, position);
+      cut = CutRow(s, WorkOfRow(p, m, m.order[place]), position - m.cost[place],
+                   CutGrain(s, Quotient(cost, cuts.used)), cuts.whole);
+      cut.unit += m.units[place];
     }
     m.line.unit[c] = cut.unit;
     m.line.tile[c] = cut.tile;
@@ -220,9 +255,9 @@ __device__ void CutTheLine(const PlanParams& p, const PlanScratch& m) {
 
 __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const SegmentPart& part) {
   const PlanShape& s = p.shape;
-  const int row = FindOwner(m.units, s.rows, part.unit);
+  const int place = FindOwner(m.units, s.rows, part.unit), row = m.order[place];
   const RowWork work = WorkOfRow(p, m, row);
-  const int unit = part.unit - m.units[row];
+  const int unit = part.unit - m.units[place];
   const int item = unit / work.splits, split = unit - item * work.splits;
   const int groups = work.items / s.kv_heads;  // of columns
   const int end = part.end < 0 ? work.unit_tiles(split) : part.end;
@@ -243,15 +278,17 @@ __device__ Segment MakeSegment(const PlanParams& p, const PlanScratch& m, const 
   return g;
 }
 
-__device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
+__device__ void WriteSegments(const PlanParams& p, const PlanScratch& m, int dealt) {
   const PlanShape& s = p.shape;
   const int threads = kPlanThreads * static_cast<int>(gridDim.x);
   const int mine = static_cast<int>(blockIdx.x) * kPlanThreads + threadIdx.x;
   for (int c = mine; c < s.ctas; c += threads) {
     const int first = m.line.segment(c), count = m.line.segment(c + 1) - first;
     p.parts.ctas[c].first_segment = first;
-    p.parts.ctas[c].segments = count;
+    p.parts.ctas[c].segments = dealt > 0 ? 1 : count;
+    p.parts.ctas[c].dealt = dealt;
   }
+  if (mine == 0) *p.parts.ticket = 0;
   const int segments = m.line.segment(s.ctas);
   for (int i = mine; i < segments; i += threads) {
     const SegmentPart part = FindSegment(m.line, i);
@@ -265,12 +302,13 @@ __device__ void WriteSegments(const PlanParams& p, const PlanScratch& m) {
 // Prefill tile `i`; what the kernel is to fill in is left open.
 __device__ PrefillTile MakePrefillTile(const PlanParams& p, const PlanScratch& m, int i) {
   const PlanShape& s = p.shape;
-  const int row = FindOwner(m.tiles, s.rows, i), sharing = SharingRows(m, row);
+  const int place = FindOwner(m.tiles, s.rows, i), row = m.order[place];
+  const int sharing = SharingRows(m, row);
   const int start = m.start[row], queries = m.start[row + 1] - start;
   PrefillTile tile{};
   tile.row_slot = p.row_slot[row];
   if (sharing > 0) {
-    const int part = i - m.tiles[row], keys = m.shared.PartTokensOf(s, row);
+    const int part = i - m.tiles[place], keys = m.shared.PartTokensOf(s, row);
     tile.first_token = start;
     tile.tokens = sharing;
     tile.position = -1 - (part * s.rows + row);
@@ -278,7 +316,7 @@ __device__ PrefillTile MakePrefillTile(const PlanParams& p, const PlanScratch& m
     tile.first_keys = part * keys / s.shared_keys;
     return tile;
   }
-  const int skip = (i - m.tiles[row]) * s.prefill_tokens;
+  const int skip = (i - m.tiles[place]) * s.prefill_tokens;
   tile.first_token = start + skip;
   tile.tokens = Min(queries - skip, s.prefill_tokens);
   tile.length = m.length[row];
@@ -327,21 +365,24 @@ __device__ void WritePrefillTiles(const PlanParams& p, const PlanScratch& m, int
 
 __global__ __launch_bounds__(kPlanThreads,
                              1) void PlanKernel(const __grid_constant__ PlanParams p) {
-  __shared__ int longest;
+  __shared__ Longest longest;
   __shared__ unsigned long long decode_tiles;
   GridDependencyWait();
   GridDependencyLaunch();
   const PlanScratch m = CarveScratch(p.shape, DynamicShared());
   if (threadIdx.x == 0) {
-    longest = 1;
+    longest = {1, 0};
     decode_tiles = 0;
   }
   LoadRows(p, m);
   if (p.shape.sharing != 0) ShareRows(p, m, &decode_tiles);
+  SortRows(p, m);
   ScanRows(p, m, &longest);
-  CutTheLine(p, m);
-  WriteSegments(p, m);
-  if (blockIdx.x == 0) WritePrefillTiles(p, m, longest);
+  const int rows = p.shape.rows;
+  const LineCuts cuts = ChooseCuts(p.shape, m.cost[rows], m.units[rows], longest.unit);
+  CutTheLine(p, m, cuts);
+  WriteSegments(p, m, cuts.dealt);
+  if (blockIdx.x == 0) WritePrefillTiles(p, m, longest.prefill);
 }
 
 }  // namespace
@@ -375,6 +416,7 @@ PlanParts LayOutPlan(void* memory, const PlanShape& s, const PlanCapacity& c, in
   take(&parts.segments, c.segments);
   take(&parts.tiles, c.tiles);
   take(&parts.prefill, kPrefillWords);
+  take(&parts.ticket, 1);
   take(&parts.arrived, c.slots);
   take(&parts.sums, c.slots * s.columns * head_dim);
   take(&parts.stats, c.slots * s.columns);

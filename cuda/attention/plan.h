@@ -14,6 +14,7 @@ struct PlanParts {
   Segment* segments = nullptr;   // [decode segments]
   PrefillTile* tiles = nullptr;  // [prefill tiles], the most expensive first
   int32_t* prefill = nullptr;    // {tiles, next item to take, CTAs that are done}
+  uint32_t* ticket = nullptr;    // of the next segment that is dealt
   uint32_t* arrived = nullptr;   // [slots]: splits of an item whose partial result is written
   float* sums = nullptr;         // [slots, columns, head dim]: softmax-weighted sums of V
   float2* stats = nullptr;       // [slots, columns]: maximum (log2) and sum of weights

@@ -7,6 +7,11 @@
 // inside a unit, its pieces become splits whose softmax states are merged afterwards. A segment is
 // what one CTA does of one unit.
 //
+// Where each CTA would have several units of much the same length, none is cut: the CTAs have one
+// each to begin with, and the others, long ones first, are dealt to whoever is done. Memory serves
+// some multiprocessors a fifth faster than others, and the heads of a row, which lie side by side
+// there, are read at about the same time.
+//
 // Slots of partial results: with `a` cuts inside earlier units, the splits of a unit own the slots
 // from 2a on, because a unit with k cuts inside has k + 1 <= 2k splits. Units of fixed splits own
 // the slot of their own number.
@@ -35,6 +40,11 @@ inline constexpr int kFineCutRounds = 32;
 // them: coarse classes leave them together, and together they read K and V from memory once.
 inline constexpr int kPrefillCostClasses = 256, kWgmmaCostClasses = 16;
 inline constexpr int kSpareCtas = 16;  // one CTA in so many may be left out for an even cut
+// Units are dealt where a CTA has so many of them and none is longer than so many shares. Fewer
+// stay whole where they are so short that what a cut costs is more than what it evens out
+// [measured].
+inline constexpr int kDealtUnits = 2, kDealtShares = 2, kMostWholeTiles = 64, kMergeTiles = 8;
+inline constexpr int kMostSortedRows = 512;  // of more, a CTA has so many units that none is long
 
 // a / b for a >= 0, b > 0, by the short way where a fits 32 bits: a GPU divides 64 bits in
 // software.
@@ -54,6 +64,7 @@ struct PlanShape {
   int32_t ctas = 0;
   int32_t warps = 0;  // of a decode CTA
   int32_t fixed_split = 0;
+  int32_t deals = 0;            // whether units may be dealt
   int32_t prefill_tokens = 0;   // of a prefill tile; 0: there is no prefill kernel
   int32_t prefill_classes = 1;  // of cost, by which prefill tiles are sorted
   int32_t sharing = 0;          // whether decode rows share prefixes (sharing.h)
@@ -88,7 +99,8 @@ static_assert(sizeof(Segment) == 48 && kMaxPlanRows <= 1 << 16);
 struct alignas(16) CtaWork {
   int32_t first_segment;
   int32_t segments;
-  int32_t unused[2];
+  int32_t dealt;  // to all CTAs: the segments behind one for each of them
+  int32_t unused;
   Segment first;
 };
 static_assert(sizeof(CtaWork) == 64);
@@ -188,6 +200,22 @@ OCTAVO_HOST_DEVICE int32_t UsedCtas(const PlanShape& s, int64_t cost, int32_t un
   return even >= most - most / kSpareCtas ? even : most;
 }
 
+// How the line is cut.
+struct LineCuts {
+  int32_t used;   // CTAs that get a share
+  bool whole;     // cuts stand between units
+  int32_t dealt;  // units behind those that the CTAs begin with, one each
+};
+
+// `longest`: tiles of a unit.
+OCTAVO_HOST_DEVICE LineCuts ChooseCuts(const PlanShape& s, int64_t cost, int32_t units,
+                                       int32_t longest) {
+  const bool even = longest <= kDealtShares * Quotient(cost, s.ctas) + kMergeTiles;
+  if (s.deals != 0 && even && units >= kDealtUnits * s.ctas) return {s.ctas, true, units - s.ctas};
+  const bool whole = even && longest <= kMostWholeTiles && units >= s.ctas * 5 / 8;
+  return {UsedCtas(s, cost, units), s.fixed_split != 0 || whole, 0};
+}
+
 // The tiles that cuts are rounded to.
 OCTAVO_HOST_DEVICE int32_t CutGrain(const PlanShape& s, int64_t share) {
   return share >= int64_t{kFineCutRounds} * s.warps ? 1 : s.warps;
@@ -200,11 +228,11 @@ struct Cut {
 
 // The cut nearest to `position` on a row's part of the line. It never leaves a unit a piece of less
 // than a round at either end. Cuts never fall as the position rises.
-OCTAVO_HOST_DEVICE Cut CutRow(const PlanShape& s, const RowWork& r, int64_t position,
-                              int32_t grain) {
+OCTAVO_HOST_DEVICE Cut CutRow(const PlanShape& s, const RowWork& r, int64_t position, int32_t grain,
+                              bool whole) {
   const int64_t item = Quotient(position, r.item_cost());
   const auto rest = static_cast<int32_t>(position - item * r.item_cost());
-  if (r.splits > 1 || s.fixed_split != 0) {
+  if (whole) {
     const int32_t unit_cost = r.split_tiles + kUnitOverhead;
     const int32_t split = Min(rest / unit_cost, r.splits - 1);
     const bool next = 2 * (rest - split * unit_cost) > r.unit_tiles(split) + kUnitOverhead;

