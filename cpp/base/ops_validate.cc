@@ -12,16 +12,18 @@ namespace {
 constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kHeadDimStep = 8;
 
+Status CheckEps(const char* op, float eps) {
+  if (eps >= 0.0f && !std::isinf(eps)) return Status::Ok();
+  return InvalidOp(op, "eps is " + std::to_string(eps) + ", need a finite number >= 0");
+}
+
 // What a norm of the rows of `x` multiplies by.
 Status CheckNormWeight(const OpTensor& weight, const OpTensor& x, float eps) {
   const int64_t n = x.view.shape[x.view.rank - 1];
   OCTAVO_RETURN_IF_ERROR(CheckShape(weight, {n}));
   OCTAVO_RETURN_IF_ERROR(CheckSameDType(weight, x));
   if (n == 0) return InvalidOp(x.op, "x has an empty last dimension, need at least 1");
-  if (!(eps >= 0.0f) || std::isinf(eps)) {
-    return InvalidOp(x.op, "eps is " + std::to_string(eps) + ", need a finite number >= 0");
-  }
-  return Status::Ok();
+  return CheckEps(x.op, eps);
 }
 
 Status CheckNorm(const char* op, const TensorView& out, const TensorView& x,
@@ -251,9 +253,52 @@ Status CheckProduct(const char* op, const TensorView& out, const TensorView& x,
   return CheckShape(tbias, {rows});
 }
 
+namespace {
+
+// In float16 a row times a norm's weight may be infinite where the norm is not.
+Status CheckHalfNormDType(const LinearArgs& a) {
+  if (a.x.dtype != DType::kF16) return Status::Ok();
+  return InvalidOp("linear", "x is float16, which may not hold half of a norm: norm x before");
+}
+
+Status CheckSquares(const LinearArgs& a, const TensorView& squares, int64_t columns, bool written) {
+  const OpTensor t{"linear", "squares", squares, written};
+  OCTAVO_RETURN_IF_ERROR(CheckDType(t, DType::kF32));
+  return CheckShape(t, {a.x.shape[0], SquaresOf(columns)});
+}
+
+Status CheckScaledInput(const LinearArgs& a) {
+  OCTAVO_RETURN_IF_ERROR(CheckHalfNormDType(a));
+  OCTAVO_RETURN_IF_ERROR(CheckSquares(a, *a.squares, a.x.shape[1], /*written=*/false));
+  if (a.norm.has_value()) {
+    return InvalidOp("linear", "both norm and squares are given: squares are of a norm's input");
+  }
+  return CheckEps("linear", a.eps);
+}
+
+Status CheckHalfNorm(const LinearArgs& a) {
+  const char* op = "linear";
+  const HalfNorm& half = *a.leaves;
+  OCTAVO_RETURN_IF_ERROR(CheckHalfNormDType(a));
+  if (a.gate != Gate::kNone) return InvalidOp(op, "leaves is given with a gate: leave out one");
+  const int64_t n = a.out.shape[1];
+  OCTAVO_RETURN_IF_ERROR(CheckShape({op, "leaves.weight", half.weight}, {n}));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType({op, "leaves.weight", half.weight}, {op, "x", a.x}));
+  const OpTensor scaled{op, "leaves.scaled", half.scaled, /*written=*/true};
+  OCTAVO_RETURN_IF_ERROR(CheckShape(scaled, {a.x.shape[0], n}));
+  OCTAVO_RETURN_IF_ERROR(CheckSameDType(scaled, {op, "x", a.x}));
+  OCTAVO_RETURN_IF_ERROR(CheckSquares(a, half.squares, n, /*written=*/true));
+  if (a.squares.has_value()) OCTAVO_RETURN_IF_ERROR(CheckApart(op, half.squares, {&*a.squares}));
+  return CheckApart(op, half.scaled, {&a.out, &a.x});
+}
+
+}  // namespace
+
 Status Validate(const LinearArgs& a) {
   const char* op = "linear";
   OCTAVO_RETURN_IF_ERROR(CheckProduct(op, a.out, a.x, a.weight, a.bias, a.gate != Gate::kNone));
+  if (a.squares.has_value()) OCTAVO_RETURN_IF_ERROR(CheckScaledInput(a));
+  if (a.leaves.has_value()) OCTAVO_RETURN_IF_ERROR(CheckHalfNorm(a));
   if (!a.norm.has_value()) return Status::Ok();
   return CheckNormWeight({op, "norm", *a.norm}, {op, "x", a.x}, a.eps);
 }

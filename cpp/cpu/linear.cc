@@ -65,6 +65,9 @@ void FusedColumns(const LinearArgs& a, const Kernels& k, LinearRowsArgs rows, in
 
 Status Linear(const LinearArgs& a) {
   OCTAVO_RETURN_IF_ERROR(Validate(a));
+  if (a.squares.has_value() || a.leaves.has_value()) {
+    return InvalidOp("linear", "squares and leaves are of products on CUDA: give norm");
+  }
   if (a.out.num_elements() == 0) return Status::Ok();
   const Kernels& k = ActiveKernels();
   LinearRowsArgs rows = ProductOf(a);

@@ -89,10 +89,12 @@ Status LinearOfManyRows(const LinearArgs& a, const DeviceFacts& facts, Stream st
     return InvalidOp("linear", rows +
                                    "from 17 on CUDA needs columns in multiples of 64, rows of "
                                    "the weight in multiples of 16, out and bias that begin on "
-                                   "16 bytes, and no norm: use torch");
+                                   "16 bytes, squares, scaled and their norm too, and no norm of "
+                                   "x: use torch");
   }
   const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1], a.gate != Gate::kNone};
-  return LaunchWide(a, ChooseWide(problem, facts.multiprocessors, facts.shared_per_block), stream);
+  const int shared = facts.shared_per_block - (a.squares.has_value() ? kWideScaleBytes : 0);
+  return LaunchWide(a, ChooseWide(problem, facts.multiprocessors, shared), stream);
 }
 
 }  // namespace
@@ -104,6 +106,10 @@ Status Linear(const LinearArgs& a, Stream stream) {
   const Result<DeviceFacts> facts = CurrentDeviceFacts();
   if (!facts.ok()) return facts.status();
   if (a.x.shape[0] > kMaxLinearTokens) return LinearOfManyRows(a, facts.value(), stream);
+  if (a.squares.has_value() || a.leaves.has_value()) {
+    return InvalidOp("linear", "x has " + std::to_string(a.x.shape[0]) +
+                                   " rows, from 17 on squares and leaves are taken: give norm");
+  }
   LinearParams p = ParamsOf(a);
   const LinearKind kind = KindOf(a);
   const LinearChoice choice =

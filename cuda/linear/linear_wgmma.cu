@@ -38,6 +38,26 @@ TensorView InputsOf(const LinearArgs& a) {
   return v;
 }
 
+bool TakesLeaves(const HalfNorm& half) {
+  return WideRows(half.weight, kHalf) && WideRows(half.scaled, kHalf);
+}
+
+void PutHalfNorms(const LinearArgs& a, WideParams* p) {
+  p->eps = a.eps;
+  if (a.squares.has_value()) {
+    p->squares = a.squares->ptr<float>();
+    p->squares_stride = a.squares->stride[0];
+    p->squares_count = static_cast<int32_t>(a.x.shape[1] / kSquaresColumns);
+  }
+  if (!a.leaves.has_value()) return;
+  p->scaled = a.leaves->scaled.ptr<char>();
+  p->scaled_stride = StridesOf(a.leaves->scaled).token;
+  p->norm = a.leaves->weight.ptr<char>();
+  p->norm_offset = a.leaves->offset;
+  p->left = a.leaves->squares.ptr<float>();
+  p->left_stride = a.leaves->squares.stride[0];
+}
+
 }  // namespace
 
 bool TakesWide(const LinearArgs& a) {
@@ -45,6 +65,8 @@ bool TakesWide(const LinearArgs& a) {
   if (a.norm.has_value() || k == 0 || k % kWideBlock != 0 || n % (2 * kHalf) != 0) return false;
   if (!WideRows(a.x, k) || !WideRows(a.weight, k) || !WideRows(a.out, kHalf)) return false;
   if (a.bias.has_value() && !WideRows(*a.bias, kHalf)) return false;
+  if (a.squares.has_value() && !WideRows(*a.squares, SquaresOf(k))) return false;
+  if (a.leaves.has_value() && !TakesLeaves(*a.leaves)) return false;
   return FitsTensorMap(WeightOf(a)) && FitsTensorMap(InputsOf(a));
 }
 
@@ -70,6 +92,7 @@ Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream) 
   p.weight_ready = a.weight_ready;
   p.add = a.add;
   p.gate = a.gate;
+  PutHalfNorms(a, &p);
   return a.x.dtype == DType::kF16 ? LaunchWideOf<__half>(choice, p, stream)
                                   : LaunchWideOf<__nv_bfloat16>(choice, p, stream);
 }

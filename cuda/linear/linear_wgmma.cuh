@@ -12,6 +12,9 @@
 // multiply and store (linear_wgmma_store.cuh). Where k is cut each CTA sends its sums to those that
 // store them, which add in the order of k: the bits depend on the shapes alone.
 //
+// Where x is half of a norm the sums are divided by its rows' root mean squares before they are
+// stored, and half of the next norm may be left beside out (linear_wgmma_norm.cuh).
+//
 // With a gate the tile's rows are, eight and eight, rows of the gate and those that they open, and
 // N / 2 columns come out.
 //
@@ -177,23 +180,22 @@ class WideExchange {
   const int splits_, rank_, tokens_, groups_;
 };
 
-// The products of a tile, and the reading of what `add` adds to it.
+// The products of a tile, and the reading of what `add` adds to it and the next norm multiplies by.
 template <class S>
 __device__ __forceinline__ void MultiplyWide(const WideParams& p, const WideWork<S>& work,
                                              WideTokens tokens, WideSums<S>* sums,
                                              WideBefore<S>* before) {
   sums->Begin();
   GridDependencyWait();
-  if (p.add) {
-    const WidePieces<S> pieces(p, work, p.gate != Gate::kNone);
-    before->Ask(pieces, tokens, 0, WideBefore<S>::Asked(0));
-  }
+  const WidePieces<S> pieces(p, work, p.gate != Gate::kNone);
+  if (p.add) before->Ask(pieces, tokens, 0, WideBefore<S>::Asked(0));
+  if (S::kHalfNorms && p.scaled != nullptr) before->AskNorm(pieces, p);
   sums->Finish(work.end - work.begin);
 }
 
 template <class S, bool kGated>
 __device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>& work,
-                                          WideTokens tokens, uint32_t turned,
+                                          WideTokens tokens, uint32_t turned, const float* scales,
                                           const WideSums<S>& sums, WideBefore<S>* before,
                                           uint32_t* side) {
   const WideStore<S, kGated> store(p, work, tokens, turned);
@@ -209,7 +211,8 @@ __device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>
       v[4 * j + 2] = group.z;
       v[4 * j + 3] = group.w;
     }
-    store.Run(q, v, before->was[q], side);
+    ApplyScales<S>(p, scales, store.ChunkOf(q), tokens.end, v);
+    store.Run(q, v, *before, side);
     if (!p.add) continue;
     before->Ask(store.pieces(), tokens, WideBefore<S>::Asked(q), WideBefore<S>::Asked(q + 1));
   }
@@ -217,8 +220,8 @@ __device__ __forceinline__ void StoreWide(const WideParams& p, const WideWork<S>
 
 template <class S, bool kGated>
 __device__ __forceinline__ void StoreCut(const WideParams& p, const WideWork<S>& work,
-                                         uint32_t turned, const WideExchange<S>& exchange,
-                                         WideBefore<S>* before) {
+                                         uint32_t turned, const float* scales,
+                                         const WideExchange<S>& exchange, WideBefore<S>* before) {
   const WideStore<S, kGated> store(p, work, exchange.Own(), turned);
   if (p.add) {
     before->Ask(store.pieces(), exchange.Own(), WideBefore<S>::Asked(0), S::kCutChunks);
@@ -229,13 +232,16 @@ __device__ __forceinline__ void StoreCut(const WideParams& p, const WideWork<S>&
     if (!store.Has(q)) break;
     float v[kChunkSums];
     exchange.Receive(q, v);
-    store.Run(q, v, before->was[q], &side);
+    ApplyScales<S>(p, scales, store.ChunkOf(q), exchange.Own().end, v);
+    store.Run(q, v, *before, &side);
   }
 }
 
 // The warps that multiply, where k is not cut.
 template <class S>
-__device__ __forceinline__ void RunTiles(const WideParams& p, const WideRing<S>& ring) {
+__device__ __forceinline__ void RunTiles(const WideParams& p, const WideRing<S>& ring,
+                                         float* scales) {
+  MakeScales<S>(p, scales);
   WidePlace place;
   uint32_t side = 0;
 #pragma unroll 1
@@ -245,17 +251,20 @@ __device__ __forceinline__ void RunTiles(const WideParams& p, const WideRing<S>&
     WideSums<S> sums(p, ring, &place);
     WideBefore<S> before;
     MultiplyWide(p, work, tokens, &sums, &before);
+    const float* const own = scales + work.first_token(p);
     if (p.gate == Gate::kNone) {
-      StoreWide<S, false>(p, work, tokens, ring.turned(), sums, &before, &side);
+      StoreWide<S, false>(p, work, tokens, ring.turned(), own, sums, &before, &side);
     } else {
-      StoreWide<S, true>(p, work, tokens, ring.turned(), sums, &before, &side);
+      StoreWide<S, true>(p, work, tokens, ring.turned(), own, sums, &before, &side);
     }
   }
 }
 
 // The warps that multiply, a tile whose k is cut.
 template <class S>
-__device__ __forceinline__ void RunCut(const WideParams& p, const WideRing<S>& ring, float4* left) {
+__device__ __forceinline__ void RunCut(const WideParams& p, const WideRing<S>& ring, float4* left,
+                                       float* scales) {
+  MakeScales<S>(p, scales);
   const WideWork<S> work(p, FirstTile(p));
   const WideExchange<S> exchange(p, work, left);
   WidePlace place;
@@ -266,10 +275,11 @@ __device__ __forceinline__ void RunCut(const WideParams& p, const WideRing<S>& r
   if constexpr (!S::kApart) SyncCluster();
   exchange.Send(sums);
   SyncCluster();
+  const float* const own = scales + work.first_token(p);
   if (p.gate == Gate::kNone) {
-    StoreCut<S, false>(p, work, ring.turned(), exchange, &before);
+    StoreCut<S, false>(p, work, ring.turned(), own, exchange, &before);
   } else {
-    StoreCut<S, true>(p, work, ring.turned(), exchange, &before);
+    StoreCut<S, true>(p, work, ring.turned(), own, exchange, &before);
   }
 }
 
@@ -294,7 +304,7 @@ __global__ __launch_bounds__(S::kThreads,
   unsigned char* const dynamic = DynamicShared();
   const uint32_t begin = SharedAddress(dynamic);
   const uint32_t base = CeilDiv(begin, uint32_t{kSwizzledRows}) * kSwizzledRows;
-  const WideRing<S> ring{base, p.stages};
+  const WideRing<S> ring{base + (p.squares == nullptr ? 0 : kWideScaleBytes), p.stages};
   const WideProducer<S> producer(p, ring);
   constexpr int kProducer = S::kConsumers;
   if (threadIdx.x == kProducer) producer.Begin();
@@ -306,10 +316,11 @@ __global__ __launch_bounds__(S::kThreads,
     RunCopies(p, producer, threadIdx.x == kProducer);
   } else {
     if constexpr (S::kMovesRegisters) GrowRegisters<S::kSumRegisters>();
+    auto* const scales = reinterpret_cast<float*>(dynamic + (base - begin));
     if (p.splits > 1) {
-      RunCut<S>(p, ring, reinterpret_cast<float4*>(dynamic + (ring.exchange() - begin)));
+      RunCut<S>(p, ring, reinterpret_cast<float4*>(dynamic + (ring.exchange() - begin)), scales);
     } else {
-      RunTiles<S>(p, ring);
+      RunTiles<S>(p, ring, scales);
     }
   }
 #endif
@@ -322,7 +333,7 @@ Status LaunchWideShape(const WideChoice& choice, const WideParams& p, cudaStream
   shape.grid = static_cast<unsigned>(clusters * p.splits);
   shape.cluster = static_cast<unsigned>(p.splits);
   shape.threads = S::kThreads;
-  shape.shared_bytes = WideSharedBytes(choice);
+  shape.shared_bytes = WideSharedBytes(choice) + (p.squares == nullptr ? 0 : kWideScaleBytes);
   shape.stream = stream;
   return LaunchDependent(WideKernel<S>, shape, p);
 }

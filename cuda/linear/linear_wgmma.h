@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "common/launch.h"
 #include "linear/wgmma_choice.h"
 #include "octavo/cuda_ops.h"
@@ -28,6 +30,17 @@ struct WideParams {
   bool weight_ready;  // as LinearParams
   bool add;
   Gate gate;
+  // Of x where it is half of a norm: sums of squares, floats between rows and how many there are.
+  const float* squares;  // or null
+  int64_t squares_stride;
+  int32_t squares_count;
+  float eps;
+  // What is left for the next product: out times norm + norm_offset, and its sums of squares.
+  char* scaled;  // or null
+  const char* norm;
+  float* left;
+  int64_t scaled_stride, left_stride;  // bytes, floats
+  float norm_offset;
 };
 
 // A tile of kWarpgroups * kRowTiles * 64 rows of the weight and kTokens rows of x.
@@ -39,6 +52,8 @@ struct WideShape {
   static constexpr int kTokens = kTokensV;
   static constexpr int kRows = kWarpgroups * kRowTiles * 64;
   static constexpr int kSums = kTokens / 2;  // of a thread and row tile
+  // Whether products leave half of a norm for each other: in float16 it might not be finite.
+  static constexpr bool kHalfNorms = std::is_same_v<Element, __nv_bfloat16>;
   static constexpr int kConsumers = kWarpgroups * 128;
   // Two warpgroups with this many sums have registers to spare only if the others give theirs up,
   // which takes a whole warpgroup of others.
@@ -72,7 +87,7 @@ struct WideShape {
 Status LaunchWide(const LinearArgs& a, const WideChoice& choice, Stream stream);
 
 // Whether the copy engine and the stores can take the operands: K a multiple of 64, N of 16, rows
-// that begin on 16 bytes, no norm. Does not ask for the device.
+// that begin on 16 bytes, no whole norm. Does not ask for the device.
 bool TakesWide(const LinearArgs& a);
 
 // One instantiation each, in linear_wgmma_<dtype>.cu.

@@ -13,6 +13,7 @@
 
 #include "common/cluster.cuh"
 #include "common/element.cuh"
+#include "linear/linear_wgmma_norm.cuh"
 #include "linear/linear_wgmma_ring.cuh"
 #include "rows/activation.cuh"
 
@@ -57,13 +58,18 @@ class WidePieces {
     return gated_ ? row / 2 : row;
   }
   __device__ __forceinline__ int TokenOf(int i) const { return token_ + i * kWarpgroupSize / 8; }
-  // Where piece i of the chunk that begins at this token is stored; null where that is outside.
+  __device__ __forceinline__ int ColumnOf(int row_tile) const {
+    return first_column(row_tile) + piece_ * kPieceColumns;
+  }
+  // The row of out, of piece i of the chunk that begins at this token.
+  __device__ __forceinline__ int64_t RowOf(int chunk, int i) const {
+    return work_.first_token(p_) + chunk + TokenOf(i);
+  }
+  // Where that piece is stored; null where that is outside.
   __device__ __forceinline__ T* At(int row_tile, int chunk, int end, int i) const {
-    const int column = first_column(row_tile) + piece_ * kPieceColumns;
-    const int at = chunk + TokenOf(i);
-    if (column >= p_.n || at >= end) return nullptr;
-    return reinterpret_cast<T*>(p_.out + int64_t{work_.first_token(p_) + at} * p_.out_stride) +
-           column;
+    const int column = ColumnOf(row_tile);
+    if (column >= p_.n || chunk + TokenOf(i) >= end) return nullptr;
+    return reinterpret_cast<T*>(p_.out + RowOf(chunk, i) * p_.out_stride) + column;
   }
   // What out holds there, past L1: an earlier kernel on this multiprocessor may have left there
   // what it held before.
@@ -91,6 +97,7 @@ class WidePieces {
 template <class S>
 class WideBefore {
  public:
+  using T = typename S::Element;
   using Pieces = WidePieces<S>;
 
   // How many have been asked for when `stored` are stored.
@@ -108,7 +115,18 @@ class WideBefore {
     }
   }
 
+  // Asks for what the next norm multiplies this thread's columns by.
+  __device__ __forceinline__ void AskNorm(const Pieces& pieces, const WideParams& p) {
+#pragma unroll
+    for (int t = 0; t < S::kRowTiles; ++t) {
+      const int column = pieces.ColumnOf(t);
+      if (column < p.n)
+        norm[t] = LoadPack<T, kPieceColumns>(reinterpret_cast<const T*>(p.norm) + column);
+    }
+  }
+
   typename Pieces::Piece was[S::kChunks][Pieces::kMost];
+  typename Pieces::Piece norm[S::kRowTiles];  // where half of a norm is left
 };
 
 // One warpgroup's way from sums to out.
@@ -137,15 +155,18 @@ class WideStore {
   }
 
   __device__ __forceinline__ const Pieces& pieces() const { return pieces_; }
-  // Whether chunk q, as WideBefore counts them, has tokens.
+  // The first token of chunk q, as WideBefore counts them.
+  __device__ __forceinline__ int ChunkOf(int q) const {
+    return tokens_.first + q / S::kRowTiles * kWideChunk;
+  }
+  // Whether it has tokens.
   __device__ __forceinline__ bool Has(int q) const { return ChunkOf(q) < tokens_.end; }
 
   // Stores chunk q. v[4 j + i] are sums of tokens 8 j + 2 (lane % 4) + i % 2 and row
   // lane / 4 + 8 (i / 2) of the warp's sixteen. *side is the half of shared memory that the chunk
   // before has left alone.
   __device__ __forceinline__ void Run(int q, const float (&v)[kChunkSums],
-                                      const typename Pieces::Piece (&was)[Pieces::kMost],
-                                      uint32_t* side) const {
+                                      const WideBefore<S>& before, uint32_t* side) const {
     const int row_tile = q % S::kRowTiles;
     const uint32_t turned = turned_ + *side;
     *side ^= kTurnedChunk;
@@ -171,7 +192,7 @@ class WideStore {
       StoreMatrix4Transposed(turned + matrix_, words);
     }
     SyncThreadsOf(1 + WarpgroupOf<S>(), kWarpgroupSize);
-    Store(row_tile, ChunkOf(q), turned, was);
+    Store(row_tile, ChunkOf(q), turned, before.was[q], before.norm[row_tile]);
   }
 
  private:
@@ -179,10 +200,6 @@ class WideStore {
   static constexpr int kTurnedChunk = kWideChunk * kTurnedRow;
   static constexpr int kTurnedWarpgroup = 2 * kTurnedChunk;
   static_assert(S::kWarpgroups * kTurnedWarpgroup == S::kTurnedBytes);
-
-  __device__ __forceinline__ int ChunkOf(int q) const {
-    return tokens_.first + q / S::kRowTiles * kWideChunk;
-  }
 
   // Where a piece of a chunk lies: so that neither the eight tokens of a matrix nor the pieces that
   // are stored together meet in a bank. With a gate two tokens share a row.
@@ -221,23 +238,49 @@ class WideStore {
   }
 
   __device__ __forceinline__ void Store(int row_tile, int chunk, uint32_t turned,
-                                        const typename Pieces::Piece (&was)[Pieces::kMost]) const {
+                                        const typename Pieces::Piece (&was)[Pieces::kMost],
+                                        const typename Pieces::Piece& norm) const {
 #pragma unroll
     for (int i = 0; i < (kGated ? 1 : Pieces::kMost); ++i) {
       T* const to = pieces_.At(row_tile, chunk, tokens_.end, i);
-      if (to == nullptr) continue;
-      typename Pieces::Piece piece{
-          LoadShared16(turned + PlaceOf(pieces_.TokenOf(i), pieces_.piece()))};
-      if (p_.add) {
-        float value[kPieceColumns], old[kPieceColumns];
-        ToFloats(piece, value);
-        ToFloats(was[i], old);
+      typename Pieces::Piece piece{};
+      if (to != nullptr) {
+        piece.words = LoadShared16(turned + PlaceOf(pieces_.TokenOf(i), pieces_.piece()));
+        if (p_.add) {
+          float value[kPieceColumns], old[kPieceColumns];
+          ToFloats(piece, value);
+          ToFloats(was[i], old);
 #pragma unroll
-        for (int c = 0; c < kPieceColumns; ++c) value[c] += old[c];
-        piece = PackOf<T>(value);
+          for (int c = 0; c < kPieceColumns; ++c) value[c] += old[c];
+          piece = PackOf<T>(value);
+        }
+        StorePack(to, piece);
       }
-      StorePack(to, piece);
+      if constexpr (S::kHalfNorms && !kGated) {
+        if (p_.scaled != nullptr) Leave(row_tile, pieces_.RowOf(chunk, i), to, piece, norm);
+      }
     }
+  }
+
+  static_assert(kSquaresColumns == 64, "those of a row tile");
+
+  // Half of the next norm of a piece of out. The threads of a token's 64 columns are neighbours,
+  // and those outside have zeros.
+  __device__ __forceinline__ void Leave(int row_tile, int64_t row, const T* to,
+                                        const typename Pieces::Piece& piece,
+                                        const typename Pieces::Piece& norm) const {
+    float value[kPieceColumns];
+    ToFloats(piece, value);
+    float sum = AddSquares(0.0f, value);
+#pragma unroll
+    for (int step = 1; step < kSquaresColumns / kPieceColumns; step *= 2) {
+      sum += __shfl_xor_sync(kFullWarp, sum, step);
+    }
+    if (to == nullptr) return;
+    StorePack(reinterpret_cast<T*>(p_.scaled + row * p_.scaled_stride) + pieces_.ColumnOf(row_tile),
+              ScalePiece(value, norm, p_.norm_offset));
+    if (pieces_.piece() > 0) return;
+    p_.left[row * p_.left_stride + pieces_.first_column(row_tile) / kSquaresColumns] = sum;
   }
 
   const WideParams& p_;

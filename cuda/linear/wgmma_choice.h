@@ -14,7 +14,9 @@ inline constexpr int kMaxWideTokens = 512;  // of x: from there on a BLAS is as 
 inline constexpr int kMaxWideCluster = 4;   // CTAs: more cost more than the streaming they save
 inline constexpr int kMaxWideStages = 16;
 inline constexpr int kWideHead = 1024;  // bytes in front of the ring: its barriers
-inline constexpr int kWideChunk = 32;   // tokens that a warpgroup turns and stores at once
+// And, where x was left by a product as half of a norm, a float for each row of x.
+inline constexpr int kWideScaleBytes = kMaxWideTokens * 4;
+inline constexpr int kWideChunk = 32;  // tokens that a warpgroup turns and stores at once
 
 // Rows of the weight and rows of x that a tile has, the CTAs that share the tile's k, the stages of
 // a CTA's ring, and the most clusters: each does tiles until none is left.

@@ -4,6 +4,9 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <tuple>
 
 #include "ops_views.h"
 
@@ -117,20 +120,29 @@ Gate GateOf(const std::optional<std::string>& name) {
   throw nb::value_error(("linear: gate is '" + *name + "', need silu or gelu_tanh").c_str());
 }
 
+using HalfNormTensors = std::tuple<Tensor, float, Tensor, Tensor>;
+
 void Linear(const Tensor& out, const Tensor& x, const Tensor& weight,
             const std::optional<Tensor>& bias, bool weight_ready, const std::optional<Tensor>& norm,
-            float eps, float norm_offset, const std::optional<std::string>& gate, bool add) {
+            float eps, float norm_offset, const std::optional<std::string>& gate, bool add,
+            const std::optional<Tensor>& squares, const std::optional<HalfNormTensors>& leaves) {
   Call call;
-  const LinearArgs args{call.View("out", out),
-                        call.View("x", x),
-                        call.View("weight", weight),
-                        call.View("bias", bias),
-                        weight_ready,
-                        call.View("norm", norm),
-                        eps,
-                        norm_offset,
-                        GateOf(gate),
-                        add};
+  LinearArgs args{call.View("out", out),
+                  call.View("x", x),
+                  call.View("weight", weight),
+                  call.View("bias", bias),
+                  weight_ready,
+                  call.View("norm", norm),
+                  eps,
+                  norm_offset,
+                  GateOf(gate),
+                  add,
+                  call.View("squares", squares)};
+  if (leaves.has_value()) {
+    const auto& [norm_after, offset, scaled, left] = *leaves;
+    args.leaves = HalfNorm{call.View("leaves.weight", norm_after), offset,
+                           call.View("leaves.scaled", scaled), call.View("leaves.squares", left)};
+  }
   call.Run(cpu::Linear, OCTAVO_CUDA_OP(Linear), args);
 }
 
@@ -178,7 +190,8 @@ NB_MODULE(_ops, m) {
   m.def("gelu_tanh_mul", &GeluTanhMul, arg("out"), arg("gate_up"));
   m.def("linear", &Linear, arg("out"), arg("x"), arg("weight"), arg("bias").none() = nb::none(),
         nb::arg("weight_ready") = false, arg("norm").none() = nb::none(), nb::arg("eps") = 1e-6f,
-        nb::arg("norm_offset") = 0.0f, nb::arg("gate") = nb::none(), nb::arg("add") = false);
+        nb::arg("norm_offset") = 0.0f, nb::arg("gate") = nb::none(), nb::arg("add") = false,
+        arg("squares").none() = nb::none(), nb::arg("leaves") = nb::none());
   BindAttention(m);
   BindInvariant(m);
   BindLatent(m);

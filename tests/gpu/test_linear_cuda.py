@@ -67,6 +67,40 @@ def test_many_rows_pass_a_gate_and_are_added(n: int, k: int, rows: int, gate: st
     assert torch.equal(outs[0], outs[2])
 
 
+@pytest.mark.parametrize(("hidden", "inner"), [(1024, 3072), (4096, 14336), (896, 4864)])
+@pytest.mark.parametrize("rows", [17, 64, 100, 256])
+@pytest.mark.parametrize("gate", [None, "silu"])
+def test_a_norm_between_two_products_is_as_near_as_one_apart(
+    hidden: int, inner: int, rows: int, gate: str | None
+) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma is of compute capability 9.0")
+    x, down, norm = operands(rows, hidden, inner, torch.bfloat16)
+    _, up, _ = operands(1, 2 * inner, hidden, torch.bfloat16)
+    before = (
+        torch.randn(rows, hidden, device="cuda") * torch.logspace(0, 3, rows, device="cuda")[:, None]
+    ).bfloat16()
+    residual, plain = before.clone(), before.clone()
+    scaled, columns = torch.empty_like(residual), -(-hidden // 256) * 4
+    squares = torch.full((rows, columns), torch.nan, device="cuda")
+    ops.linear(residual, x, down, weight_ready=True, add=True, leaves=(norm, 1.0, scaled, squares))
+    ops.linear(plain, x, down, weight_ready=True, add=True)
+    assert torch.equal(residual, plain)
+    normed = torch.empty_like(residual)
+    ops.rms_norm(normed, residual, norm, 1e-6, 1.0)
+    outs = [x.new_empty(rows, 2 * inner if gate is None else inner) for _ in range(3)]
+    for out in outs[:2]:
+        ops.linear(out, scaled, up, weight_ready=True, eps=1e-6, gate=gate, squares=squares)
+    ops.linear(outs[2], normed, up, weight_ready=True, gate=gate)
+    mean = residual.double().square().mean(1, keepdim=True)
+    want = (residual.double() / (mean + 1e-6).sqrt() * (norm.double() + 1.0)) @ up.double().T
+    if gate is not None:
+        want = F.silu(want[:, :inner]) * want[:, inner:]
+    error, apart = ((out.double() - want).norm() / want.norm() for out in outs[1:])
+    assert error < 1.03 * apart
+    assert torch.equal(outs[0], outs[1])
+
+
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 def test_a_row_has_the_same_bits_alone_and_among_others(n: int, k: int) -> None:
     x, weight, _ = operands(16, n, k, torch.bfloat16)

@@ -168,6 +168,22 @@ struct GatedActivationArgs {
 // What becomes of a product whose columns are [gate | up].
 enum class Gate { kNone, kSilu, kGeluTanh };
 
+// What a product leaves for the next one, whose input is a norm of out: that norm but for the
+// division by the root mean square, which the next product does to its sums (LinearArgs::squares).
+// Not in float16, which might not hold it.
+struct HalfNorm {
+  TensorView weight;  // [N] of T
+  float offset = 0.0f;
+  TensorView scaled;   // [M, N] of T, out: what out holds in the end * (weight + offset)
+  TensorView squares;  // [M, SquaresOf(N)] float32, out: sums of squares of 64 columns of out each
+};
+
+// The sums of squares of a row of n columns, in fours: what lies past ceil(n / 64) means nothing.
+constexpr int64_t kSquaresColumns = 64;
+constexpr int64_t SquaresOf(int64_t n) {
+  return (n + 4 * kSquaresColumns - 1) / (4 * kSquaresColumns) * 4;
+}
+
 // out = x weight^T + bias, for few rows of x: it reads the weight once, at the speed of memory. An
 // element does not depend on how many rows there are (on CUDA: of up to 16). For many rows a BLAS
 // is faster; where that begins is the caller's to know.
@@ -177,6 +193,10 @@ enum class Gate { kNone, kSilu, kGeluTanh };
 // have stored: rms_norm, linear, silu_mul or gelu_tanh_mul, and an addition. On a CPU the bits are
 // those of that sequence. On CUDA the sums of the norm and of a gated product run in an order of
 // their own.
+//
+// From 17 rows on a norm stands between two products, half of it in each (leaves, squares), on CUDA
+// alone, where a kernel of its own takes long beside them. As many numbers are rounded as by
+// rms_norm and linear, but others: x * weight in place of x / rms * weight.
 struct LinearArgs {
   TensorView out;                  // [M, N] of T; [M, N / 2] behind a gate
   TensorView x;                    // [M, K] of T
@@ -190,6 +210,10 @@ struct LinearArgs {
   float norm_offset = 0.0f;
   Gate gate = Gate::kNone;
   bool add = false;  // out += instead of out =
+  // [M, SquaresOf(K)] float32: x is HalfNorm::scaled, and its product is divided by
+  // sqrt(sum(squares) / K + eps), a row's, before anything else happens to it. Not with norm.
+  std::optional<TensorView> squares = std::nullopt;
+  std::optional<HalfNorm> leaves = std::nullopt;  // not with a gate
 };
 
 // A token_id of -1 stands for the token that its row's slot sampled last: it is replaced by

@@ -6,6 +6,10 @@ from torch import Tensor
 
 from octavo.ops.backends import backend
 
+# What a product leaves of the norm of its sum for the next one: the norm's weight [N] of T and offset, scaled
+# [M, N] of T, squares [M, 4 ceil(N / 256)] float32.
+HalfNorm = tuple[Tensor, float, Tensor, Tensor]
+
 
 def rms_norm(
     out: Tensor,
@@ -88,21 +92,29 @@ def linear(
     norm_offset: float = 0.0,
     gate: str | None = None,
     add: bool = False,
+    squares: Tensor | None = None,
+    leaves: HalfNorm | None = None,
 ) -> None:
     """``out = x weight^T + bias`` for few rows: it reads the weight once, at the speed of memory.
 
     out: [M, N], x: [M, K], weight: [N, K], bias: [N] of T. A row's result is the same bits for any M (on CUDA
     up to 16) and any number of threads. CUDA takes bfloat16 and float16, M up to 16 and K a multiple of 8.
     With compute capability 9.0 it takes M up to 512, from 17 on with K a multiple of 64, N of 16, out and
-    bias on 16 bytes, and no norm. With ``weight_ready`` (nothing enqueued before writes weight, bias or norm)
-    it reads ahead while the kernel in front of it still runs.
+    bias on 16 bytes, and half a norm in place of one. With ``weight_ready`` (nothing enqueued before writes
+    weight, bias or norm) it reads ahead while the kernel in front of it still runs.
 
     On the way: ``norm`` [K] makes the input ``rms_norm(x)`` with that weight, ``eps`` and ``norm_offset``;
     ``gate`` (``silu`` or ``gelu_tanh``) takes the product as [gate | up] and stores ``act(gate) * up``
     [M, N / 2]; ``add`` adds to what ``out`` holds. Each rounds to T where the op that it stands for would
     have stored.
+
+    From 17 rows on, on CUDA and in bfloat16, a norm stands between two products, half of it in each. With
+    ``leaves`` (not with a gate) the first one stores ``scaled = out * (norm + offset)`` too, rounded, and the
+    sums of the squares of 64 columns of ``out`` each. The second one has ``scaled`` as x and its ``squares``
+    [M, 4 ceil(K / 256)] float32, and divides its product by ``sqrt(sum(squares) / K + eps)`` before anything
+    else happens to it. As many numbers are rounded as with ``norm``, but others.
     """
-    backend(x).linear(out, x, weight, bias, weight_ready, norm, eps, norm_offset, gate, add)
+    backend(x).linear(out, x, weight, bias, weight_ready, norm, eps, norm_offset, gate, add, squares, leaves)
 
 
 def fill_tokens(token_id: Tensor, query_start: Tensor, row_slot: Tensor, last_token: Tensor) -> None:

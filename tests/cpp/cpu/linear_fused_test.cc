@@ -162,5 +162,40 @@ TEST_CASE("a fused product names what is wrong with its tensors") {
   CHECK(Refused(Linear(a), "weight has 5 rows"));
 }
 
+TEST_CASE("half of a norm is checked as on CUDA, and refused by the CPU") {
+  CHECK(SquaresOf(64) == 4);
+  CHECK(SquaresOf(257) == 8);
+  Tensor x(DType::kBF16, {2, 8}), weight(DType::kBF16, {6, 8}), out(DType::kBF16, {2, 6});
+  Tensor norm(DType::kBF16, {6}), wide(DType::kBF16, {8}), scaled(DType::kBF16, {2, 6});
+  Tensor squares(DType::kF32, {2, 4}), left(DType::kF32, {2, 4}), narrow(DType::kF32, {2, 1});
+  LinearArgs plain{out.view(), x.view(), weight.view(), std::nullopt};
+  plain.squares = squares.view();
+  plain.leaves = HalfNorm{norm.view(), 0.0f, scaled.view(), left.view()};
+  const auto refused = [&](auto change, const char* why) {
+    LinearArgs a = plain;
+    change(&a);
+    CHECK(Refused(Linear(a), why));
+  };
+  refused([](LinearArgs*) {}, "of products on CUDA");
+  refused([&](LinearArgs* a) { a->norm = wide.view(); }, "both norm and squares");
+  refused([&](LinearArgs* a) { a->squares = narrow.view(); }, "squares");
+  refused([](LinearArgs* a) { a->eps = -1.0f; }, "eps is -1");
+  refused([&](LinearArgs* a) { a->leaves->weight = wide.view(); }, "leaves.weight");
+  refused([&](LinearArgs* a) { a->leaves->scaled = out.view(); }, "an output shares memory");
+  refused([&](LinearArgs* a) { a->leaves->squares = squares.view(); }, "an output shares memory");
+  refused([&](LinearArgs* a) { a->leaves->squares = narrow.view(); }, "squares");
+  Tensor opened(DType::kBF16, {2, 3});
+  refused(
+      [&](LinearArgs* a) {
+        a->out = opened.view();
+        a->gate = Gate::kSilu;
+      },
+      "leaves is given with a gate");
+  Tensor hx(DType::kF16, {2, 8}), hw(DType::kF16, {6, 8}), ho(DType::kF16, {2, 6});
+  LinearArgs half{ho.view(), hx.view(), hw.view(), std::nullopt};
+  half.squares = squares.view();
+  CHECK(Refused(Linear(half), "x is float16"));
+}
+
 }  // namespace
 }  // namespace octavo::cpu
