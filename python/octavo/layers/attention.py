@@ -13,7 +13,7 @@ from octavo import ops
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
-from octavo.layers.norm import Input, RMSNorm
+from octavo.layers.norm import Input, Left, RMSNorm
 from octavo.weights.kv_scales import KvScales
 
 
@@ -274,11 +274,13 @@ class Attention(Layer):
         projected: torch.Tensor = self.o_proj(self.attend(x, position, ctx))
         return projected
 
-    def add_to(
-        self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext) -> Left:
         """Add the output to the residual [N, H], or return it: then the next norm adds it."""
         return self.o_proj.add_to(residual, self.attend(x, position, ctx))
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        """Say that what comes after `add_to` is this norm of the residual."""
+        self.o_proj.leads_to(norm)
 
     def attend(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         """Return the heads' outputs side by side: [N, heads * head_dim]."""

@@ -15,7 +15,7 @@ from octavo.hf_config import ModelSpec
 from octavo.layers.attention import AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FEW_ROWS, Linear
-from octavo.layers.norm import Input, RMSNorm
+from octavo.layers.norm import Input, Left, RMSNorm
 from octavo.weights.source import Source
 
 _EPS = 1e-6  # of the norms of latents, whatever rms_norm_eps says of the others
@@ -98,11 +98,13 @@ class LatentAttention(Layer):
         projected: torch.Tensor = self.o_proj(self.attend(x, position, ctx))
         return projected
 
-    def add_to(
-        self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: Input, position: torch.Tensor, ctx: AttentionContext) -> Left:
         """Add the output to the residual [N, H], or return it: then the next norm adds it."""
         return self.o_proj.add_to(residual, self.attend(x, position, ctx))
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        """Say that what comes after `add_to` is this norm of the residual."""
+        self.o_proj.leads_to(norm)
 
     def attend(self, x: Input, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         """Return the heads' values side by side: [N, heads * value_dim]."""

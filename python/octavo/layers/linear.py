@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from torch import nn
 from octavo import ops
 from octavo.layers import invariance
 from octavo.layers.layer import Layer
-from octavo.layers.norm import Input, Normed, tensor_of
+from octavo.layers.norm import Input, Left, Normed, RMSNorm, tensor_of
 
 # Rows of x up to which ops.linear beats torch on a CPU: it reads the weight at the speed of memory with every
 # thread, where MKL's float32 product of one row uses one thread. Above, torch's blocking wins.
@@ -28,7 +29,11 @@ _MOST_FEW_ROWS = 16  # of the product that norms x on its way; beyond, it takes 
 # is not long (bench/results/linear_h200.txt). The vocabulary's rows are left to the BLAS here too.
 _WIDE_CUDA_ROWS = ((64, 32768), (256, 1024))
 _WIDE_GATED_CUDA_ROWS = ((256, 65536), (512, 8192))
-
+# A norm between two of these products is no kernel (ADR 34), which is worth more rows of both.
+_HALVES = int(os.environ.get("OCTAVO_TRY_NORMED", "2"))  # 0: none, 1: within the limits above, 2: these too
+_WIDE_BEFORE_NORM_CUDA_ROWS = ((256, 4096),)
+_WIDE_HALF_NORM_CUDA_ROWS = ((256, 8192),)
+_SQUARES_COLUMNS = 256  # of x, whose squares are four sums
 
 _GATES = {"silu": ops.silu_mul, "gelu_tanh": ops.gelu_tanh_mul}
 
@@ -41,11 +46,15 @@ def product(
     With a gate (silu or gelu_tanh) the product is [gate | up], and act(gate) * up [M, N / 2] is returned.
     """
     rows = x.residual if isinstance(x, Normed) else x
-    if not streams(rows, weight, opens=gate is not None):
+    half = x.half if isinstance(x, Normed) else None
+    more = () if half is None or _HALVES < 2 else _WIDE_HALF_NORM_CUDA_ROWS
+    if not streams(rows, weight, opens=gate is not None, more=more):
         return gated(F.linear(tensor_of(x), weight, bias), gate)
     columns = weight.shape[0] if gate is None else weight.shape[0] // 2
     out = rows.new_empty((rows.shape[0], columns))
-    if isinstance(x, Normed) and (rows.is_cpu or rows.shape[0] <= _MOST_FEW_ROWS):
+    if isinstance(x, Normed) and half is not None:
+        ops.linear(out, half[0], weight, bias, True, None, x.norm.eps, gate=gate, squares=half[1])
+    elif isinstance(x, Normed) and (rows.is_cpu or rows.shape[0] <= _MOST_FEW_ROWS):
         norm = x.norm
         ops.linear(out, rows, weight, bias, True, norm.weight, norm.eps, norm.offset, gate)
     else:
@@ -55,13 +64,34 @@ def product(
 
 
 def add_product(
-    residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor | None:
-    """Add x W^T + b to the residual [M, N], or return it: then the next norm adds it on its way."""
-    if not streams(x, weight):
+    residual: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    after: RMSNorm | None = None,
+) -> Left:
+    """Add x W^T + b to the residual [M, N], or return it: then the next norm adds it on its way.
+
+    Where the norm that comes `after` is known, half of it may be made on the way; it is returned then.
+    """
+    if not _leaves_half(residual):
+        after = None
+    more = () if after is None or _HALVES < 2 else _WIDE_BEFORE_NORM_CUDA_ROWS
+    if not streams(x, weight, more=more):
         return F.linear(x, weight, bias)
-    ops.linear(residual, x, weight, bias, weight_ready=True, add=True)
-    return None
+    if after is None:
+        ops.linear(residual, x, weight, bias, weight_ready=True, add=True)
+        return None
+    scaled, (count, columns) = torch.empty_like(residual), residual.shape
+    squares = residual.new_empty((count, -(-columns // _SQUARES_COLUMNS) * 4), dtype=torch.float32)
+    leaves = (after.weight, after.offset, scaled, squares)
+    ops.linear(residual, x, weight, bias, weight_ready=True, add=True, leaves=leaves)
+    return Normed(after, residual, (scaled, squares))
+
+
+def _leaves_half(residual: torch.Tensor) -> bool:
+    wide = not residual.is_cpu and residual.shape[0] > _MOST_FEW_ROWS
+    return wide and residual.dtype == torch.bfloat16 and _HALVES > 0
 
 
 def gated(gate_up: torch.Tensor, gate: str | None) -> torch.Tensor:
@@ -88,8 +118,13 @@ def chosen_product() -> Callable[..., torch.Tensor]:
     return invariant_product if invariance.is_wanted() else product
 
 
-def streams(x: torch.Tensor, weight: torch.Tensor, opens: bool = False) -> bool:
-    """Whether ops.linear takes the product of x and a weight, and is the faster one; `opens`: a gate."""
+def streams(
+    x: torch.Tensor, weight: torch.Tensor, opens: bool = False, more: Sequence[tuple[int, int]] = ()
+) -> bool:
+    """Whether ops.linear takes the product of x and a weight, and is the faster one; `opens`: a gate.
+
+    `more` are limits (rows of x, rows of the weight) up to which what it does besides makes it faster.
+    """
     if x.is_cpu:
         return x.shape[0] <= FEW_ROWS.get(x.dtype, 0)
     if not x.is_cuda or x.dtype == torch.float32 or x.shape[1] % 8 or not ops.has_cuda():
@@ -97,7 +132,7 @@ def streams(x: torch.Tensor, weight: torch.Tensor, opens: bool = False) -> bool:
     if _within(_FEW_CUDA_ROWS, x, weight):
         return True
     limits = _WIDE_GATED_CUDA_ROWS if opens else _WIDE_CUDA_ROWS
-    if x.shape[0] <= _MOST_FEW_ROWS or not _within(limits, x, weight):
+    if x.shape[0] <= _MOST_FEW_ROWS or not _within((*limits, *more), x, weight):
         return False
     # What the copy engine and the products of a warpgroup take: the rule of TakesWide in cuda/linear.
     fits = x.shape[1] % 64 == 0 and weight.shape[0] % 16 == 0 and x.stride(0) % 8 == 0
@@ -135,10 +170,13 @@ class Projection(Layer):
         """Take the product as [gate | up] and return act(gate) * up: [N, out / 2]."""
         return gated(self(x), gate)
 
-    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> Left:
         """Add the product to the residual [N, out], or return it: then the next norm adds it."""
         out: torch.Tensor = self(x)
         return out
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        """Say that what comes after `add_to` is this norm of the residual."""
 
 
 class Linear(Projection):
@@ -155,6 +193,7 @@ class Linear(Projection):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_size, dtype=dtype), requires_grad=False) if bias else None
         self.product = chosen_product()
+        self.after: tuple[RMSNorm, ...] = ()  # a module would be a part of this one
 
     def forward(self, x: Input) -> torch.Tensor:
         return self.product(x, self.weight, self.bias)
@@ -162,10 +201,13 @@ class Linear(Projection):
     def gated(self, x: Input, gate: str) -> torch.Tensor:
         return self.product(x, self.weight, self.bias, gate)
 
-    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> Left:
         if self.product is not product:
             return self.product(x, self.weight, self.bias)
-        return add_product(residual, x, self.weight, self.bias)
+        return add_product(residual, x, self.weight, self.bias, *self.after)
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        self.after = (norm,)
 
 
 class FusedLinear(Linear):

@@ -10,7 +10,7 @@ from octavo.hf_config import ModelSpec, StateSpec
 from octavo.layers.attention import AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.linear import Linear
-from octavo.layers.norm import Input
+from octavo.layers.norm import Input, Left
 
 
 class Mamba2Mixer(Layer):
@@ -41,7 +41,7 @@ class Mamba2Mixer(Layer):
         projected: torch.Tensor = self.out_proj(self.mix(x, ctx))
         return projected
 
-    def add_to(self, residual: torch.Tensor, x: Input, ctx: AttentionContext) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: Input, ctx: AttentionContext) -> Left:
         """Add the output to the residual [N, H], or return it: then the next norm adds it."""
         return self.out_proj.add_to(residual, self.mix(x, ctx))
 

@@ -7,16 +7,19 @@ import torch
 from octavo.hf_config import ModelSpec
 from octavo.layers.layer import Layer
 from octavo.layers.linear import FusedLinear, Linear
-from octavo.layers.norm import Input, tensor_of
+from octavo.layers.norm import Input, Left, RMSNorm, tensor_of
 
 
 class FeedForward(Layer):
     """The second half of a decoder layer: x [N, H] -> [N, H]."""
 
-    def add_to(self, residual: torch.Tensor, x: Input) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: Input) -> Left:
         """Add what comes of x to the residual [N, H], or return it: then the next norm adds it."""
         out: torch.Tensor = self(tensor_of(x))
         return out
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        """Say that what comes after `add_to` is this norm of the residual."""
 
 
 class GatedMLP(FeedForward):
@@ -38,5 +41,8 @@ class GatedMLP(FeedForward):
         out: torch.Tensor = self.down_proj(self.gate_up_proj.gated(x, self.gate))
         return out
 
-    def add_to(self, residual: torch.Tensor, x: Input) -> torch.Tensor | None:
+    def add_to(self, residual: torch.Tensor, x: Input) -> Left:
         return self.down_proj.add_to(residual, self.gate_up_proj.gated(x, self.gate))
+
+    def leads_to(self, norm: RMSNorm) -> None:
+        self.down_proj.leads_to(norm)

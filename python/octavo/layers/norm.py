@@ -28,9 +28,11 @@ class RMSNorm(Layer):
         ops.rms_norm(out, x, self.weight, self.eps, self.offset, self.invariant)
         return out
 
-    def of(self, x: torch.Tensor | None, residual: torch.Tensor) -> Input:
+    def of(self, x: Left, residual: torch.Tensor) -> Input:
         """Add x (None: nothing is left to add) to the residual [N, size], and return the residual's norm."""
-        return Normed(self, residual) if x is None else self.add(x, residual)
+        if isinstance(x, Normed) and x.norm is self:
+            return x
+        return self.add(x, residual) if isinstance(x, torch.Tensor) else Normed(self, residual)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Add x [N, size] to the residual in place, then return the residual's norm, in the memory of x."""
@@ -45,13 +47,16 @@ class RMSNorm(Layer):
 class Normed:
     """The norm of a residual [N, H], not computed yet: a product of few rows does it on its way.
 
-    It is the residual's as it is when a product takes it, or `tensor_of` does.
+    It is the residual's as it is when a product takes it, or `tensor_of` does. `half` is what the product
+    that added to the residual left of the norm: (scaled, squares) of `ops.linear`.
     """
 
-    __slots__ = ("_tensor", "norm", "residual")
+    __slots__ = ("_tensor", "half", "norm", "residual")
 
-    def __init__(self, norm: RMSNorm, residual: torch.Tensor) -> None:
-        self.norm, self.residual = norm, residual
+    def __init__(
+        self, norm: RMSNorm, residual: torch.Tensor, half: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> None:
+        self.norm, self.residual, self.half = norm, residual, half
         self._tensor: torch.Tensor | None = None
 
     def tensor(self) -> torch.Tensor:
@@ -62,6 +67,8 @@ class Normed:
 
 
 Input = torch.Tensor | Normed  # x [N, H], of a product
+# Of half a layer: what is left to add to the residual [N, H], nothing, or the next norm with half of it made.
+Left = torch.Tensor | Normed | None
 
 
 def tensor_of(x: Input) -> torch.Tensor:

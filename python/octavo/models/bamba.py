@@ -14,7 +14,7 @@ from octavo.layers.embedding import Embedding, Head
 from octavo.layers.layer import Layer
 from octavo.layers.mamba import Mamba2Mixer
 from octavo.layers.mlp import GatedMLP
-from octavo.layers.norm import RMSNorm, tensor_of
+from octavo.layers.norm import Left, RMSNorm, tensor_of
 from octavo.layers.rope import rotary_table
 
 
@@ -34,9 +34,7 @@ class BambaDecoderLayer(Layer):
         self.pre_ff_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.feed_forward = GatedMLP(spec)
 
-    def forward(
-        self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor | None:
+    def forward(self, x: Left, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> Left:
         normed = self.input_layernorm.of(x, residual)
         if self.self_attn is not None:
             x = self.self_attn.add_to(residual, normed, position, ctx)
@@ -58,7 +56,7 @@ class BambaModel(Layer):
 
     def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         residual = self.embed_tokens(token_id)
-        x: torch.Tensor | None = None
+        x: Left = None
         for layer in self.layers:
             x = layer(x, residual, position, ctx)
         return tensor_of(self.final_layernorm.of(x, residual))

@@ -5,6 +5,8 @@ Module names are the checkpoint's, so the loader finds every tensor by name.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -14,7 +16,7 @@ from octavo.layers.embedding import Embedding, Head
 from octavo.layers.latent import LatentAttention
 from octavo.layers.layer import Layer
 from octavo.layers.mlp import FeedForward, GatedMLP
-from octavo.layers.norm import RMSNorm, tensor_of
+from octavo.layers.norm import Left, RMSNorm, tensor_of
 from octavo.layers.rope import layer_tables
 
 
@@ -30,15 +32,15 @@ class LlamaDecoderLayer(Layer):
         self.self_attn = self.attention_class(spec, layer, rotary)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.mlp = self.feed_forward(spec, layer)
+        if isinstance(self.mlp, GatedMLP):  # experts take their input as a tensor
+            self.self_attn.leads_to(self.post_attention_layernorm)
 
     @staticmethod
     def feed_forward(spec: ModelSpec, layer: int) -> FeedForward:
         """Make the layer's second half."""
         return GatedMLP(spec)
 
-    def forward(
-        self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor | None:
+    def forward(self, x: Left, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> Left:
         x = self.self_attn.add_to(residual, self.input_layernorm.of(x, residual), position, ctx)
         return self.mlp.add_to(residual, self.post_attention_layernorm.of(x, residual))
 
@@ -52,13 +54,16 @@ class LlamaModel(Layer):
         self.layers = nn.ModuleList(
             self.layer_class(spec, layer, rotary) for layer, rotary in enumerate(layer_tables(spec))
         )
+        for layer, following in pairwise(self.layers):
+            if isinstance(layer, LlamaDecoderLayer) and isinstance(following, LlamaDecoderLayer):
+                layer.mlp.leads_to(following.input_layernorm)
         self.norm = RMSNorm(
             spec.hidden_size, spec.rms_eps, dtype=getattr(torch, spec.dtype), offset=spec.norm_offset
         )
 
     def forward(self, token_id: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> torch.Tensor:
         residual = self.embed_tokens(token_id)
-        x: torch.Tensor | None = None
+        x: Left = None
         for layer in self.layers:
             x = layer(x, residual, position, ctx)
         return tensor_of(self.norm.of(x, residual))

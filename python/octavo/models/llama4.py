@@ -12,7 +12,7 @@ from octavo.layers.attention import Attention, AttentionContext
 from octavo.layers.layer import Layer
 from octavo.layers.mlp import FeedForward, GatedMLP
 from octavo.layers.moe import Experts, Router
-from octavo.layers.norm import RMSNorm
+from octavo.layers.norm import Left, RMSNorm
 from octavo.models.llama import LlamaForCausalLM, LlamaModel
 
 
@@ -70,9 +70,7 @@ class Llama4DecoderLayer(Layer):
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_eps, dtype=dtype)
         self.feed_forward: FeedForward = Llama4MoE(spec) if spec.experts.layers[layer] else GatedMLP(spec)
 
-    def forward(
-        self, x: torch.Tensor | None, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext
-    ) -> torch.Tensor | None:
+    def forward(self, x: Left, residual: torch.Tensor, position: torch.Tensor, ctx: AttentionContext) -> Left:
         x = self.self_attn.add_to(residual, self.input_layernorm.of(x, residual), position, ctx)
         return self.feed_forward.add_to(residual, self.post_attention_layernorm.of(x, residual))
 

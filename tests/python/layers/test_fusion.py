@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from models.stepper import Stepper
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from octavo import ops
+from octavo.layers import linear
 from octavo.layers.linear import add_product, product
 from octavo.layers.norm import Normed, RMSNorm, tensor_of
 from octavo.ops import backends
@@ -101,6 +103,60 @@ def test_many_rows_leave_products_to_the_blas(tiny_folder: Callable[[str], Path]
     stepper = Stepper(tiny_folder("llama"), rows=1, max_len=64)
     names = calls_of(stepper, rows_of(1, 40))
     assert names == ["aten.embedding", "rms_norm", *(APART * stepper.spec.num_layers)[1:], "add_rms_norm"]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-moe", "deepseek-v2"])
+def test_norms_between_products_are_halved_and_the_answer_is_the_same(
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As with 17 and more rows on CUDA, by a product in torch that takes and leaves half of a norm."""
+    steps = [Stepper(tiny_folder(name), rows=1, max_len=64) for _ in range(2)]
+    want = steps[0].step(rows_of(1, 40))
+    names: list[str] = []
+    monkeypatch.setattr(linear, "streams", lambda *_, **__: True)
+    monkeypatch.setattr(linear, "_leaves_half", lambda _: True)
+    monkeypatch.setattr(ops, "linear", partial(halving_product, ops.linear, names))
+    for op in ("rms_norm", "add_rms_norm"):
+        monkeypatch.setattr(ops, op, partial(named, getattr(ops, op), op, names))
+    got = steps[1].step(rows_of(1, 40))
+    for row in want:
+        torch.testing.assert_close(got[row], want[row], rtol=1e-3, atol=1e-3)
+    assert "leaves" in names
+    if name in ("llama", "qwen3"):  # experts take tensors, and several products of a latent one norm
+        assert names.count("leaves") == names.count("squares") == 2 * steps[1].spec.num_layers - 1
+        assert names.count("rms_norm") == 1  # the last one: the first is a product's on a CPU
+        assert "add_rms_norm" not in names
+
+
+def named(op: Callable[..., None], name: str, names: list[str], *args: Any) -> None:
+    names.append(name)
+    op(*args)
+
+
+def halving_product(
+    whole: Callable[..., None],
+    names: list[str],
+    out: torch.Tensor,
+    x: torch.Tensor,
+    *args: Any,
+    squares: torch.Tensor | None = None,
+    leaves: Any = None,
+    **options: Any,
+) -> None:
+    if squares is not None:
+        names.append("squares")
+        groups = -(-x.shape[1] // 64)  # what stands behind them is not defined
+        mean = squares[:, :groups].sum(1, keepdim=True) / x.shape[1]
+        x = x / (mean + args[4]).sqrt()
+        args = (*args[:4], 1e-6, *args[5:])
+    whole(out, x, *args, **options)
+    if leaves is not None:
+        names.append("leaves")
+        weight, offset, scaled, left = leaves
+        scaled.copy_(out * (weight + offset))
+        left.fill_(torch.nan)
+        for group, columns in enumerate(out.split(64, 1)):
+            left[:, group] = columns.float().square().sum(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

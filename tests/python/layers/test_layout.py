@@ -24,9 +24,9 @@ def test_a_row_of_every_product_lies_in_one_piece(
     steps: list[int] = []  # elements between neighbours of a row
     streams = linear.streams
 
-    def watched(x: torch.Tensor, weight: torch.Tensor, opens: bool = False) -> bool:
+    def watched(x: torch.Tensor, weight: torch.Tensor, opens: bool = False, more: Any = ()) -> bool:
         steps.append(x.stride(1))
-        return streams(x, weight, opens)
+        return streams(x, weight, opens, more)
 
     monkeypatch.setattr(linear, "streams", watched)
     stepper = Stepper(tiny_folder(model_name), dtype=dtype, max_len=sum(COUNTS))

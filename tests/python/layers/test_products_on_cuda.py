@@ -28,10 +28,10 @@ class OnCuda:
         return (self.shape[1] + self.gap, 1)[dim]
 
 
-def taken(rows: int, n: int, k: int, *, gap: int = 0, opens: bool = False) -> bool:
+def taken(rows: int, n: int, k: int, *, gap: int = 0, opens: bool = False, more: Any = ()) -> bool:
     x: Any = OnCuda((rows, k), gap)
     weight: Any = OnCuda((n, k))
-    return linear.streams(x, weight, opens)
+    return linear.streams(x, weight, opens, more)
 
 
 @pytest.fixture
@@ -58,10 +58,17 @@ def test_a_gate_makes_up_to_256_rows_worth_it_and_up_to_512_of_a_weight_that_is_
     assert not taken(513, 6144, 1024, opens=True)
 
 
+@pytest.mark.usefixtures("hopper")
+def test_what_saves_a_norm_is_worth_more_rows() -> None:
+    assert taken(256, 4096, 1024, more=((256, 4096),))
+    assert not taken(257, 4096, 1024, more=((256, 4096),))
+    assert not taken(256, 5120, 1024, more=((256, 4096),))
+
+
 @pytest.mark.parametrize("gate", [None, "silu"])
 def test_a_product_says_whether_it_opens_a_gate(monkeypatch: pytest.MonkeyPatch, gate: str | None) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(linear, "streams", lambda x, weight, opens: asked.append(opens))
+    monkeypatch.setattr(linear, "streams", lambda x, weight, opens, more: asked.append(opens))
     linear.product(torch.zeros(2, 8), torch.zeros(4, 8), gate=gate)
     assert asked == [gate is not None]
 
@@ -100,3 +107,59 @@ def test_from_17_rows_on_a_product_takes_what_is_normed_already(
     assert (x is before) == on_the_way
     assert (x is after) != on_the_way
     assert any(each is norm.weight for each in rest) == on_the_way
+
+
+def on_meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What is asked of ops.linear, which takes everything."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(linear, "streams", lambda *_, **__: True)
+    monkeypatch.setattr(ops, "linear", lambda *args, **options: calls.append((args, options)))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "halved"),
+    [(17, torch.bfloat16, True), (16, torch.bfloat16, False), (17, torch.float16, False)],
+)
+def test_from_17_rows_on_half_of_the_next_norm_is_made_by_the_product_that_adds(
+    calls: Any, rows: int, dtype: torch.dtype, halved: bool
+) -> None:
+    residual, norm = on_meta(rows, 320, dtype=dtype), RMSNorm(320, eps=1e-6, dtype=dtype, offset=1.0)
+    left = linear.add_product(residual, on_meta(rows, 64), on_meta(320, 64), None, norm)
+    ((_, options),) = calls
+    assert (left is not None) == ("leaves" in options) == halved
+    if halved:
+        assert isinstance(left, Normed)
+        weight, offset, scaled, squares = options["leaves"]
+        assert weight is norm.weight
+        assert offset == 1.0
+        assert scaled.shape == residual.shape
+        assert squares.shape == (rows, 8)  # of five times 64 columns
+        assert norm.of(left, residual) is left
+
+
+def test_a_product_of_half_a_norm_takes_what_was_left(calls: Any) -> None:
+    norm, residual = RMSNorm(64, eps=1e-5, dtype=torch.bfloat16), on_meta(17, 64)
+    scaled, squares = on_meta(17, 64), on_meta(17, 4, dtype=torch.float32)
+    linear.product(Normed(norm, residual, (scaled, squares)), on_meta(32, 64), gate="silu")
+    (((out, x, *rest), options),) = calls
+    assert out.shape == (17, 16)
+    assert x is scaled
+    assert options["squares"] is squares
+    assert rest[1:5] == [None, True, None, norm.eps]
+    assert all(each is not norm.weight for each in rest)
+
+
+def test_half_of_another_norm_is_of_no_use() -> None:
+    norm, other = (RMSNorm(64, eps=1e-5, dtype=torch.bfloat16) for _ in range(2))
+    residual = on_meta(17, 64)
+    left = Normed(other, residual, (on_meta(17, 64), on_meta(17, 4, dtype=torch.float32)))
+    normed = norm.of(left, residual)
+    assert isinstance(normed, Normed)
+    assert normed.norm is norm
+    assert normed.half is None
