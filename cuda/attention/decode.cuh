@@ -53,8 +53,8 @@ struct StoredWalk {
 };
 
 template <class S>
-__global__ __launch_bounds__(S::kThreads) void DecodeKernel(
-    const __grid_constant__ DecodeParams p) {
+__global__ __launch_bounds__(S::kThreads,
+                             S::kCtas) void DecodeKernel(const __grid_constant__ DecodeParams p) {
   unsigned char* const shared = DynamicShared();
   // The prefill kernel lets this one begin after it has itself waited for what both read. Whoever
   // waits for this kernel relies on its rows as well, so the wait is made up for at the end.

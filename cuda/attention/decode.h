@@ -48,6 +48,9 @@ struct DecodeShape {
   static constexpr int kColumns = kColumnTiles * kColumnsOfMma;
   static constexpr int kWarps = kWarpsV;
   static constexpr int kThreads = kWarps * 32;
+  // That a multiprocessor is to have registers for: with two column tiles the compiler would spill
+  // to have more of them. 0: as it likes.
+  static constexpr int kCtas = kWarps == 4 && kColumnTiles == 2 ? 2 : 0;
   static constexpr int kStages = kStagesV * 2 / static_cast<int>(sizeof(CachedT));
   static constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(CachedT));
   static constexpr int kRowPieces = kRowBytes / 16;

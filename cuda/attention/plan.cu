@@ -177,7 +177,7 @@ __device__ void ShareRows(const PlanParams& p, const PlanScratch& m, unsigned lo
 // may be dealt.
 __device__ void SortRows(const PlanParams& p, const PlanScratch& m) {
   const PlanShape& s = p.shape;
-  const bool few = s.rows > kMostSortedRows || s.rows * s.kv_heads < kDealtUnits * s.ctas;
+  const bool few = s.rows > kMostSortedRows || 2 * s.rows * s.kv_heads < kDealtUnits * s.ctas;
   if (s.deals == 0 || few) return;
   int32_t* const tiles = m.units;  // which are not counted yet
   const int row = threadIdx.x;

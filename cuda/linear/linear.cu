@@ -92,7 +92,9 @@ Status LinearOfManyRows(const LinearArgs& a, const DeviceFacts& facts, Stream st
                                    "16 bytes, squares, scaled and their norm too, and no norm of "
                                    "x: use torch");
   }
-  const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1], a.gate != Gate::kNone};
+  const bool half_norms = a.squares.has_value() || a.leaves.has_value();
+  const WideProblem problem{a.x.shape[0], a.weight.shape[0], a.x.shape[1], a.gate != Gate::kNone,
+                            half_norms};
   const int shared = facts.shared_per_block - (a.squares.has_value() ? kWideScaleBytes : 0);
   return LaunchWide(a, ChooseWide(problem, facts.multiprocessors, shared), stream);
 }

@@ -328,6 +328,9 @@ __global__ __launch_bounds__(S::kThreads,
 
 template <class S>
 Status LaunchWideShape(const WideChoice& choice, const WideParams& p, cudaStream_t stream) {
+  if (!S::kHalfNorms && (p.squares != nullptr || p.scaled != nullptr)) {
+    return Status::Internal("linear: a tile that has no registers for half of a norm");
+  }
   LaunchShape shape;
   const int clusters = choice.splits > 1 ? p.tiles : Min(p.tiles, choice.clusters);
   shape.grid = static_cast<unsigned>(clusters * p.splits);

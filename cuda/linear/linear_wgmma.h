@@ -52,12 +52,12 @@ struct WideShape {
   static constexpr int kTokens = kTokensV;
   static constexpr int kRows = kWarpgroups * kRowTiles * 64;
   static constexpr int kSums = kTokens / 2;  // of a thread and row tile
-  // Whether products leave half of a norm for each other: in float16 it might not be finite.
-  static constexpr bool kHalfNorms = std::is_same_v<Element, __nv_bfloat16>;
   static constexpr int kConsumers = kWarpgroups * 128;
-  // Two warpgroups with this many sums have registers to spare only if the others give theirs up,
-  // which takes a whole warpgroup of others.
-  static constexpr bool kMovesRegisters = kWarpgroups == 2 && kRowTiles * kSums >= 96;
+  // Others give registers up as a whole warpgroup.
+  static constexpr bool kMovesRegisters = WideMovesRegisters(kRows, kTokens);
+  // Whether products leave half of a norm for each other: in float16 it might not be finite, and
+  // where registers are moved none are left for it.
+  static constexpr bool kHalfNorms = std::is_same_v<Element, __nv_bfloat16> && !kMovesRegisters;
   static constexpr int kCopyRegisters = 40, kSumRegisters = 232;  // of 168 a thread at first
   static constexpr int kThreads = kConsumers + (kMovesRegisters ? 128 : 32);
   static constexpr int kBlocks = WideBlocks(kRows, kTokens);  // of a stage

@@ -38,6 +38,11 @@ constexpr int WideStageBytes(int rows, int tokens) {
 // That multiply, 64 or 128 rows each.
 constexpr int WideWarpgroups(int rows) { return rows <= 192 ? rows / 64 : rows / 128; }
 
+// Two warpgroups with this many sums have registers to spare only if the others give theirs up.
+constexpr bool WideMovesRegisters(int rows, int tokens) {
+  return WideWarpgroups(rows) == 2 && rows / 128 * (tokens / 2) >= 96;
+}
+
 // Two chunks of 64 columns for each warpgroup.
 constexpr int WideTurnedBytes(int rows) { return WideWarpgroups(rows) * 2 * kWideChunk * 64 * 2; }
 
@@ -70,6 +75,7 @@ struct WideProblem {
   int64_t n = 0;
   int64_t k = 0;
   bool gated = false;
+  bool half_norms = false;  // x is half of a norm, or half of one is left
 };
 
 inline int64_t WideUnits(const WideChoice& c, int64_t k) {
@@ -203,6 +209,7 @@ inline WideChoice ChooseWide(const WideProblem& problem, int multiprocessors,
     known = is_known;
   };
   for (const WideTile& tile : kWideTiles) {
+    if (problem.half_norms && WideMovesRegisters(tile.rows, tile.tokens)) continue;
     for (int splits = 1; splits <= kMaxWideCluster; ++splits) {
       WideChoice c{tile.rows, tile.tokens, splits, 0};
       if (splits > WideUnits(c, problem.k)) break;

@@ -163,6 +163,7 @@ TEST_CASE("a wgmma product leaves half of a norm in every tile and cut of k, and
           doctest::skip(!HasWgmma())) {
   std::mt19937_64 rng(51);
   for (const WideTile& tile : kWideTiles) {
+    if (WideMovesRegisters(tile.rows, tile.tokens)) continue;
     for (int splits = 1; splits <= kMaxWideCluster; ++splits) {
       const WideChoice choice{tile.rows, tile.tokens, splits, 2, rng() % 2 == 0 ? 2 : 1 << 30};
       Case c = RandomCase(rng, 1 + static_cast<int64_t>(rng() % (tile.tokens + 40)));
@@ -258,6 +259,7 @@ TEST_CASE("a wgmma product of half a norm is as near as norm and product in ever
   constexpr Gate kGates[] = {Gate::kNone, Gate::kSilu, Gate::kGeluTanh};
   Errors errors;
   for (const WideTile& tile : kWideTiles) {
+    if (WideMovesRegisters(tile.rows, tile.tokens)) continue;
     for (const int splits : {1, 2, kMaxWideCluster}) {
       const WideChoice choice{tile.rows, tile.tokens, splits, 2, rng() % 2 == 0 ? 2 : 1 << 30};
       REQUIRE(WideSharedBytes(choice) <= shared);

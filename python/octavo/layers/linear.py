@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,9 +28,9 @@ _MOST_FEW_ROWS = 16  # of the product that norms x on its way; beyond, it takes 
 # is not long (bench/results/linear_h200.txt). The vocabulary's rows are left to the BLAS here too.
 _WIDE_CUDA_ROWS = ((64, 32768), (256, 1024))
 _WIDE_GATED_CUDA_ROWS = ((256, 65536), (512, 8192))
-# A norm between two of these products is no kernel (ADR 34), which is worth more rows of both.
-_HALVES = int(os.environ.get("OCTAVO_TRY_NORMED", "2"))  # 0: none, 1: within the limits above, 2: these too
-_WIDE_BEFORE_NORM_CUDA_ROWS = ((256, 4096),)
+# A norm between two of these products need be no kernel (ADR 34), which is worth more rows where x is short. With
+# longer rows of x what is left beside the residual costs more than the norm's kernel.
+_MOST_HALF_NORM_COLUMNS = 2048
 _WIDE_HALF_NORM_CUDA_ROWS = ((256, 8192),)
 _SQUARES_COLUMNS = 256  # of x, whose squares are four sums
 
@@ -47,7 +46,7 @@ def product(
     """
     rows = x.residual if isinstance(x, Normed) else x
     half = x.half if isinstance(x, Normed) else None
-    more = () if half is None or _HALVES < 2 else _WIDE_HALF_NORM_CUDA_ROWS
+    more = () if half is None else _WIDE_HALF_NORM_CUDA_ROWS
     if not streams(rows, weight, opens=gate is not None, more=more):
         return gated(F.linear(tensor_of(x), weight, bias), gate)
     columns = weight.shape[0] if gate is None else weight.shape[0] // 2
@@ -74,12 +73,9 @@ def add_product(
 
     Where the norm that comes `after` is known, half of it may be made on the way; it is returned then.
     """
-    if not _leaves_half(residual):
-        after = None
-    more = () if after is None or _HALVES < 2 else _WIDE_BEFORE_NORM_CUDA_ROWS
-    if not streams(x, weight, more=more):
+    if not streams(x, weight):
         return F.linear(x, weight, bias)
-    if after is None:
+    if after is None or not _leaves_half(residual):
         ops.linear(residual, x, weight, bias, weight_ready=True, add=True)
         return None
     scaled, (count, columns) = torch.empty_like(residual), residual.shape
@@ -90,8 +86,9 @@ def add_product(
 
 
 def _leaves_half(residual: torch.Tensor) -> bool:
-    wide = not residual.is_cpu and residual.shape[0] > _MOST_FEW_ROWS
-    return wide and residual.dtype == torch.bfloat16 and _HALVES > 0
+    rows, columns = residual.shape
+    wide = not residual.is_cpu and rows > _MOST_FEW_ROWS and columns <= _MOST_HALF_NORM_COLUMNS
+    return wide and residual.dtype == torch.bfloat16
 
 
 def gated(gate_up: torch.Tensor, gate: str | None) -> torch.Tensor:
