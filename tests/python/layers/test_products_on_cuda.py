@@ -123,14 +123,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
 
 
 @pytest.mark.parametrize(
-    ("rows", "dtype", "halved"),
-    [(17, torch.bfloat16, True), (16, torch.bfloat16, False), (17, torch.float16, False)],
+    ("rows", "columns", "dtype", "halved"),
+    [
+        (17, 2048, torch.bfloat16, True),
+        (16, 2048, torch.bfloat16, False),
+        (17, 2048, torch.float16, False),
+        (17, 2112, torch.bfloat16, False),
+    ],
 )
 def test_from_17_rows_on_half_of_the_next_norm_is_made_by_the_product_that_adds(
-    calls: Any, rows: int, dtype: torch.dtype, halved: bool
+    calls: Any, rows: int, columns: int, dtype: torch.dtype, halved: bool
 ) -> None:
-    residual, norm = on_meta(rows, 320, dtype=dtype), RMSNorm(320, eps=1e-6, dtype=dtype, offset=1.0)
-    left = linear.add_product(residual, on_meta(rows, 64), on_meta(320, 64), None, norm)
+    residual, norm = on_meta(rows, columns, dtype=dtype), RMSNorm(columns, eps=1e-6, dtype=dtype, offset=1.0)
+    left = linear.add_product(residual, on_meta(rows, 64), on_meta(columns, 64), None, norm)
     ((_, options),) = calls
     assert (left is not None) == ("leaves" in options) == halved
     if halved:
@@ -139,7 +144,7 @@ def test_from_17_rows_on_half_of_the_next_norm_is_made_by_the_product_that_adds(
         assert weight is norm.weight
         assert offset == 1.0
         assert scaled.shape == residual.shape
-        assert squares.shape == (rows, 8)  # of five times 64 columns
+        assert squares.shape == (rows, 32)  # of 64 columns each
         assert norm.of(left, residual) is left
 
 
