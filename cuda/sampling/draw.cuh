@@ -132,6 +132,7 @@ struct LaneChunk : LaneParts<kWidth, kPiece, T> {
 __device__ __forceinline__ void StoreChunk(const RowTeam& team, ChunkSum* chunk, double sum,
                                            float base) {
   const int other = static_cast<int>(threadIdx.x) % kWarpSize;
+  __syncwarp();  // all lanes have read what was there
   if (other < team.size) *team.Of(chunk, other) = {sum, base};
 }
 

