@@ -28,8 +28,8 @@ _MOST_FEW_ROWS = 16  # of the product that norms x on its way; beyond, it takes 
 # is not long (bench/results/linear_h200.txt). The vocabulary's rows are left to the BLAS here too.
 _WIDE_CUDA_ROWS = ((64, 32768), (256, 1024))
 _WIDE_GATED_CUDA_ROWS = ((256, 65536), (512, 8192))
-# A norm between two of these products need be no kernel (ADR 34), which is worth more rows of x where those are
-# short. With long ones what is left beside the residual costs more than the norm's kernel.
+# A norm between two of these products need be no kernel (ADR 34), which is worth more rows of x where they
+# are short. With long ones what is left beside the residual costs more than the kernel of the norm.
 _MOST_HALF_NORM_COLUMNS = 2048
 _WIDE_HALF_NORM_CUDA_ROWS = ((256, 8192),)
 _SQUARES_COLUMNS = 256  # of x, whose squares are four sums

@@ -15,8 +15,9 @@ from octavo.runner import shapes
 
 HEADS = {"hidden_size": 128, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 ROWS, COMMON = 70, 400
-CLOSE = 0.05  # of log-probabilities in bfloat16, whose sums are added in another order
-TIE = 2 * CLOSE  # of two that may change places then
+# Log-probabilities whose sums are added in another order: of a first token, and of later ones, which see keys
+# that differ already. Logits in bfloat16 stand 0.06 apart from 8 on. Two that are as near may change places.
+CLOSE, LATER = 0.05, 0.5
 
 
 def answers(llm: LLM, prompts: list[list[int]], **changes: Any) -> list[RequestOutput]:
@@ -33,10 +34,10 @@ def check_alike(want: RequestOutput, got: RequestOutput) -> None:
     for place, (token, other) in enumerate(zip(first.token_ids, also.token_ids)):
         one, two = first.logprobs[place], also.logprobs[place]
         for each in set(one) & set(two):
-            assert abs(one[each].logprob - two[each].logprob) < CLOSE, (place, each)
+            assert abs(one[each].logprob - two[each].logprob) < (LATER if place else CLOSE), (place, each)
         if token != other:
             assert other in one and token in two, (place, token, other)
-            assert one[token].logprob - one[other].logprob < TIE, (place, token, other)
+            assert one[token].logprob - one[other].logprob < LATER, (place, token, other)
             return
 
 
