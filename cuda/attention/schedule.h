@@ -40,10 +40,12 @@ inline constexpr int kFineCutRounds = 32;
 // them: coarse classes leave them together, and together they read K and V from memory once.
 inline constexpr int kPrefillCostClasses = 256, kWgmmaCostClasses = 16;
 inline constexpr int kSpareCtas = 16;  // one CTA in so many may be left out for an even cut
-// Units are dealt where two CTAs have so many of them and none is longer than so many shares. Fewer
+// Units are dealt where two CTAs have so many of them, of so many tiles on average, for each begins
+// afresh, and none is longer than so many shares. Fewer
 // stay whole where they are so short that what a cut costs is more than what it evens out
 // [measured].
-inline constexpr int kDealtUnits = 5, kDealtShares = 2, kMostWholeTiles = 64, kMergeTiles = 8;
+inline constexpr int kDealtUnits = 5, kLeastDealtTiles = 32, kDealtShares = 2;
+inline constexpr int kMostWholeTiles = 64, kMergeTiles = 8;
 inline constexpr int kMostSortedRows = 512;  // of more, a CTA has so many units that none is long
 
 // a / b for a >= 0, b > 0, by the short way where a fits 32 bits: a GPU divides 64 bits in
@@ -211,8 +213,9 @@ struct LineCuts {
 OCTAVO_HOST_DEVICE LineCuts ChooseCuts(const PlanShape& s, int64_t cost, int32_t units,
                                        int32_t longest) {
   const bool even = longest <= kDealtShares * Quotient(cost, s.ctas) + kMergeTiles;
-  if (s.deals != 0 && even && 2 * units >= kDealtUnits * s.ctas)
-    return {s.ctas, true, units - s.ctas};
+  const bool deals = s.deals != 0 && even && 2 * units >= kDealtUnits * s.ctas &&
+                     cost >= int64_t{units} * (kLeastDealtTiles + kUnitOverhead);
+  if (deals) return {s.ctas, true, units - s.ctas};
   const bool whole = even && longest <= kMostWholeTiles && units >= s.ctas * 5 / 8;
   return {UsedCtas(s, cost, units), s.fixed_split != 0 || whole, 0};
 }

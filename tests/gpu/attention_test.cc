@@ -1,5 +1,7 @@
 // Paged attention on CUDA beside float64 and the CPU op. Needs a CUDA device; without one every
 // case that launches is skipped.
+#include <cstring>
+
 #include "attention_problem.h"
 #include "backend.h"
 
@@ -263,6 +265,51 @@ TEST_CASE("CUDA decode attention takes a row for each of many CTAs, lengths skew
     problems.push_back(p);
   }
   CheckAll(problems);
+}
+
+// Rows whose units are dealt, among them some that are short and some that do nothing.
+Problem RandomDealt(uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  Problem p;
+  p.seed = seed;
+  p.dtype = OneOf(rng, {DType::kBF16, DType::kF16});
+  p.head_dim = OneOf<int64_t>(rng, {64, 128, 256});
+  p.kv_heads = Size(8, 2);
+  p.group = OneOf<int64_t>(rng, {1, 2, 4, 8, 12});
+  p.sinks = seed % 3 == 0;
+  p.fp8 = seed % 4 == 0;
+  p.options.max_queries = 1;
+  p.options.fixed_split = seed % 2 == 0;
+  for (int i = 0; i < Size(120, 30); ++i) {
+    const auto length = static_cast<int32_t>(i % 9 == 4 ? rng() % 40 : 600 + rng() % 600);
+    p.rows.push_back({1, length});
+  }
+  return p;
+}
+
+TEST_CASE("CUDA decode attention deals units out, layer by layer of a plan" *
+          doctest::skip(!HasDevice())) {
+  for (uint64_t seed = 1; seed <= Size(12u, 4u); ++seed) {
+    const Problem p = RandomDealt(seed);
+    CAPTURE(seed);
+    CAPTURE(p.head_dim);
+    CAPTURE(p.group);
+    Instance instance(p);
+    instance.Run();
+    CtaWork work;
+    std::memcpy(&work, instance.device_plan.Bytes().data(), sizeof(work));
+    CHECK(work.dealt > 0);
+    instance.CheckOut(instance.Answer(), Tolerance(p.dtype));
+    const std::vector<unsigned char> first = instance.DeviceOut();
+    for (int layer = 0; layer < 3; ++layer) {
+      instance.device_out.Fill(0xff);
+      const Status s = PagedAttention(instance.DeviceArgs(), instance.plan, nullptr);
+      INFO(s.message());
+      REQUIRE(s.ok());
+      REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+      CHECK(instance.DeviceOut() == first);
+    }
+  }
 }
 
 // The plain kernel has a CTA for each token and head.

@@ -174,6 +174,9 @@ TEST_CASE("many units of much the same length are dealt, a few of them stay whol
   };
   CHECK(cuts_of(rows_of(256, 576)).dealt == 256 * 8 - 264);
   CHECK(cuts_of(rows_of(83, 576)).dealt == 83 * 8 - 264);
+  CHECK(cuts_of(rows_of(256, 512)).dealt == 256 * 8 - 264);
+  CHECK(cuts_of(rows_of(256, 496)).dealt == 0);
+  CHECK(cuts_of(rows_of(256, 496)).whole);
   CHECK(cuts_of(rows_of(82, 576)).dealt == 0);
   CHECK(cuts_of(rows_of(82, 576)).whole);
   CHECK(cuts_of(rows_of(21, 576)).whole);
