@@ -57,8 +57,8 @@ class Dealer {
 // &state) asks for what a segment needs, Begin(segment, &state) completes it, and Complete(segment,
 // tile's number, tile) may change a tile that was loaded. `wait`() is called once, before anything
 // else that the kernel in front has written is read, and after the first tiles have been found;
-// with How::kStartsEarly after they have been asked for. kShares: whether rows may have shared
-// keys.
+// with How::kStartsEarly after they have been asked for. How::kShares and How::kDeals say whether
+// rows may have shared keys and segments may be dealt.
 template <class S, class How, class Rows, class Wait>
 __device__ __forceinline__ void Walk(const DecodeParams& p, TileStream<S>* stream, Rows* rows,
                                      float* merge, const Wait& wait) {

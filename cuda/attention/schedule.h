@@ -41,9 +41,8 @@ inline constexpr int kFineCutRounds = 32;
 inline constexpr int kPrefillCostClasses = 256, kWgmmaCostClasses = 16;
 inline constexpr int kSpareCtas = 16;  // one CTA in so many may be left out for an even cut
 // Units are dealt where two CTAs have so many of them, of so many tiles on average, for each begins
-// afresh, and none is longer than so many shares. Fewer
-// stay whole where they are so short that what a cut costs is more than what it evens out
-// [measured].
+// afresh, and none is longer than so many shares. Fewer stay whole where they are so short that
+// what a cut costs is more than what it evens out [measured].
 inline constexpr int kDealtUnits = 5, kLeastDealtTiles = 32, kDealtShares = 2;
 inline constexpr int kMostWholeTiles = 64, kMergeTiles = 8;
 inline constexpr int kMostSortedRows = 512;  // of more, a CTA has so many units that none is long
